@@ -1,0 +1,51 @@
+"""The one kind of error a user can cause: a message that says what is wrong and a hint that says what to do."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class ScoreEdgeError(Exception):
+    """Something the user can put right. The command line prints it without a traceback and exits with 1.
+
+    Args:
+        message: what is wrong and where, one line.
+        hint: what to do next, one line; empty when there is nothing sensible to suggest.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency where it is used.
+
+    Args:
+        module: dotted name to import, for example ``"llama_cpp"``.
+        extra: the extra of this package that brings it, for example ``"llama"``.
+
+    Raises:
+        ScoreEdgeError: the module is not installed; the hint is the exact pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+            raise
+        raise ScoreEdgeError(
+            f"{module} is not installed, and this needs it", f'pip install "score-edge[{extra}]"'
+        ) from error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The hint for a name that is not known: the nearest one, and all of them."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    listed = f"known: {', '.join(names)}"
+    return f"did you mean {nearest[0]}? {listed}" if nearest else listed
