@@ -1,0 +1,48 @@
+"""Where an artefact comes from: its source, the moment, the commit of score-edge and the versions it was made with."""
+
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a bundle comes from.
+
+    Attributes:
+        source: the checkpoint or recipe it was made from.
+        created: ISO 8601 date and time.
+        git_commit: commit of score-edge, ``-dirty`` when changed since; empty outside a checkout.
+        versions: package to version.
+    """
+
+    source: str
+    created: str
+    git_commit: str
+    versions: dict[str, str]
+
+    @staticmethod
+    def now(source: str, *packages: str) -> "Provenance":
+        """The provenance of something made now, with the versions of score-edge and of these installed packages.
+
+        Example:
+            >>> Provenance.now("Qwen/Qwen2.5-VL-3B-Instruct", "torch", "onnx")  # doctest: +SKIP
+        """
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        versions = {package: metadata.version(package) for package in ("score-edge", *packages)}
+        return Provenance(source, created, git_commit(), versions)
+
+
+def git_commit() -> str:
+    """The commit of this checkout of score-edge, ``-dirty`` when files changed since; empty for an installed copy."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        # An installed copy may lie inside somebody else's repository, whose commit would be a lie.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True)
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
