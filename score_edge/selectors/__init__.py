@@ -1,0 +1,72 @@
+"""Selectors by name: each gives every visual token of a clip a score."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from score_edge.core import Grid
+from score_edge.errors import ScoreEdgeError, did_you_mean
+from score_edge.selectors.base import Selector
+from score_edge.selectors.dtd import Dtd
+from score_edge.selectors.every_token import EveryToken
+from score_edge.selectors.evs import Evs
+from score_edge.selectors.last_kept import LastKept
+from score_edge.selectors.random_tokens import RandomTokens
+from score_edge.selectors.score import Score
+from score_edge.selectors.surge import Surge
+from score_edge.selectors.uniform import Uniform
+from score_edge.selectors.vidcom2 import VidCom2
+
+__all__ = ["Selector", "get_selector", "selector_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    policy: Path | None
+    seed: int
+    grid: Grid | None
+
+
+def _score(settings: _Settings) -> Selector:
+    if settings.policy is None:
+        raise ScoreEdgeError("selector score needs a policy graph", "use a bundle that has one, or another selector")
+    return Score(settings.policy)
+
+
+_FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
+    "score": _score,
+    "evs": lambda settings: Evs(),
+    "dtd": lambda settings: Dtd(),
+    "surge": lambda settings: Surge(settings.grid),
+    "last-kept": lambda settings: LastKept(),
+    "vidcom2": lambda settings: VidCom2(),
+    "uniform": lambda settings: Uniform(),
+    "random": lambda settings: RandomTokens(settings.seed),
+    "all": lambda settings: EveryToken(),
+}
+
+
+def selector_names() -> list[str]:
+    """The names ``get_selector`` knows, the learned one first."""
+    return list(_FACTORIES)
+
+
+def get_selector(name: str, *, policy: Path | None = None, seed: int = 0, grid: Grid | None = None) -> Selector:
+    """Open a selector by name.
+
+    Args:
+        name: one of ``selector_names()``.
+        policy: the policy graph, for ``score``.
+        seed: for ``random``.
+        grid: the grid of one step, for ``surge``; None takes a square one.
+
+    Raises:
+        ScoreEdgeError: there is no such selector, or it lacks its policy.
+
+    Example:
+        >>> get_selector("evs").name
+        'evs'
+    """
+    if name not in _FACTORIES:
+        raise ScoreEdgeError(f"there is no selector {name!r}", did_you_mean(name, _FACTORIES))
+    return _FACTORIES[name](_Settings(policy, seed, grid))

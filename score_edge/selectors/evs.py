@@ -1,0 +1,47 @@
+"""``evs``: Efficient Video Sampling in embedding space, as in vLLM (``--video-pruning-rate``; arXiv 2510.14624)."""
+
+import numpy as np
+
+from score_edge.core import Float32
+
+_SMALLEST_NORM = 1e-8  # torch's cosine_similarity: a zero vector is similar to nothing
+
+
+def cosine_change(tokens: Float32) -> Float32:
+    """How far each token has turned from its predecessor, ``1 - cos(x[t,i], x[t-1,i])``.
+
+    Args:
+        tokens: (T, N, D) float32.
+
+    Returns:
+        (T - 1, N) float32 in [0, 2] for steps 1 to T - 1; exactly 0 where nothing changed.
+    """
+    squares = np.einsum("tnd,tnd->tn", tokens, tokens).astype(np.float64)
+    products = np.einsum("tnd,tnd->tn", tokens[1:], tokens[:-1])
+    np.maximum(squares, _SMALLEST_NORM**2, out=squares)
+    change: Float32 = (1 - products / np.sqrt(squares[1:] * squares[:-1])).astype(np.float32)
+    return change
+
+
+class Evs:
+    """Keeps the tokens that turned most since the step before; step 0 goes first, whole.
+
+    The reference is always the step before, also where that token was dropped, so slow drift is never seen. vLLM never
+    keeps fewer than N tokens; below that, here, the first tokens of step 0 are left.
+    """
+
+    name = "evs"
+
+    def score(self, tokens: Float32, count: int) -> Float32:
+        """Score a clip.
+
+        Args:
+            tokens: (T, N, D) float32.
+            count: not used.
+
+        Returns:
+            (T, N) float32, infinite at step 0, then the cosine change.
+        """
+        scores = np.full(tokens.shape[:2], np.inf, np.float32)
+        scores[1:] = cosine_change(tokens)
+        return scores
