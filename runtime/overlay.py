@@ -1,0 +1,173 @@
+"""Kept tokens painted over the frames they came from: people look before they read."""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from score_edge.core import Frame, Mask, Uint8
+from score_edge.errors import ScoreEdgeError
+
+_OUTLINE: Final = (255, 64, 129)
+_PAPER: Final = (18, 20, 24)
+_INK: Final = (214, 218, 224)
+_SHEET_WIDTH: Final = 1920
+_FRAME_WIDTH: Final = 640
+_MARGIN: Final = 12
+_CAPTION: Final = 26
+
+
+def paint(image: Uint8, keep: Mask) -> Uint8:
+    """Show which tokens are kept: those in full colour inside a bright outline, the others dark and almost grey.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        keep: (gh, gw) bool, one per visual token; the grid is stretched over the image.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a new image.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    rows, columns = np.arange(height) * keep.shape[0] // height, np.arange(width) * keep.shape[1] // width
+    kept = keep[rows[:, None], columns]
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    dropped = np.asarray(cv2.addWeighted(grey, 0.30, image, 0.08, 8), np.uint8)
+    painted = np.where(kept[..., None], image, dropped)
+    thickness = max(1, round(min(height, width) / 240))
+    # A border of kept pixels, so that a token on the rim of the image is closed there too.
+    inside = np.pad(kept.astype(np.uint8), thickness)
+    inside = np.asarray(cv2.erode(inside, np.ones((2 * thickness + 1,) * 2, np.uint8)), np.uint8)
+    painted[kept & (inside[thickness:-thickness, thickness:-thickness] == 0)] = _OUTLINE
+    return painted
+
+
+def contact_sheet(
+    frames: Sequence[Frame],
+    keeps: Sequence[Mask],
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+) -> Uint8:
+    """All painted frames on one sheet.
+
+    Args:
+        frames: at least one; sizes may differ, each is fitted into a cell of the first one's shape.
+        keeps: (gh, gw) bool for every frame.
+        columns: cells per row; None makes the sheet about as wide as a screen is.
+        captions: a line for every frame; None gives its time and how much is kept.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    columns = min(columns or max(1, math.ceil(math.sqrt(len(frames)))), len(frames))
+    captions = captions or [_caption(frame, keep) for frame, keep in zip(frames, keeps, strict=True)]
+    cell_width = min(_FRAME_WIDTH, (_SHEET_WIDTH - _MARGIN) // columns - _MARGIN)
+    cell_height = _height_at(frames[0].image, cell_width)
+    rows = math.ceil(len(frames) / columns)
+    step_y, step_x = cell_height + _CAPTION + _MARGIN, cell_width + _MARGIN
+    sheet = np.full((_MARGIN + rows * step_y, _MARGIN + columns * step_x, 3), _PAPER, np.uint8)
+    for place, (frame, keep, caption) in enumerate(zip(frames, keeps, captions, strict=True)):
+        y, x = _MARGIN + place // columns * step_y, _MARGIN + place % columns * step_x
+        # Resized before it is painted: outlines stay thin and crisp on thumbnails and on tiny frames.
+        sheet[y : y + cell_height, x : x + cell_width] = paint(_fit(frame.image, cell_height, cell_width), keep)
+        _write(sheet, caption, x, y + cell_height + 18)
+    return sheet
+
+
+def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float = 2.0) -> None:
+    """Write a contact sheet (.png) or a video (.mp4), whole or not at all.
+
+    Args:
+        path: its suffix decides.
+        frames: at least one.
+        keeps: (gh, gw) bool for every frame.
+        fps: frames per second of the video.
+
+    Raises:
+        ScoreEdgeError: another suffix, nothing to show, or the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".mp4"):
+        raise ScoreEdgeError(
+            f"an overlay cannot be written as {path.name!r}", "name it .png (contact sheet) or .mp4 (video)"
+        )
+    if not frames:
+        raise ScoreEdgeError("there are no frames to paint an overlay on")
+    with _replacing(path) as unfinished:
+        if path.suffix.lower() == ".png":
+            _write_png(unfinished, contact_sheet(frames, keeps))
+        else:
+            _write_mp4(unfinished, frames, keeps, fps)
+
+
+def _write_png(path: Path, image: Uint8) -> None:
+    import cv2
+
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())
+
+
+def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float) -> None:
+    import cv2
+
+    # Encoders want even sides.
+    width = max(_FRAME_WIDTH, frames[0].image.shape[1]) // 2 * 2
+    height = _height_at(frames[0].image, width) // 2 * 2
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():
+        raise ScoreEdgeError(f"OpenCV cannot encode a {width}x{height} video at {fps} fps", "write a .png instead")
+    try:
+        for frame, keep in zip(frames, keeps, strict=True):
+            painted = paint(_fit(frame.image, height, width), keep)
+            _write(painted, _caption(frame, keep), 10, height - 12)
+            writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+    finally:
+        writer.release()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside path, of the same suffix, that takes its place when the block succeeds."""
+    try:
+        handle, name = tempfile.mkstemp(suffix=path.suffix.lower(), prefix=f".{path.stem}-", dir=path.parent)
+        os.close(handle)
+        unfinished = Path(name)
+        try:
+            yield unfinished
+            unfinished.chmod(0o644)  # mkstemp makes it private
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise ScoreEdgeError(
+            f"{path} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
+        ) from error
+
+
+def _height_at(image: Uint8, width: int) -> int:
+    return max(2, round(int(image.shape[0]) * width / int(image.shape[1])))
+
+
+def _fit(image: Uint8, height: int, width: int) -> Uint8:
+    import cv2
+
+    # Enlarged pixels stay square: what the model saw should not look sharper than it was.
+    how = cv2.INTER_AREA if image.shape[1] > width else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
+
+
+def _caption(frame: Frame, keep: Mask) -> str:
+    return f"{frame.time_s:.1f} s   {np.count_nonzero(keep)} of {keep.size} tokens"
+
+
+def _write(image: Uint8, text: str, x: int, y: int) -> None:
+    import cv2
+
+    for colour, thickness in ((_PAPER, 3), (_INK, 1)):
+        cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness, cv2.LINE_AA)

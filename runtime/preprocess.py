@@ -1,0 +1,187 @@
+"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, patches in Qwen2-VL's order."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from score_edge.core import Float32, Frame, Grid, Uint8
+from score_edge.errors import ScoreEdgeError
+
+Resample = Literal["bicubic", "bilinear", "area"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a model wants its frames. Every frame is stretched to one fixed size, because graphs have fixed shapes.
+
+    Attributes:
+        height, width: pixels of the encoder's input, multiples of patch * merge.
+        patch: side of a patch in pixels.
+        merge: side, in patches, of the square that becomes one visual token.
+        frames_per_step: frames the encoder merges into one step; 2 for Qwen, else 1.
+        mean, std: per RGB channel, of intensities in 0..1.
+        resample: the resizing filter.
+
+    Raises:
+        ScoreEdgeError: a number is out of range or the sizes do not divide.
+    """
+
+    height: int
+    width: int
+    patch: int
+    merge: int
+    frames_per_step: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: Resample = "bicubic"
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "patch", "merge", "frames_per_step"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < 1:
+                raise ScoreEdgeError(f"preprocessing: {name} is {number!r}, but must be a positive whole number")
+        token = self.patch * self.merge
+        for name, pixels in (("height", self.height), ("width", self.width)):
+            if pixels % token:
+                fit = max(token, round(pixels / token) * token)
+                raise ScoreEdgeError(
+                    f"preprocessing: {name} {pixels} is not a multiple of patch * merge = {token}",
+                    f"the nearest is {fit}",
+                )
+        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite([*self.mean, *self.std]).all():
+            raise ScoreEdgeError("preprocessing: mean and std need three finite numbers each, one per RGB channel")
+        if min(self.std) <= 0:
+            raise ScoreEdgeError(f"preprocessing: std is {self.std}, but must be positive")
+        if self.resample not in get_args(Resample):
+            known = ", ".join(get_args(Resample))
+            raise ScoreEdgeError(f"preprocessing: {self.resample!r} is no resampling filter", f"one of: {known}")
+
+    @property
+    def grid(self) -> Grid:
+        """The visual tokens of one step."""
+        token = self.patch * self.merge
+        return Grid(self.height // token, self.width // token)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(patches, values per patch) of what patchify returns."""
+        return self.grid.tokens * self.merge**2, 3 * self.frames_per_step * self.patch**2
+
+    def patchify(self, frames: Sequence[Frame] | Uint8) -> Float32:
+        """Encoder input of one step.
+
+        Args:
+            frames: up to frames_per_step frames of any sizes, or as many images as (F, H, W, 3) uint8 RGB. If there are
+                too few the last is repeated, as Qwen does.
+
+        Returns:
+            (patches, 3 * frames_per_step * patch * patch) float32. The merge * merge patches of one visual token follow
+            each other, tokens are in raster order; the values of a patch are ordered channel, frame, row, column.
+
+        Raises:
+            ScoreEdgeError: no frames, more than fit into a step, or an image that is not (H, W, 3) uint8.
+        """
+        images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
+        if not 1 <= len(images) <= self.frames_per_step:
+            raise ScoreEdgeError(f"{len(images)} frames do not make a step of {self.frames_per_step}")
+        images = [resize(image, self.height, self.width, self.resample) for image in images]
+        images += images[-1:] * (self.frames_per_step - len(images))
+
+        m, p, grid = self.merge, self.patch, self.grid
+        pixels = np.stack(images).reshape(self.frames_per_step, grid.height, m, p, grid.width, m, p, 3)
+        pixels = pixels.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(self.shape[0], 3, -1)
+        mean, std = np.array(self.mean), np.array(self.std)
+        patches = pixels * (1 / (255 * std)).astype(np.float32)[:, None]
+        patches -= (mean / std).astype(np.float32)[:, None]
+        return patches.reshape(self.shape)
+
+    def steps(self, frames: Iterable[Frame]) -> Iterator[tuple[int, Float32, Frame]]:
+        """Group frames into steps as they come.
+
+        Yields:
+            (step, patches as from patchify, the newest frame of the step); a last step may be short of frames.
+        """
+        step, group = 0, list[Frame]()
+        for frame in frames:
+            group.append(frame)
+            if len(group) == self.frames_per_step:
+                yield step, self.patchify(group), frame
+                step, group = step + 1, []
+        if group:
+            yield step, self.patchify(group), group[-1]
+
+
+def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic") -> Uint8:
+    """Resize bit for bit as Pillow does: antialiased, width first, rounded to 8 bits after each direction.
+
+    cv2.resize does not antialias bicubic and bilinear, and models feel the difference. Pillow 13 goes height first
+    where only the height shrinks; torchvision and the older Pillows that models were trained with never do.
+
+    Args:
+        image: (H, W, 3) uint8.
+        height, width: of the result, pixels.
+        resample: "bicubic" and "bilinear" are Pillow's; "area" averages what each pixel covers, as cv2.INTER_AREA.
+
+    Raises:
+        ScoreEdgeError: the image is not (H, W, 3) uint8.
+    """
+    import cv2
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    if image.shape[1] != width:
+        # Columns first become rows: a product from the left then runs over contiguous memory.
+        columns = np.asarray(cv2.transpose(image), np.uint8)
+        image = np.asarray(cv2.transpose(_resize_rows(columns, width, resample)), np.uint8)
+    return image if image.shape[0] == height else _resize_rows(image, height, resample)
+
+
+_KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.float64]]]] = {
+    # weight of a source pixel at a distance (in source pixels) from the centre of a target pixel `scale` wide
+    "bicubic": lambda distance, scale: _cubic(np.abs(distance) / scale),
+    "bilinear": lambda distance, scale: np.maximum(0.0, 1 - np.abs(distance) / scale),
+    "area": lambda distance, scale: np.clip((1 + scale) / 2 - np.abs(distance), 0.0, 1.0),
+}
+_BAND: Final = 8
+"""Target rows per product: narrow bands skip the zeros that most of a resampling matrix is."""
+_FIXED_POINT: Final = 1 << 22
+"""Pillow's weights are whole multiples of 1 / 2**22; float64 sums of them are exact, in whatever order BLAS adds."""
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic with a = -0.5."""
+    inner = (1.5 * x - 2.5) * x * x + 1
+    outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+
+
+@lru_cache(maxsize=64)
+def _bands(source: int, target: int, resample: Resample) -> list[tuple[slice, slice, NDArray[np.float64]]]:
+    """The (target, source) resampling matrix, cut into bands: target rows, the source rows they need, weights."""
+    centre = (np.arange(target) + 0.5) * (source / target)
+    distance = np.arange(source) + 0.5 - centre[:, None]
+    weights = _KERNELS[resample](distance, max(1.0, source / target))
+    weights *= _FIXED_POINT / weights.sum(axis=1, keepdims=True)
+    weights = np.trunc(weights + np.copysign(0.5, weights)) / _FIXED_POINT
+    bands = []
+    for start in range(0, target, _BAND):
+        rows = slice(start, min(start + _BAND, target))
+        needed = np.flatnonzero(weights[rows].any(axis=0))
+        columns = slice(int(needed[0]), int(needed[-1]) + 1)
+        bands.append((rows, columns, np.ascontiguousarray(weights[rows, columns])))
+    return bands
+
+
+def _resize_rows(image: Uint8, target: int, resample: Resample) -> Uint8:
+    source, *rest = image.shape
+    flat = image.reshape(source, -1)
+    resized = np.empty((target, flat.shape[1]), np.uint8)
+    for rows, columns, weights in _bands(source, target, resample):
+        grey = weights @ flat[columns].astype(np.float64)
+        grey += 0.5
+        resized[rows] = np.clip(grey, 0, 255, out=grey)
+    return resized.reshape(target, *rest)
