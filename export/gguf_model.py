@@ -1,0 +1,149 @@
+"""The text decoder of a Qwen2-VL type model as a GGUF file, so that llama.cpp runs the same weights.
+
+The vision tower is not written: the bundle carries it as ONNX and hands llama.cpp finished embedding rows. Models,
+tokenizers and tensors are those of transformers and torch, typed Any so that a type check needs neither.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from score_edge.errors import ScoreEdgeError, require
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+END_OF_TURN = "<|im_end|>"
+
+Dtype = Literal["f32", "f16"]
+
+
+def write_gguf(
+    model: Any,
+    tokenizer: Any,
+    path: str | Path,
+    *,
+    dtype: Dtype = "f16",
+    name: str = "",
+) -> Path:
+    """Write the text decoder and its tokenizer; the file appears whole or not at all.
+
+    Args:
+        model: a ``Qwen2VLForConditionalGeneration`` (architecture ``qwen2vl``, M-RoPE) or a ``Qwen2ForCausalLM``
+            (architecture ``qwen2``, plain RoPE).
+        tokenizer: its fast byte-level BPE tokenizer with Qwen2's pre-tokenizer.
+        path: where the file goes; an existing file is replaced.
+        dtype: type of the matrices. Norms and biases stay float32, as llama.cpp wants them.
+        name: the model's name in the file; the file's stem when empty.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ScoreEdgeError: the model uses something GGUF's ``qwen2vl`` cannot express, or a package is missing.
+
+    Example:
+        >>> write_gguf(model, tokenizer, "bundle/llm.gguf", dtype="f16", name="score-reference")
+    """
+    gguf = require("gguf", "export")
+    path = Path(path)
+    config = model.get_decoder().config
+    rope = _rope(config)
+    architecture = "qwen2vl" if "mrope_section" in rope else "qwen2"
+    # Beside the target, because a rename is atomic only within one file system.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    writer = gguf.GGUFWriter(unfinished, architecture)
+    try:
+        writer.add_name(name or path.stem)
+        writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_F16)
+        _add_config(writer, config, rope)
+        _add_tokenizer(writer, tokenizer, config.vocab_size)
+        for tensor_name, tensor in _tensors(model, gguf.MODEL_ARCH[architecture.upper()], dtype):
+            writer.add_tensor(tensor_name, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        unfinished.replace(path)
+    finally:
+        writer.close()
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """The rope parameters, refused where llama.cpp would silently compute something else."""
+    rope: dict[str, Any] = config.rope_parameters
+    if (kind := rope.get("rope_type", "default")) not in ("default", "mrope"):
+        raise ScoreEdgeError(f"RoPE scaling '{kind}' cannot be written to GGUF yet", "use a model with plain RoPE")
+    if config.sliding_window:
+        raise ScoreEdgeError("sliding-window attention cannot be written to GGUF for this architecture")
+    return rope
+
+
+def _add_config(writer: "GGUFWriter", config: Any, rope: dict[str, Any]) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if sections := rope.get("mrope_section"):
+        writer.add_rope_dimension_sections([*sections, 0, 0, 0, 0][:4])
+
+
+def _add_tokenizer(writer: "GGUFWriter", tokenizer: Any, vocabulary: int) -> None:
+    """Write the byte-level BPE; ids of the embedding table that no token uses become unused placeholders."""
+    gguf = require("gguf", "export")
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())
+    if bpe["model"]["type"] != "BPE":
+        raise ScoreEdgeError(f"the tokenizer is {bpe['model']['type']}, only byte-level BPE can be written to GGUF")
+    if len(tokenizer) > vocabulary:
+        raise ScoreEdgeError(f"the tokenizer has {len(tokenizer)} tokens, the embedding table only {vocabulary} rows")
+    tokens = [f"[PAD{i}]" for i in range(vocabulary)]
+    types = [gguf.TokenType.UNUSED] * vocabulary
+    for token, i in bpe["model"]["vocab"].items():
+        tokens[i], types[i] = token, gguf.TokenType.NORMAL
+    for added in bpe["added_tokens"]:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in bpe["model"]["merges"]])
+    end = tokenizer.get_vocab().get(END_OF_TURN, tokenizer.eos_token_id)
+    writer.add_eos_token_id(end)
+    writer.add_eot_token_id(end)
+    if tokenizer.pad_token_id is not None:
+        writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(False)
+
+
+def _tensors(model: Any, architecture: Any, dtype: Dtype) -> Iterator[tuple[str, NDArray[np.floating]]]:
+    """Yield (GGUF name, array) of every tensor; a head tied to the embeddings is left out, llama.cpp ties it too."""
+    gguf = require("gguf", "export")
+    decoder = model.get_decoder()
+    names = gguf.get_tensor_name_map(architecture, decoder.config.num_hidden_layers)
+    state = {f"model.{key}": tensor for key, tensor in decoder.state_dict().items()}
+    head = model.get_output_embeddings().weight
+    if head is not decoder.embed_tokens.weight:
+        state["lm_head.weight"] = head
+    for key, tensor in state.items():
+        name = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise ScoreEdgeError(f"tensor '{key}' has no place in a GGUF of this architecture")
+        yield name, _array(tensor, dtype)
+
+
+def _array(tensor: Any, dtype: Dtype) -> NDArray[np.floating]:
+    # Through float32 first: numpy has no bfloat16.
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array.astype(np.float16) if dtype == "f16" and array.ndim == 2 else array

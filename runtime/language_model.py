@@ -1,0 +1,73 @@
+"""The interface every language model backend implements, and how one is opened by name."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from score_edge.core import Float32, KeptTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do with visual tokens.
+
+    Attributes:
+        width: floats per embedding row.
+        context: tokens (KV cells) that fit.
+        keeps_positions: kept tokens keep their (t, h, w) of the unpruned grid (M-RoPE); else positions are compacted.
+        incremental: tokens can be appended to what is already prefilled, and a question rolled back.
+    """
+
+    width: int
+    context: int
+    keeps_positions: bool
+    incremental: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point in the sequence to roll back to: the next position and the number of cells in use."""
+
+    position: int
+    cells: int
+
+
+class LanguageModel(Protocol):
+    """A causal language model that takes text and embedding rows, one sequence at a time."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+        ...
+
+    def append_text(self, text: str) -> int:
+        """Tokenise (special tokens are parsed) and prefill; returns the number of tokens."""
+        ...
+
+    def append_tokens(self, kept: KeptTokens) -> None:
+        """Prefill visual tokens. Raises ScoreEdgeError on a wrong width, a row that is not finite, a full context."""
+        ...
+
+    def logits(self) -> Float32:
+        """(V,) float32 logits of the next token, after the last text was appended."""
+        ...
+
+    def generate(self, max_tokens: int) -> Iterator[str]:
+        """Greedy answer, piece by piece, until an end-of-generation token or max_tokens."""
+        ...
+
+    def mark(self) -> Mark:
+        """Where the sequence stands now."""
+        ...
+
+    def rollback(self, mark: Mark) -> None:
+        """Forget everything after the mark, so that the next question sees only the video."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...

@@ -1,0 +1,119 @@
+"""A small random Qwen2-VL with a real byte-level BPE tokenizer, and its GGUF files; torch is imported only on use."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+SENTENCES = [
+    "What moved in the video? The red ball moved to the left, then it stopped.",
+    "Which object appeared briefly? A blue square appeared for two steps and vanished.",
+    "How many things stand still in the scene? There are three of them, don't you think?",
+    "Describe the colour, the shape and the direction of what moved first.",
+] * 4
+# In the order Qwen2Tokenizer numbers them, so that training the vocabulary does not move their ids.
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+
+
+class Tiny(NamedTuple):
+    model: Any
+    tokenizer: Any
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """Qwen2's normaliser and pre-tokenizer over merges learned from a few sentences."""
+    tokenizers = pytest.importorskip("tokenizers")
+    qwen2 = pytest.importorskip("transformers.models.qwen2.tokenization_qwen2")
+    tokenizer = qwen2.Qwen2Tokenizer(eos_token=SPECIAL[1], additional_special_tokens=SPECIAL[2:])
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=SPECIAL,
+        show_progress=False,
+    )
+    tokenizer.backend_tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def qwen2_vl(tokenizer: Any) -> Tiny:
+    """M-RoPE, untied head."""
+    transformers = pytest.importorskip("transformers")
+    ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
+    config = transformers.Qwen2VLConfig(
+        text_config={
+            **SHAPE,
+            "vocab_size": len(tokenizer) + 5,
+            "rope_parameters": {**ROPE, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        vision_config={"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 128, "patch_size": 4},
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+        **ids,
+    )
+    return Tiny(_randomize(transformers.Qwen2VLForConditionalGeneration(config)), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def qwen2(tokenizer: Any) -> Tiny:
+    """Plain RoPE, head tied to the embeddings."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Qwen2Config(
+        **SHAPE, vocab_size=len(tokenizer), rope_parameters=ROPE, tie_word_embeddings=True, use_sliding_window=False
+    )
+    return Tiny(_randomize(transformers.Qwen2ForCausalLM(config)), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def gguf_files(qwen2_vl: Tiny, qwen2: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both models as files: ``f32``, ``f16`` (Qwen2-VL) and ``plain`` (Qwen2, f32)."""
+    pytest.importorskip("gguf")
+    from score_edge.export.gguf_model import write_gguf
+
+    folder = tmp_path_factory.mktemp("gguf")
+    return {
+        "f32": write_gguf(*qwen2_vl, folder / "f32.gguf", dtype="f32"),
+        "f16": write_gguf(*qwen2_vl, folder / "f16.gguf", dtype="f16"),
+        "plain": write_gguf(*qwen2, folder / "plain.gguf", dtype="f32"),
+    }
+
+
+def _randomize(model: Any) -> Any:
+    """Weights large enough that logits are not flat, and norms and biases that would show if they were forgotten."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.get_decoder().named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            elif name.endswith("bias"):
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(noise * (1.0 if "embed" in name else 1.4 / parameter.shape[1] ** 0.5))
+        head = model.get_output_embeddings().weight
+        if head is not model.get_decoder().embed_tokens.weight:
+            head.copy_(torch.randn(head.shape, generator=generator) * 2 / head.shape[1] ** 0.5)
+    return model.float().eval()
