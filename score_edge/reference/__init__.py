@@ -1,0 +1,1 @@
+"""The shipped reference model: its procedural world, its training, its bundle."""
