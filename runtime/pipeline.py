@@ -1,0 +1,215 @@
+"""The loop: frames -> encode -> select -> prefill -> answer. Every arrow of docs/architecture.md is a call here."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from score_edge.budget import clip_top_k, token_count
+from score_edge.bundle import Bundle, check_shapes
+from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.language_model import LanguageModel, Mark
+from score_edge.runtime.llama_cpp import LlamaCpp
+from score_edge.runtime.preprocess import Preprocessing
+from score_edge.selectors import Selector, get_selector
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per named stage, summed over calls."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what happens inside towards a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedClip:
+    """Every visual token of a clip.
+
+    Attributes:
+        tokens: (T, N, D) float32.
+        frames: the newest frame of each step, T of them.
+        seconds: per stage: read, preprocess, encode.
+    """
+
+    tokens: Float32
+    frames: list[Frame]
+    seconds: dict[str, float]
+
+
+class Pipeline:
+    """A bundle with everything opened that an answer needs.
+
+    Args:
+        bundle: a validated bundle.
+        context: cells of the language model's KV cache; None takes the bundle's.
+        threads: CPU threads of the encoder and of the language model; None lets each decide.
+
+    Raises:
+        ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
+
+    Example:
+        >>> with Pipeline(Bundle.open("reference")) as pipeline:
+        ...     clip = pipeline.encode(sample_clip("clip.mp4", fps=4, max_frames=128))
+        ...     keep = pipeline.select(clip.tokens, pipeline.selector("score"), retention=0.1)
+        ...     pipeline.watch(clip.tokens, keep)
+        ...     print("".join(pipeline.ask("what moved?")))
+    """
+
+    def __init__(self, bundle: Bundle, *, context: int | None = None, threads: int | None = None) -> None:
+        self.bundle = bundle
+        vision = bundle.manifest.vision
+        self.preprocessing = Preprocessing(
+            vision.height,
+            vision.width,
+            vision.patch,
+            vision.merge,
+            vision.frames_per_step,
+            vision.mean,
+            vision.std,
+            vision.resample,
+        )
+        self.encoder = OnnxGraph(bundle.encoder_path, threads=threads)
+        check_shapes(bundle.manifest, "encoder", self.encoder.inputs, self.encoder.outputs)
+        self.model: LanguageModel = LlamaCpp(
+            bundle.gguf_path, context=context or bundle.manifest.language.context, threads=threads
+        )
+        if self.model.capabilities.width != vision.dim:
+            raise ScoreEdgeError(
+                f"the language model takes rows of {self.model.capabilities.width}, the encoder makes {vision.dim}",
+                "this GGUF belongs to another model: export the bundle again",
+            )
+        self._video: Mark | None = None
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.model.close()
+
+    def selector(self, name: str | None = None, *, seed: int = 0) -> Selector:
+        """A selector by name; None takes the bundle's default."""
+        manifest = self.bundle.manifest
+        return get_selector(
+            name or manifest.selector.name,
+            policy=self.bundle.policy_path,
+            seed=seed,
+            grid=manifest.vision.token_grid,
+        )
+
+    def encode(self, frames: Iterable[Frame]) -> EncodedClip:
+        """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
+
+        Raises:
+            ScoreEdgeError: there is no frame.
+        """
+        watch = Stopwatch()
+        tokens: list[Float32] = []
+        shown: list[Frame] = []
+        group: list[Frame] = []
+        per_step = self.preprocessing.frames_per_step
+
+        def close_step() -> None:
+            with watch.stage("preprocess"):
+                patches = self.preprocessing.patchify(group)
+            with watch.stage("encode"):
+                tokens.append(self.encoder.run(patches=patches)["tokens"])
+            shown.append(group[-1])
+            group.clear()
+
+        for frame in _timed(frames, watch):
+            group.append(frame)
+            if len(group) == per_step:
+                close_step()
+        if group:
+            close_step()
+        if not tokens:
+            raise ScoreEdgeError("the source has no frames", "check the file, or give a longer clip")
+        return EncodedClip(np.stack(tokens), shown, watch.seconds)
+
+    def select(self, tokens: Float32, selector: Selector, retention: float) -> Mask:
+        """(T, N) bool: the tokens of a clip that a selector and the clip budget keep; `all` keeps every one."""
+        steps, per_step, _ = tokens.shape
+        count = token_count(steps, per_step, 1.0 if selector.name == "all" else retention)
+        if count == steps * per_step:
+            return np.ones((steps, per_step), np.bool_)
+        return clip_top_k(selector.score(tokens, count), count)
+
+    def watch(self, tokens: Float32, keep: Mask) -> None:
+        """Prefill a clip's kept tokens; questions may follow, and each forgets the one before it."""
+        self.model.reset()
+        self.model.append_text(self.bundle.manifest.prompt.before)
+        self.model.append_tokens(KeptTokens.gather(tokens, keep, self.bundle.manifest.vision.token_grid))
+        self._video = self.model.mark()
+
+    def prefill_question(self, question: str) -> None:
+        """Roll back to the video and prefill a question."""
+        if self._video is None:
+            raise ScoreEdgeError("no clip has been watched yet", "call watch() before ask()")
+        self.model.rollback(self._video)
+        self.model.append_text(self.bundle.manifest.prompt.ask(question))
+
+    def ask(self, question: str, max_tokens: int = 128) -> Iterator[str]:
+        """The answer to a question about the watched clip, piece by piece."""
+        self.prefill_question(question)
+        yield from self.model.generate(max_tokens)
+
+    def answer(
+        self,
+        clip: EncodedClip,
+        question: str,
+        *,
+        selector: Selector,
+        retention: float,
+        max_tokens: int = 128,
+        on_text: Callable[[str], None] = lambda piece: None,
+    ) -> tuple[Answer, Mask]:
+        """Select, prefill and answer in one go, timed.
+
+        Args:
+            clip: from `encode`.
+            question: plain text.
+            selector: from `selector`.
+            retention: kept / all visual tokens, in (0, 1].
+            max_tokens: longest answer.
+            on_text: called with every piece of the answer as it comes.
+
+        Returns:
+            The answer, and the (T, N) mask of what the model saw.
+        """
+        watch = Stopwatch(dict(clip.seconds))
+        with watch.stage("select"):
+            keep = self.select(clip.tokens, selector, retention)
+        with watch.stage("prefill"):
+            self.watch(clip.tokens, keep)
+            self.prefill_question(question)
+        pieces: list[str] = []
+        with watch.stage("generate"):
+            for piece in self.model.generate(max_tokens):
+                pieces.append(piece)
+                on_text(piece)
+        timings = Timings(**watch.seconds, generated=len(pieces))
+        return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
+
+
+def _timed(frames: Iterable[Frame], watch: Stopwatch) -> Iterator[Frame]:
+    """The same frames, with the time it takes to get each counted as `read`."""
+    source = iter(frames)
+    while True:
+        with watch.stage("read"):
+            frame = next(source, None)
+        if frame is None:
+            return
+        yield frame

@@ -1,0 +1,242 @@
+"""The command line: parse, call one public function, print."""
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import score_edge
+from score_edge.errors import ScoreEdgeError
+
+app = typer.Typer(
+    help="A video vision-language model on a small board, fast, because it reads only the visual tokens that matter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+train_app = typer.Typer(help="Train the models that score-edge ships.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+out = Console()
+err = Console(stderr=True)
+
+BundleArgument = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or 'reference' for the shipped one.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Retention = Annotated[
+    float | None,
+    typer.Option(min=0.001, max=1, help="Share of visual tokens to keep, 0.1 = 10 %. Default: the bundle's."),
+]
+SelectorName = Annotated[str | None, typer.Option("--selector", help="What scores the tokens. Default: the bundle's.")]
+
+
+def main() -> None:
+    """Entry point: a user's error is a message and a hint on stderr and exit code 1, never a traceback."""
+    logging.basicConfig(format="%(message)s", handlers=[_Warnings(logging.WARNING)])
+    try:
+        app()
+    except ScoreEdgeError as error:
+        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True, highlight=False)
+        if error.hint:
+            err.print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"[yellow]warning:[/] {escape(record.getMessage())}", soft_wrap=True, highlight=False)
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def _numbers(text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list like 1,0.25,0.1") from None
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(score_edge.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def ask(
+    bundle: BundleArgument,
+    video: Annotated[str, typer.Argument(help="Video file, image, or folder of images.")],
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    retention: Retention = None,
+    selector: SelectorName = None,
+    steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most; a longer video is sampled thinner.")] = 64,
+    compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    save_overlay: Annotated[
+        Path | None, typer.Option(help="Paint the kept tokens over the frames: out.png or out.mp4.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about a video."""
+    from score_edge import asking
+    from score_edge.bundle import Bundle
+    from score_edge.report import answer_line, comparison_table, reply_json
+    from score_edge.runtime.overlay import write_overlay
+    from score_edge.runtime.pipeline import Pipeline
+
+    opened = Bundle.open(bundle)
+    keep_share = opened.manifest.selector.retention if retention is None else retention
+    with Pipeline(opened) as pipeline:
+        chosen = pipeline.selector(selector)
+        encode = asking.clip_reader(pipeline, video, steps)
+        if compare:
+            with _progress() as progress:
+                task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)
+                result = asking.compare(
+                    pipeline,
+                    encode,
+                    question,
+                    selector=chosen,
+                    retention=keep_share,
+                    max_tokens=max_tokens,
+                    runs=runs,
+                    on_run=lambda: progress.advance(task),
+                )
+            reply = result.pruned
+        else:
+            reply = asking.ask(
+                pipeline,
+                encode,
+                question,
+                selector=chosen,
+                retention=keep_share,
+                max_tokens=max_tokens,
+                runs=runs,
+                on_text=(lambda piece: None) if as_json else (lambda piece: print(piece, end="", flush=True)),
+            )
+    if save_overlay:
+        grid = opened.manifest.vision.token_grid
+        keeps = list(reply.keep.reshape(-1, grid.height, grid.width))
+        write_overlay(save_overlay, reply.frames, keeps)
+    if as_json:
+        speed = {"unpruned": reply_json(result.unpruned), "speedup": result.speedup} if compare else {}
+        _print_json({"question": question, **reply_json(reply), **speed})
+        return
+    if compare:
+        out.print(comparison_table(result))
+    else:
+        print()
+    err.print(answer_line(reply), highlight=False, soft_wrap=True)
+    if save_overlay:
+        err.print(f"kept tokens painted into {escape(str(save_overlay))}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    bundle: BundleArgument,
+    selectors: Annotated[str, typer.Option(help="Comma-separated selectors.")] = "score,evs,last-kept,uniform,random",
+    retention: Annotated[str, typer.Option(help="Comma-separated shares of tokens to keep.")] = "1,0.5,0.25,0.1,0.05",
+    clips: Annotated[int, typer.Option(min=1, help="Clips per length.")] = 500,
+    steps: Annotated[str, typer.Option(help="Comma-separated clip lengths in encoder steps.")] = "8,32",
+    seed: Annotated[int, typer.Option(min=2, help="Of the clips; 1 is what the reference model was trained on.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Accuracy on clips of the reference world, with 95 % intervals."""
+    from score_edge import evaluation
+    from score_edge.report import accuracy_tables
+
+    plan = evaluation.Plan(
+        tuple(selectors.split(",")), _numbers(retention, float), _numbers(steps, int), clips=clips, seed=seed
+    )
+    with _progress() as progress:
+        task = progress.add_task("clips", total=clips * len(plan.steps))
+        rows = evaluation.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
+    if as_json:
+        _print_json({"plan": dataclasses.asdict(plan), "rows": [dataclasses.asdict(row) for row in rows]})
+        return
+    for table in accuracy_tables(rows):
+        out.print(table)
+
+
+@app.command()
+def demo(
+    source: Annotated[str | None, typer.Option(help="Your own video instead of a rendered clip.")] = None,
+    overlay: Annotated[Path, typer.Option(help="Where the picture of the kept tokens goes.")] = Path(
+        "score-edge-demo.png"
+    ),
+    as_json: Json = False,
+) -> None:
+    """The whole chain on the shipped bundle: pruned beside unpruned, right answers, speed, and a picture."""
+    from score_edge.demo import run_demo
+    from score_edge.report import demo_report
+
+    with _progress() as progress:
+        task = progress.add_task("demo", total=None)
+        result = run_demo(source, overlay, on_stage=lambda stage: progress.update(task, description=stage))
+    if as_json:
+        _print_json(dataclasses.asdict(result))
+        return
+    for part in demo_report(result):
+        out.print(part)
+
+
+@app.command()
+def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
+    """What a bundle holds, after checking that all of it is whole."""
+    from score_edge.bundle import Bundle
+    from score_edge.inspection import check_graphs, describe
+    from score_edge.report import inspection_table
+
+    opened = Bundle.open(bundle)
+    check_graphs(opened)
+    description = describe(opened)
+    if as_json:
+        _print_json(description)
+    else:
+        out.print(inspection_table(description))
+
+
+@train_app.command("reference")
+def train_reference(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and the finished bundle.")],
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Train the shipped reference model from nothing and write its bundle."""
+    from score_edge.learning.reference_bundle import write_reference_bundle
+    from score_edge.learning.reference_training import Recipe
+    from score_edge.learning.reference_training import train_reference as train
+
+    recipe = Recipe(threads=threads)
+    with _progress() as progress:
+        task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
+
+        def on_step(row: dict[str, float]) -> None:
+            shown = " ".join(
+                f"{name} {value:.2f}" for name, value in row.items() if name in ("loss", "whole", "pruned")
+            )
+            progress.update(task, completed=row["step"] + (row["stage"] == 2) * recipe.see_steps, description=shown)
+
+        weights = train(folder, recipe, on_log=on_step)
+    bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
+    err.print(f"bundle written to {escape(str(bundle.folder))}", highlight=False)

@@ -1,0 +1,142 @@
+"""Results as people read them: rich tables for the terminal, plain dictionaries for --json."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from score_edge.asking import Comparison, Reply
+from score_edge.evaluation import Accuracy
+
+if TYPE_CHECKING:
+    from score_edge.demo import Demo
+
+STAGES = {
+    "read": "read video",
+    "preprocess": "preprocess",
+    "encode": "encoder",
+    "select": "selection",
+    "prefill": "prefill",
+    "ttft": "first token (TTFT)",
+    "generate": "decode",
+    "whole": "whole ask",
+}
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    """One answer and its cost, seconds."""
+    timings = reply.answer.timings
+    return {
+        "answer": reply.answer.text,
+        "selector": reply.selector,
+        "retention": reply.retention,
+        "kept": reply.answer.kept,
+        "total": reply.answer.total,
+        "timings": {**dataclasses.asdict(timings), "ttft": timings.ttft, "whole": timings.whole},
+    }
+
+
+def answer_line(reply: Reply) -> str:
+    """Tokens kept and where the time went, on one line."""
+    timings = reply.answer.timings
+    parts = [f"{reply.answer.kept}/{reply.answer.total} tokens kept by {reply.selector}"]
+    parts += [
+        f"{STAGES[name]} {_ms(getattr(timings, name))}"
+        for name in STAGES
+        if name not in ("read", "preprocess", "whole")
+    ]
+    return " · ".join(parts)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Pruned beside unpruned, one row per stage."""
+    pruned, unpruned = comparison.pruned, comparison.unpruned
+    table = Table(title=f"pruned beside unpruned, medians of {comparison.runs} runs in turns")
+    table.add_column("")
+    table.add_column(f"{pruned.selector}, {pruned.retention:.0%} kept", justify="right", style="bold green")
+    table.add_column("unpruned", justify="right")
+    table.add_column("times faster", justify="right")
+    table.add_row("answer", pruned.answer.text, unpruned.answer.text, "")
+    table.add_row("visual tokens", str(pruned.answer.kept), str(unpruned.answer.kept), "")
+    for name, label in STAGES.items():
+        ratio = f"{comparison.speedup[name]:.1f}x" if name in comparison.speedup else ""
+        times = comparison.seconds.get(name) or [getattr(r.answer.timings, name) for r in (pruned, unpruned)]
+        table.add_row(label, *(_ms(seconds) for seconds in times), ratio)
+    return table
+
+
+def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
+    """One table per clip length: a row per variant, a column per question type."""
+    for steps in dict.fromkeys(row.steps for row in rows):
+        chosen = [row for row in rows if row.steps == steps]
+        kinds = list(dict.fromkeys(row.kind for row in chosen))
+        table = Table(title=f"accuracy in % at {steps} steps, with 95 % interval; evidence = evidence tokens kept")
+        for name in ("selector", "retention", *kinds, "evidence"):
+            table.add_column(name, justify="left" if name == "selector" else "right")
+        for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
+            cells = {row.kind: row for row in chosen if (row.selector, row.retention) == variant}
+            overall = cells["overall"]
+            table.add_row(
+                variant[0],
+                f"{variant[1]:g}",
+                f"[bold]{overall.accuracy * 100:.1f}[/] ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
+                *(f"{cells[kind].accuracy * 100:.1f}" if kind in cells else "-" for kind in kinds if kind != "overall"),
+                f"{overall.recall * 100:.0f}",
+            )
+        yield table
+
+
+def inspection_table(description: dict[str, Any]) -> Table:
+    """A bundle's description, nested keys joined by dots."""
+    table = Table(show_header=False, box=None)
+    for key, value in _flatten(description):
+        table.add_row(f"[bold]{key}[/]", str(value))
+    return table
+
+
+def demo_report(demo: "Demo") -> Iterator[RenderableType]:
+    """The demo's tables and where its picture is."""
+    table = Table(title=f"one clip of {demo.steps} steps, every question pruned and unpruned")
+    for name in ("question", "right answer", f"{demo.selector}, {demo.retention:.0%} kept", "unpruned"):
+        table.add_column(name)
+    for row in demo.answers:
+        table.add_row(row.question, row.right, *(_marked(text, row.right) for text in (row.pruned, row.unpruned)))
+    yield table
+    if demo.accuracy:
+        clips, steps = demo.accuracy.clips, demo.accuracy.steps
+        table = Table(title=f"right answers on {clips} more clips of {steps} steps ({demo.accuracy.asked} questions)")
+        table.add_column("selector")
+        table.add_column("visual tokens kept", justify="right")
+        table.add_column("right", justify="right")
+        for name, kept, share in demo.accuracy.rows:
+            table.add_row(name, f"{kept:.0%}", f"{share:.1%}")
+        yield table
+    table = Table(title=f"speed at {demo.steps} steps, medians of {demo.runs} runs in turns")
+    for name in ("", "pruned", "unpruned", "times faster"):
+        table.add_column(name, justify="left" if not name else "right")
+    for stage, (pruned, unpruned) in demo.seconds.items():
+        table.add_row(STAGES[stage], _ms(pruned), _ms(unpruned), f"{unpruned / pruned:.1f}x")
+    yield table
+    yield f"kept tokens painted over the frames: [bold]{demo.overlay}[/]"
+    if demo.note:
+        yield f"[yellow]{demo.note}[/]"
+
+
+def _marked(text: str, right: str) -> str:
+    if not right:
+        return text
+    return f"[green]{text}[/]" if text == right else f"[red]{text}[/]"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
