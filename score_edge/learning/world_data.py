@@ -1,0 +1,113 @@
+"""Clips of the reference world as the tensors that training needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from score_edge.core import Float32
+from score_edge.reference import world
+from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
+
+ROLES = ("other", "mover", "flash", "drifter")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One clip, with dense labels per visual token for the auxiliary losses.
+
+    Attributes:
+        patches: (T, P, C) float32, what the vision tower takes.
+        looks: (T, N, 2) int64: shape and colour of what a token shows, 0 = nothing.
+        offsets: (T, N, 2 * frames per step) float32: where its centre is in each frame, from the token's centre, in
+            cells; motion within a step is their difference.
+        roles: (T, N) int64 index into ROLES, of what acts in that step.
+        evidence: (T, N) bool, union over the questions.
+        questions: (prompt ids, answer id, question type index) each.
+    """
+
+    patches: torch.Tensor
+    looks: torch.Tensor
+    offsets: torch.Tensor
+    roles: torch.Tensor
+    evidence: torch.Tensor
+    questions: list[tuple[list[int], int, int]]
+
+
+class WorldSamples(IterableDataset[Sample]):
+    """Endless samples of one split; worker w of W takes every W-th clip.
+
+    Args:
+        seed: one of the world's split seeds.
+        start: index of the first clip.
+        lengths: steps of a clip and how often each is drawn.
+    """
+
+    def __init__(self, seed: int, start: int, lengths: dict[int, float]) -> None:
+        self.seed, self.start, self.lengths = seed, start, lengths
+
+    def __iter__(self) -> Iterator[Sample]:
+        info = torch.utils.data.get_worker_info()
+        index, stride = self.start, 1
+        if info is not None:
+            torch.set_num_threads(1)
+            index, stride = index + info.id, info.num_workers
+        prompts = Prompts()
+        while True:
+            draw = np.random.default_rng((self.seed, index))
+            steps = int(draw.choice(list(self.lengths), p=list(self.lengths.values())))
+            yield make_sample(world.make_clip(self.seed, index, steps), prompts)
+            index += stride
+
+
+class Prompts:
+    """Questions and answers as token ids."""
+
+    def __init__(self) -> None:
+        self.tokenizer = build_tokenizer()
+        self.before: list[int] = self.ids(PROMPT_BEFORE)
+        self.end: int = self.ids("<|im_end|>")[0]
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text; special tokens are parsed."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def question(self, question: world.Question) -> tuple[list[int], int, int]:
+        """Prompt ids after the video, the id of the one-token answer, the index of the question's type."""
+        (answer,) = self.ids(question.answer)
+        after = self.ids(PROMPT_AFTER.format(question=question.text))
+        return after, answer, world.QUESTION_TYPES.index(question.kind)
+
+
+def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
+    """Patches, dense labels and tokenised questions of a clip."""
+    cover = np.stack([thing.cover() for thing in clip.things])  # (things, T, N)
+    owner, shown = cover.argmax(axis=0), cover.max(axis=0) > 0.12
+    side, (steps, tokens) = world.SIZE // world.CELL, owner.shape
+    when = np.arange(steps)[:, None]
+    names = [(world.SHAPES.index(thing.shape) + 1, world.COLORS.index(thing.color) + 1) for thing in clip.things]
+    # A drift cannot be seen in its first steps.
+    acts = [thing.acting & ((thing.role != "drifter") | (when[:, 0] >= 3)) for thing in clip.things]
+    roles = np.array([ROLES.index(thing.role) if thing.role in ROLES else 0 for thing in clip.things])
+    paths = np.stack([thing.path.reshape(steps, -1) for thing in clip.things])  # (things, T, frames per step * 2)
+    row, column = np.divmod(np.arange(tokens), side)
+    middle = np.tile(np.stack([column, row], axis=1) * world.CELL + world.CELL / 2, (1, world.FRAMES_PER_STEP))
+    offsets = ((paths[owner, when] - middle) / world.CELL).astype(np.float32)
+    return Sample(
+        torch.from_numpy(patchify(clip.images)),
+        torch.from_numpy(np.where(shown[..., None], np.array(names)[owner], 0)),
+        torch.from_numpy(offsets),
+        torch.from_numpy(np.where(shown & np.stack(acts)[owner, when], roles[owner], 0)),
+        torch.from_numpy(np.logical_or.reduce([q.evidence for q in clip.questions])),
+        [prompts.question(q) for q in clip.questions],
+    )
+
+
+def patchify(images: np.ndarray) -> Float32:
+    """(F, S, S, 3) uint8 -> (T, P, C) float32 in Qwen2-VL's layout, normalised to [-1, 1]."""
+    patch, side = 8, world.SIZE // 16
+    video = images.astype(np.float32) / 127.5 - 1
+    blocks = video.reshape(-1, world.FRAMES_PER_STEP, side, 2, patch, side, 2, patch, 3)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(len(blocks), (2 * side) ** 2, -1))
