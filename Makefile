@@ -1,0 +1,52 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# llama.cpp is compiled once and pip keeps the wheel; its own vision part is left out, our encoder takes its place.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test benchmark check format types reference clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: $(VENV)/.runtime  ## the whole chain on the shipped model, pruned beside unpruned; no torch, no network
+	$(BIN)/score-edge demo
+
+test: $(VENV)/.dev  ## every test
+	$(BIN)/python -m pytest
+
+benchmark: $(VENV)/.dev  ## every figure that is a time, side by side on this machine
+	$(BIN)/python -m pytest -m benchmark -s
+
+check: $(VENV)/.dev types  ## lint, format and types, changing nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## put every file into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types:  ## the package tree as it is installed, for type checkers
+	rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/score_edge build/types/
+	for part in calibration export runtime; do cp -rs $(CURDIR)/$$part build/types/score_edge/; done
+
+reference: $(VENV)/.dev  ## train the shipped model from nothing; about an hour and a half on two cores
+	$(BIN)/score-edge train reference --out build/reference
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[llama]'
+	touch $@
+
+# torch first and pinned: elsewhere plain `torch` brings several GB of CUDA libraries that no test needs.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[llama,train,dev]'
+	touch $@ $(VENV)/.runtime
