@@ -54,7 +54,7 @@ def write_gguf(
     path = Path(path)
     config = model.get_decoder().config
     rope = _rope(config)
-    architecture = "qwen2vl" if "mrope_section" in rope else "qwen2"
+    architecture = _architecture(config)
     # Beside the target, because a rename is atomic only within one file system.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     writer = gguf.GGUFWriter(unfinished, architecture)
@@ -63,8 +63,8 @@ def write_gguf(
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_F16)
         _add_config(writer, config, rope)
         _add_tokenizer(writer, tokenizer, config.vocab_size)
-        for tensor_name, tensor in _tensors(model, gguf.MODEL_ARCH[architecture.upper()], dtype):
-            writer.add_tensor(tensor_name, tensor)
+        for tensor_name, tensor in _named_tensors(model):
+            writer.add_tensor(tensor_name, _array(tensor, dtype))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -74,6 +74,24 @@ def write_gguf(
         writer.close()
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def load_gguf(model: Any, path: str | Path) -> None:
+    """Put the weights of a file written by `write_gguf` back into the decoder and head of a model of the same shape.
+
+    Args:
+        model: a ``Qwen2VLForConditionalGeneration`` or ``Qwen2ForCausalLM``, changed in place.
+        path: the GGUF.
+
+    Raises:
+        ScoreEdgeError: a tensor is missing or has another shape.
+    """
+    gguf, torch = require("gguf", "export"), require("torch", "export")
+    found = {str(tensor.name): tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    for name, tensor in _named_tensors(model):
+        if name not in found or found[name].shape != tuple(tensor.shape):
+            raise ScoreEdgeError(f"{path} does not hold {name} of shape {tuple(tensor.shape)}: it is of another model")
+        tensor.data.copy_(torch.from_numpy(found[name].astype(np.float32)))
 
 
 def _rope(config: Any) -> dict[str, Any]:
@@ -127,10 +145,15 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Any, vocabulary: int) -> Non
     writer.add_add_bos_token(False)
 
 
-def _tensors(model: Any, architecture: Any, dtype: Dtype) -> Iterator[tuple[str, NDArray[np.floating]]]:
-    """Yield (GGUF name, array) of every tensor; a head tied to the embeddings is left out, llama.cpp ties it too."""
+def _architecture(config: Any) -> str:
+    return "qwen2vl" if "mrope_section" in config.rope_parameters else "qwen2"
+
+
+def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (GGUF name, torch tensor); a head tied to the embeddings is left out, llama.cpp ties it too."""
     gguf = require("gguf", "export")
     decoder = model.get_decoder()
+    architecture = gguf.MODEL_ARCH[_architecture(decoder.config).upper()]
     names = gguf.get_tensor_name_map(architecture, decoder.config.num_hidden_layers)
     state = {f"model.{key}": tensor for key, tensor in decoder.state_dict().items()}
     head = model.get_output_embeddings().weight
@@ -140,7 +163,7 @@ def _tensors(model: Any, architecture: Any, dtype: Dtype) -> Iterator[tuple[str,
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ScoreEdgeError(f"tensor '{key}' has no place in a GGUF of this architecture")
-        yield name, _array(tensor, dtype)
+        yield name, tensor
 
 
 def _array(tensor: Any, dtype: Dtype) -> NDArray[np.floating]:

@@ -46,6 +46,7 @@ class Verdict:
     """One question, asked in one variant.
 
     Attributes:
+        steps_kept: visual tokens kept, in steps' worth: below 1 a rule that keeps step 0 whole sees nothing else.
         recall: share of the question's evidence tokens that were kept.
     """
 
@@ -53,6 +54,7 @@ class Verdict:
     retention: float
     steps: int
     kind: str
+    steps_kept: float
     right: bool
     recall: float
 
@@ -62,6 +64,7 @@ class Accuracy:
     """Share of right answers with its 95 % Wilson interval.
 
     Attributes:
+        steps_kept: visual tokens kept, in steps' worth.
         recall: mean share of the evidence tokens that were kept.
     """
 
@@ -69,6 +72,7 @@ class Accuracy:
     retention: float
     steps: int
     kind: str
+    steps_kept: float
     asked: int
     accuracy: float
     low: float
@@ -150,7 +154,8 @@ def _judge(index: int, steps: int) -> list[Verdict]:
             answer = "".join(pipeline.ask(question.text, ANSWER_TOKENS))
             recall = float(keep[question.evidence].mean())
             right = answer.strip().lower() == question.answer
-            verdicts.append(Verdict(name, retention, steps, question.kind, right, recall))
+            steps_kept = float(keep.sum() / keep.shape[1])
+            verdicts.append(Verdict(name, retention, steps, question.kind, steps_kept, right, recall))
     return verdicts
 
 
@@ -158,13 +163,13 @@ def _summarise(plan: Plan, verdicts: Sequence[Verdict]) -> Iterator[Accuracy]:
     groups: dict[tuple[str, float, int, str], list[Verdict]] = {}
     for verdict in verdicts:
         for kind in ("overall", verdict.kind):
-            key = verdict.selector, verdict.retention, verdict.steps, kind
-            groups.setdefault(key, []).append(verdict)
+            groups.setdefault((verdict.selector, verdict.retention, verdict.steps, kind), []).append(verdict)
     for steps in plan.steps:
-        for variant in plan.variants():
+        for selector, retention in plan.variants():
             for kind in ("overall", *world.QUESTION_TYPES):
-                if group := groups.get((*variant, steps, kind)):
-                    right = sum(verdict.right for verdict in group)
-                    recall = sum(verdict.recall for verdict in group) / len(group)
-                    low, high = wilson(right, len(group))
-                    yield Accuracy(*variant, steps, kind, len(group), right / len(group), low, high, recall)
+                if group := groups.get((selector, retention, steps, kind)):
+                    right, asked = sum(verdict.right for verdict in group), len(group)
+                    low, high = wilson(right, asked)
+                    recall = sum(verdict.recall for verdict in group) / asked
+                    kept = group[0].steps_kept
+                    yield Accuracy(selector, retention, steps, kind, kept, asked, right / asked, low, high, recall)

@@ -24,6 +24,8 @@ STAGES = {
     "whole": "whole ask",
 }
 
+LESS_THAN_A_STEP = "* fewer tokens than one step has: evs, dtd, surge and last-kept keep step 0 first and see no more"
+
 
 def reply_json(reply: Reply) -> dict[str, Any]:
     """One answer and its cost, seconds."""
@@ -72,7 +74,10 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
     for steps in dict.fromkeys(row.steps for row in rows):
         chosen = [row for row in rows if row.steps == steps]
         kinds = list(dict.fromkeys(row.kind for row in chosen))
-        table = Table(title=f"accuracy in % at {steps} steps, with 95 % interval; evidence = evidence tokens kept")
+        table = Table(
+            title=f"accuracy in % at {steps} steps, with 95 % interval; evidence = evidence tokens kept",
+            caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
+        )
         for name in ("selector", "retention", *kinds, "evidence"):
             table.add_column(name, justify="left" if name == "selector" else "right")
         for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
@@ -80,7 +85,7 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
             overall = cells["overall"]
             table.add_row(
                 variant[0],
-                f"{variant[1]:g}",
+                f"{variant[1]:g}{'*' if overall.steps_kept < 1 else ''}",
                 f"[bold]{overall.accuracy * 100:.1f}[/] ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
                 *(f"{cells[kind].accuracy * 100:.1f}" if kind in cells else "-" for kind in kinds if kind != "overall"),
                 f"{overall.recall * 100:.0f}",

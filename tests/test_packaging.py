@@ -1,5 +1,6 @@
 """What is in the tree is in the wheel, imports on a board, and stays readable."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -76,3 +77,14 @@ def test_extras_named_in_hints_exist() -> None:
 def test_files_stay_short() -> None:
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     assert {name: length for name, length in lengths.items() if length > LINES} == {}
+
+
+@pytest.mark.parametrize(
+    ("extra", "runtime"), [("", "onnxruntime"), ("llama", "onnxruntime"), ("gpu", "onnxruntime-gpu")]
+)
+def test_an_installation_gets_exactly_one_onnxruntime(extra, runtime):
+    """Both fill the same folder: with the two of them, the one installed last wins and neither can be removed."""
+    requirements = pytest.importorskip("packaging.requirements")
+    wanted = map(requirements.Requirement, importlib.metadata.requires("score-edge") or [])
+    chosen = {want.name for want in wanted if want.marker is None or want.marker.evaluate({"extra": extra})}
+    assert {name for name in chosen if name.startswith("onnxruntime")} == {runtime}

@@ -11,7 +11,28 @@ from score_edge.core import Float32
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
-ROLES = ("other", "mover", "flash", "drifter")
+ACTS = ("none", *world.DIRECTIONS, "flash", "drifter")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A tokenised question.
+
+    Attributes:
+        prompt: ids after the video, up to where the answer starts.
+        answer: its one token.
+        kind: index into the world's question types.
+        evidence: (n,) bool, which of the visual tokens carry the answer.
+    """
+
+    prompt: list[int]
+    answer: int
+    kind: int
+    evidence: torch.Tensor
+
+    def at(self, chosen: torch.Tensor) -> "Asked":
+        """The same question when only these visual tokens are left."""
+        return Asked(self.prompt, self.answer, self.kind, self.evidence[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +44,17 @@ class Sample:
         looks: (T, N, 2) int64: shape and colour of what a token shows, 0 = nothing.
         offsets: (T, N, 2 * frames per step) float32: where its centre is in each frame, from the token's centre, in
             cells; motion within a step is their difference.
-        roles: (T, N) int64 index into ROLES, of what acts in that step.
+        acts: (T, N) int64 index into ACTS: what the thing a token shows is doing in that step.
         evidence: (T, N) bool, union over the questions.
-        questions: (prompt ids, answer id, question type index) each.
+        questions: what is asked, with the evidence of each.
     """
 
     patches: torch.Tensor
     looks: torch.Tensor
     offsets: torch.Tensor
-    roles: torch.Tensor
+    acts: torch.Tensor
     evidence: torch.Tensor
-    questions: list[tuple[list[int], int, int]]
+    questions: list[Asked]
 
 
 class WorldSamples(IterableDataset[Sample]):
@@ -74,11 +95,12 @@ class Prompts:
         """Token ids of a text; special tokens are parsed."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def question(self, question: world.Question) -> tuple[list[int], int, int]:
-        """Prompt ids after the video, the id of the one-token answer, the index of the question's type."""
+    def question(self, question: world.Question) -> Asked:
+        """Tokenise a question and its one-token answer."""
         (answer,) = self.ids(question.answer)
         after = self.ids(PROMPT_AFTER.format(question=question.text))
-        return after, answer, world.QUESTION_TYPES.index(question.kind)
+        evidence = torch.from_numpy(question.evidence.ravel())
+        return Asked(after, answer, world.QUESTION_TYPES.index(question.kind), evidence)
 
 
 def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
@@ -89,8 +111,8 @@ def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
     when = np.arange(steps)[:, None]
     names = [(world.SHAPES.index(thing.shape) + 1, world.COLORS.index(thing.color) + 1) for thing in clip.things]
     # A drift cannot be seen in its first steps.
-    acts = [thing.acting & ((thing.role != "drifter") | (when[:, 0] >= 3)) for thing in clip.things]
-    roles = np.array([ROLES.index(thing.role) if thing.role in ROLES else 0 for thing in clip.things])
+    acting = [thing.acting & ((thing.role != "drifter") | (when[:, 0] >= 3)) for thing in clip.things]
+    acts = [thing.direction if thing.role == "mover" else thing.role.replace("still", "none") for thing in clip.things]
     paths = np.stack([thing.path.reshape(steps, -1) for thing in clip.things])  # (things, T, frames per step * 2)
     row, column = np.divmod(np.arange(tokens), side)
     middle = np.tile(np.stack([column, row], axis=1) * world.CELL + world.CELL / 2, (1, world.FRAMES_PER_STEP))
@@ -99,7 +121,9 @@ def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
         torch.from_numpy(patchify(clip.images)),
         torch.from_numpy(np.where(shown[..., None], np.array(names)[owner], 0)),
         torch.from_numpy(offsets),
-        torch.from_numpy(np.where(shown & np.stack(acts)[owner, when], roles[owner], 0)),
+        torch.from_numpy(
+            np.where(shown & np.stack(acting)[owner, when], np.array([ACTS.index(act) for act in acts])[owner], 0)
+        ),
         torch.from_numpy(np.logical_or.reduce([q.evidence for q in clip.questions])),
         [prompts.question(q) for q in clip.questions],
     )

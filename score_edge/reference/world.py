@@ -173,10 +173,10 @@ def _draw_motion(rng: np.random.Generator, role: str, steps: int, direction: str
     travelled = np.zeros(frames, np.float32)
     visible, acting = np.ones(frames, np.bool_), np.zeros(steps, np.bool_)
     if role == "mover":
-        length = int(rng.integers(3, 6))
+        length = int(rng.integers(2, 4))
         start = int(rng.integers(0, max(1, steps - length + 1)))
         acting[start : start + length] = True
-        speed = float(rng.uniform(16, 26)) / (length * FRAMES_PER_STEP)
+        speed = float(rng.uniform(4.5, 6.5))  # pixels per frame
         travelled = np.cumsum(np.repeat(acting, FRAMES_PER_STEP) * speed).astype(np.float32)
     elif role == "flash":
         length = int(rng.integers(1, 3))
