@@ -112,7 +112,7 @@ def test_a_bad_video_is_a_message_and_a_hint(name, tmp_path, video):
         (["ask", "nowhere", "x.mp4", "what?"], 1, "nowhere is not a bundle"),
         (["ask", "reference", "x.mp4", "what?", "--selector", "scroe"], 1, "did you mean score?"),
         (["ask", "reference", "x.mp4", "what?", "--retention", "0"], 2, "retention"),
-        (["ask", "reference", "x.mp4"], 2, "QUESTION"),
+        (["ask", "reference", "x.mp4"], 2, "'question'"),
         (["evaluate", "reference", "--retention", "ten"], 2, "ten"),
         (["evaluate", "reference", "--selectors", "evz"], 1, "did you mean evs?"),
         (["inspect", "nowhere"], 1, "nowhere is not a bundle"),

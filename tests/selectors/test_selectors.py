@@ -290,10 +290,10 @@ def test_the_one_token_that_moves_is_kept(name: str) -> None:
 def test_unknown_selector() -> None:
     with pytest.raises(ScoreEdgeError, match="there is no selector 'last_kept'") as caught:
         get_selector("last_kept")
-    assert caught.value.hint.startswith("did you mean last-kept? selectors: score, evs")
+    assert caught.value.hint.startswith("did you mean last-kept? known: score, evs")
     with pytest.raises(ScoreEdgeError) as caught:
         get_selector("zzz")
-    assert caught.value.hint.startswith("selectors: ")
+    assert caught.value.hint.startswith("known: score, evs")
 
 
 @pytest.mark.parametrize("name", FREE_NAMES)
