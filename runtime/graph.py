@@ -50,6 +50,8 @@ class OnnxGraph:
             raise ScoreEdgeError(f"ONNX Runtime on this machine has no {wanted}", f"it offers: {offered}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
+        # Waiting threads that spin take the CPU from the language model, which runs right after.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
