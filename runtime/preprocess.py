@@ -1,6 +1,6 @@
 """Frames to encoder input: antialiased resize as Pillow does it, normalisation, patches in Qwen2-VL's order."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal, get_args
@@ -98,21 +98,6 @@ class Preprocessing:
         patches = pixels * (1 / (255 * std)).astype(np.float32)[:, None]
         patches -= (mean / std).astype(np.float32)[:, None]
         return patches.reshape(self.shape)
-
-    def steps(self, frames: Iterable[Frame]) -> Iterator[tuple[int, Float32, Frame]]:
-        """Group frames into steps as they come.
-
-        Yields:
-            (step, patches as from patchify, the newest frame of the step); a last step may be short of frames.
-        """
-        step, group = 0, list[Frame]()
-        for frame in frames:
-            group.append(frame)
-            if len(group) == self.frames_per_step:
-                yield step, self.patchify(group), frame
-                step, group = step + 1, []
-        if group:
-            yield step, self.patchify(group), group[-1]
 
 
 def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic") -> Uint8:

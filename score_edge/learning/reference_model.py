@@ -5,10 +5,13 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from score_edge.export.qwen2_vl import StepEncoder
 from score_edge.reference import world
 from score_edge.reference.tokenizer import build_tokenizer
+from score_edge.runtime.preprocess import Preprocessing
 
 PATCH, MERGE = 8, 2
 GRID = world.SIZE // (PATCH * MERGE)  # visual tokens per side
 CONTEXT = 32768
+HALF = (0.5, 0.5, 0.5)
+PREPROCESSING = Preprocessing(world.SIZE, world.SIZE, PATCH, MERGE, world.FRAMES_PER_STEP, mean=HALF, std=HALF)
 
 # M-RoPE gives time the highest frequencies and columns the lowest. At the usual 10,000 and heads of 32, neighbouring
 # columns lie 0.003 rad apart, which no attention head can tell; at 5 every pair turns so fast that a question no longer

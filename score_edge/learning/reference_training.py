@@ -254,9 +254,16 @@ def train_reference(
             model.model.visual.load_state_dict(load_file(seeing))
         else:
             learn_to_see(encoder, recipe, log)
-            save_file(model.model.visual.state_dict(), seeing)
+            _save(model.model.visual, seeing)
         encoder.requires_grad_(False)
-        learn_to_answer(model, encoder, recipe, log, lambda: save_file(model.state_dict(), weights))
-    save_file(model.state_dict(), weights)
+        learn_to_answer(model, encoder, recipe, log, lambda: _save(model, weights))
+    _save(model, weights)
     plot_metrics(folder / "metrics.jsonl")
     return weights
+
+
+def _save(module: nn.Module, path: Path) -> None:
+    """Replace a weight file in one go: a run that is killed leaves the last one whole."""
+    unfinished = path.with_suffix(".unfinished")
+    save_file(module.state_dict(), unfinished)
+    unfinished.replace(path)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from score_edge.core import Float32
+from score_edge.learning.reference_model import PREPROCESSING
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
@@ -117,8 +117,9 @@ def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
     row, column = np.divmod(np.arange(tokens), side)
     middle = np.tile(np.stack([column, row], axis=1) * world.CELL + world.CELL / 2, (1, world.FRAMES_PER_STEP))
     offsets = ((paths[owner, when] - middle) / world.CELL).astype(np.float32)
+    images = clip.images.reshape(steps, world.FRAMES_PER_STEP, *clip.images.shape[1:])
     return Sample(
-        torch.from_numpy(patchify(clip.images)),
+        torch.from_numpy(np.stack([PREPROCESSING.patchify(step) for step in images])),
         torch.from_numpy(np.where(shown[..., None], np.array(names)[owner], 0)),
         torch.from_numpy(offsets),
         torch.from_numpy(
@@ -127,11 +128,3 @@ def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
         torch.from_numpy(np.logical_or.reduce([q.evidence for q in clip.questions])),
         [prompts.question(q) for q in clip.questions],
     )
-
-
-def patchify(images: np.ndarray) -> Float32:
-    """(F, S, S, 3) uint8 -> (T, P, C) float32 in Qwen2-VL's layout, normalised to [-1, 1]."""
-    patch, side = 8, world.SIZE // 16
-    video = images.astype(np.float32) / 127.5 - 1
-    blocks = video.reshape(-1, world.FRAMES_PER_STEP, side, 2, patch, side, 2, patch, 3)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(len(blocks), (2 * side) ** 2, -1))

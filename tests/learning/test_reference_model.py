@@ -14,7 +14,7 @@ from score_edge.core import KeptTokens  # noqa: E402
 from score_edge.export.gguf_model import load_gguf, write_gguf  # noqa: E402
 from score_edge.learning.batches import Seen, collate, hidden_states, predict  # noqa: E402
 from score_edge.learning.reference_model import GRID, MERGE, build_model, step_encoder  # noqa: E402
-from score_edge.learning.world_data import Prompts, make_sample  # noqa: E402
+from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.runtime.llama_cpp import LlamaCpp  # noqa: E402
 from score_edge.runtime.pipeline import Pipeline  # noqa: E402
@@ -118,14 +118,6 @@ def test_the_step_encoder_is_the_tower_of_transformers():
         expected = model.model.visual(patches.flatten(0, 1), grid_thw=grid).pooler_output
         found = step_encoder(model)(patches)
     assert torch.allclose(found.flatten(0, 1), expected, atol=1e-6)
-
-
-def test_training_cuts_patches_as_the_runtime_does(pipeline, clip):
-    sample = make_sample(clip, Prompts())
-    frames = clip.frames()
-    for step in range(STEPS):
-        patches = pipeline.preprocessing.patchify(frames[2 * step : 2 * step + 2])
-        assert np.allclose(sample.patches[step], patches, atol=1e-6)
 
 
 def test_training_asks_as_the_runtime_asks(model, pipeline, clip, tokens):

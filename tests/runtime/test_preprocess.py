@@ -105,15 +105,6 @@ def test_too_few_frames_repeat_the_last() -> None:
     assert not np.array_equal(SMALL.patchify(one[None]), SMALL.patchify(np.stack([one, two])))
 
 
-def test_steps_group_frames_of_mixed_sizes() -> None:
-    frames = [Frame(smooth(10 + 7 * i, 30 - 3 * i), i / 2, i) for i in range(5)]
-    steps = list(SMALL.steps(iter(frames)))
-    assert [(step, frame.index) for step, _, frame in steps] == [(0, 1), (1, 3), (2, 4)]
-    np.testing.assert_array_equal(steps[1][1], SMALL.patchify(frames[2:4]))
-    np.testing.assert_array_equal(steps[2][1], SMALL.patchify([frames[4], frames[4]]))
-    assert list(SMALL.steps([])) == []
-
-
 def test_grid_and_shape() -> None:
     assert SMALL.grid == Grid(3, 5)
     assert SMALL.shape == SMALL.patchify(noise(9, 9)[None]).shape == (60, 24)
