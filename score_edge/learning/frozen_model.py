@@ -122,16 +122,19 @@ class FrozenModel:
         Returns:
             Per mask (Q,) float32, nats per answer token, on the CPU.
         """
-        lengths = [int(keep.sum()) + sum(len(q.prompt) for q in clip.questions) for clip, keep in zip(clips, keeps)]
-        found: dict[int, torch.Tensor] = {}
-        group: list[int] = []
+        lengths = [
+            int(keep.sum()) + sum(len(question.prompt) + len(question.answer) for question in clip.questions)
+            for clip, keep in zip(clips, keeps, strict=True)
+        ]
+        groups: list[list[int]] = [[]]
         for i in sorted(range(len(keeps)), key=lengths.__getitem__):
-            if group and lengths[i] * (len(group) + 1) > ROWS:
-                found.update(zip(group, self._losses([clips[j] for j in group], [keeps[j] for j in group])))
-                group = []
-            group.append(i)
-        if group:
-            found.update(zip(group, self._losses([clips[j] for j in group], [keeps[j] for j in group])))
+            if groups[-1] and lengths[i] * (len(groups[-1]) + 1) > ROWS:
+                groups.append([])
+            groups[-1].append(i)
+        found: dict[int, torch.Tensor] = {}
+        for group in filter(None, groups):
+            losses = self._losses([clips[i] for i in group], [keeps[i] for i in group])
+            found.update(zip(group, losses, strict=True))
         return [found[i] for i in range(len(keeps))]
 
     @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Many rollouts in one pass: each its kept tokens, padded to the longest, and behind them every question of the clip.
 
-A question sees the video and itself, no other question, so that all share one visual prefix. Answers are teacher-forced.
+A question sees the video and itself, no other question, so that all share one visual prefix. Answers are
+teacher-forced.
 """
 
 from collections.abc import Sequence
