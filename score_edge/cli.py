@@ -160,23 +160,54 @@ def evaluate(
     clips: Annotated[int, typer.Option(min=1, help="Clips per length.")] = 500,
     steps: Annotated[str, typer.Option(help="Comma-separated clip lengths in encoder steps.")] = "8,32",
     seed: Annotated[int, typer.Option(min=2, help="Of the clips; 1 is what the reference model was trained on.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy over retention: out.png, .svg or .pdf.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="Instead: a real clip, and whether kept tokens lie in its --boxes.")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="JSON with labelled boxes of --video.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy on clips of the reference world, with 95 % intervals."""
+    """Accuracy on clips of the reference world with 95 % intervals, or where kept tokens of a real clip lie."""
     from score_edge import evaluation
     from score_edge.report import accuracy_tables
 
+    if (video is None) != (boxes is None):
+        raise typer.BadParameter("--video and --boxes belong together")
+    if video and boxes:
+        _selectivity(bundle, video, boxes, tuple(selectors.split(",")), _numbers(retention, float), as_json)
+        return
     plan = evaluation.Plan(
         tuple(selectors.split(",")), _numbers(retention, float), _numbers(steps, int), clips=clips, seed=seed
     )
     with _progress() as progress:
         task = progress.add_task("clips", total=clips * len(plan.steps))
         rows = evaluation.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
+    if plot:
+        from score_edge.pictures import plot_retention
+
+        plot_retention([dataclasses.asdict(row) for row in rows], plot)
     if as_json:
         _print_json({"plan": dataclasses.asdict(plan), "rows": [dataclasses.asdict(row) for row in rows]})
         return
     for table in accuracy_tables(rows):
         out.print(table)
+
+
+def _selectivity(
+    bundle: str, video: Path, boxes: Path, selectors: tuple[str, ...], retentions: tuple[float, ...], as_json: bool
+) -> None:
+    from score_edge.bundle import Bundle
+    from score_edge.report import selectivity_table
+    from score_edge.runtime.pipeline import Pipeline
+    from score_edge.selectivity import measure, read_boxes
+
+    labelled = read_boxes(boxes)
+    with Pipeline(Bundle.open(bundle)) as pipeline:
+        rows = measure(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
+    if as_json:
+        _print_json({"video": str(video), "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})
+    else:
+        out.print(selectivity_table(rows))
 
 
 @app.command()
