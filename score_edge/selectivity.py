@@ -112,8 +112,8 @@ def measure(
     for name in selectors:
         for retention in retentions:
             keep = pipeline.select(clip.tokens, pipeline.selector(name), retention)[list(labelled)]
-            shares = (float((keep * area).sum() / area.sum()) for area in (inside, 1 - inside))
-            found.append(Selectivity(name, retention, *shares, len(labelled), float(inside.mean())))
+            within, without = (float((keep * area).sum() / area.sum()) for area in (inside, 1 - inside))
+            found.append(Selectivity(name, retention, within, without, len(labelled), float(inside.mean())))
     return found
 
 

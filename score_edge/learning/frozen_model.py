@@ -201,6 +201,8 @@ def _qwen2_vl(bundle: Bundle, checkpoint: Path | None, device: torch.device) -> 
     else:
         from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
+        if not checkpoint.is_dir():
+            raise ScoreEdgeError(f"there is no folder {checkpoint}", "download the checkpoint and name its folder")
         try:
             model = Qwen2VLForConditionalGeneration.from_pretrained(checkpoint, dtype="auto")
             tokenizer = AutoTokenizer.from_pretrained(checkpoint)

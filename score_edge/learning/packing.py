@@ -82,7 +82,7 @@ def pack(
     # 0: seen by all; q: question q; -1: padding, seen by none.
     segment = torch.full((count, before + shown + said), -1)
     segment[:, :before] = 0
-    rows, ats, targets, questions = [], [], [], []
+    rows, ats, targets, questions = list[int](), list[int](), list[int](), list[int]()
     for b, (clip, keep) in enumerate(zip(clips, keeps, strict=True)):
         t, cell = torch.nonzero(keep, as_tuple=True)
         kept = len(t)

@@ -80,6 +80,8 @@ def learn_policy(
     held = folder / "checkpoint.safetensors"
     if held.exists() and not resume:
         raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
+    if resume and not held.exists():
+        raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
     model = load_frozen(opened, checkpoint, state.device)
     features = Features(folder / "features", model, data.cache_mb << 20)
     scenes = _scenes(model, features, recipe, data)

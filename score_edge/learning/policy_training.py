@@ -216,10 +216,9 @@ def train_policy(
             clip = features.read(pool[int(torch.randint(len(pool), (), generator=stream))])
             groups.append(draw_group(policy, clip, recipe, stream))
         loss, row = learn_from(model, groups, recipe)
-        optimizer.zero_grad()
-        loss.backward()
+        parts = torch.autograd.grad(loss, list(policy.parameters()))
+        gradient = torch.cat([part.flatten() for part in parts])
         shared = torch.tensor([float(loss.detach()), *row.values()])
-        gradient = torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
         if workers > 1:  # the policy is a few thousand numbers: averaging them by hand spares the wrapper
             both = accelerator.reduce(torch.cat([shared, gradient]).to(accelerator.device), "mean").cpu()
             shared, gradient = both[: len(shared)], both[len(shared) :]
