@@ -7,11 +7,13 @@ from torch import nn
 
 from score_edge.export.onnx_graph import Difference, export_onnx
 
+LIMIT = 8.0  # no logit leaves (-LIMIT, LIMIT): beyond about 16 a float32 sigmoid is exactly 1, and ranks are lost
+
 
 class Policy(nn.Module):
     """SCORE's token-local policy: p = sigmoid(MLP([x; x - previous])) (arXiv 2603.26365, method figure).
 
-    Width, depth and the normalisation of the input are not published; these are ours.
+    Width, depth, the normalisation of the input and the bound on the logits are not published; these are ours.
 
     Args:
         width: D of a visual token.
@@ -28,10 +30,14 @@ class Policy(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * width, hidden), nn.GELU(), nn.Linear(hidden, 1))
 
     def logits(self, tokens: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
-        """(..., D) tokens and their reference rows -> (...) logits of keeping."""
+        """(..., D) tokens and their reference rows -> (...) logits of keeping.
+
+        They are bounded by LIMIT and strictly increasing in the last layer's output, and not as tanh would be, whose
+        own saturation ties from ten times the limit on.
+        """
         state = torch.cat([tokens, tokens - previous], dim=-1)
-        logits: torch.Tensor = self.layers((state - self.mean) * self.scale).squeeze(-1)
-        return logits
+        raw: torch.Tensor = self.layers((state - self.mean) * self.scale).squeeze(-1)
+        return raw / (1 + raw.abs() / LIMIT)
 
     def forward(self, tokens: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """Keep probabilities, same shapes as `logits`."""

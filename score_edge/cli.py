@@ -160,23 +160,54 @@ def evaluate(
     clips: Annotated[int, typer.Option(min=1, help="Clips per length.")] = 500,
     steps: Annotated[str, typer.Option(help="Comma-separated clip lengths in encoder steps.")] = "8,32",
     seed: Annotated[int, typer.Option(min=2, help="Of the clips; 1 is what the reference model was trained on.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy over retention: out.png, .svg or .pdf.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="Instead: a real clip, and whether kept tokens lie in its --boxes.")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="JSON with labelled boxes of --video.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy on clips of the reference world, with 95 % intervals."""
+    """Accuracy on clips of the reference world with 95 % intervals, or where kept tokens of a real clip lie."""
     from score_edge import evaluation
     from score_edge.report import accuracy_tables
 
+    if (video is None) != (boxes is None):
+        raise typer.BadParameter("--video and --boxes belong together")
+    if video and boxes:
+        _selectivity(bundle, video, boxes, tuple(selectors.split(",")), _numbers(retention, float), as_json)
+        return
     plan = evaluation.Plan(
         tuple(selectors.split(",")), _numbers(retention, float), _numbers(steps, int), clips=clips, seed=seed
     )
     with _progress() as progress:
         task = progress.add_task("clips", total=clips * len(plan.steps))
         rows = evaluation.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
+    if plot:
+        from score_edge.pictures import plot_retention
+
+        plot_retention([dataclasses.asdict(row) for row in rows], plot)
     if as_json:
         _print_json({"plan": dataclasses.asdict(plan), "rows": [dataclasses.asdict(row) for row in rows]})
         return
     for table in accuracy_tables(rows):
         out.print(table)
+
+
+def _selectivity(
+    bundle: str, video: Path, boxes: Path, selectors: tuple[str, ...], retentions: tuple[float, ...], as_json: bool
+) -> None:
+    from score_edge.bundle import Bundle
+    from score_edge.report import selectivity_table
+    from score_edge.runtime.pipeline import Pipeline
+    from score_edge.selectivity import measure, read_boxes
+
+    labelled = read_boxes(boxes)
+    with Pipeline(Bundle.open(bundle)) as pipeline:
+        rows = measure(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
+    if as_json:
+        _print_json({"video": str(video), "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})
+    else:
+        out.print(selectivity_table(rows))
 
 
 @app.command()
@@ -240,3 +271,65 @@ def train_reference(
         weights = train(folder, recipe, on_log=on_step)
     bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
     err.print(f"bundle written to {escape(str(bundle.folder))}", highlight=False)
+
+
+@train_app.command("policy")
+def train_policy(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
+    bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder of its language model. Default: the bundle's own GGUF.")
+    ] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of footage to learn from. Default: the reference world.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines {"video", "question", "answer"}; without answers the model\'s own are taken.'),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of stills for stage 1.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the policy.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
+    rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
+    advantage: Annotated[str | None, typer.Option(help="split or product.")] = None,
+    still_share: Annotated[float | None, typer.Option(min=0, max=1, help="Share of updates in stage 1.")] = None,
+    residual: Annotated[bool, typer.Option(help="Let the policy see the change from the step before.")] = True,
+    clip_steps: Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")] = None,
+    cache_mb: Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+) -> None:
+    """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
+    from score_edge.learning.policy_run import Data, learn_policy
+    from score_edge.learning.policy_training import Recipe
+
+    def given(**options: Any) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if value is not None}
+
+    recipe = Recipe(
+        **given(steps=steps, clips=clips, rollouts=rollouts, still_share=still_share, seed=seed, advantage=advantage),
+        residual=residual,
+    )
+    data = Data(videos, questions, images, **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb))
+    with _progress() as progress:
+        encoding = progress.add_task("clips encoded", total=None)
+        task = progress.add_task("learning", total=recipe.steps)
+
+        def on_log(row: dict[str, float]) -> None:
+            shown = " ".join(f"{name} {row[name]:.2f}" for name in ("reward", "quality", "sparsity", "keep"))
+            progress.update(task, completed=row["step"] + 1, description=shown)
+
+        learned = learn_policy(
+            bundle,
+            folder,
+            recipe,
+            data,
+            checkpoint=model,
+            resume=resume,
+            threads=threads,
+            on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
+            on_log=on_log,
+        )
+    err.print(f"bundle written to {escape(str(learned.folder))}", highlight=False)

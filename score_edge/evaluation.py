@@ -145,13 +145,15 @@ def _judge(index: int, steps: int) -> list[Verdict]:
     pipeline, plan, selectors = _worker
     clip = world.make_clip(plan.seed, index, steps)
     tokens = pipeline.encode(clip.frames()).tokens
-    verdicts = []
+    verdicts, known = [], dict[bytes, list[str]]()
     selectors["random"] = pipeline.selector("random", seed=index)  # else every clip would lose the same tokens
     for name, retention in plan.variants():
         keep = pipeline.select(tokens, selectors[name], retention)
-        pipeline.watch(tokens, keep)
-        for question in clip.questions:
-            answer = "".join(pipeline.ask(question.text, ANSWER_TOKENS))
+        mask = keep.tobytes()
+        if mask not in known:  # below one step's worth, several rules keep the very same tokens
+            pipeline.watch(tokens, keep)
+            known[mask] = ["".join(pipeline.ask(question.text, ANSWER_TOKENS)) for question in clip.questions]
+        for question, answer in zip(clip.questions, known[mask], strict=True):
             recall = float(keep[question.evidence].mean())
             right = answer.strip().lower() == question.answer
             steps_kept = float(keep.sum() / keep.shape[1])

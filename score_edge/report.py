@@ -9,6 +9,7 @@ from rich.table import Table
 
 from score_edge.asking import Comparison, Reply
 from score_edge.evaluation import Accuracy
+from score_edge.selectivity import Selectivity
 
 if TYPE_CHECKING:
     from score_edge.demo import Demo
@@ -91,6 +92,20 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
                 f"{overall.recall * 100:.0f}",
             )
         yield table
+
+
+def selectivity_table(rows: Sequence[Selectivity]) -> Table:
+    """One row per selector and retention: how densely kept tokens lie inside boxes and outside."""
+    table = Table(
+        title="kept tokens per area, inside labelled boxes and outside, %",
+        caption=f"{rows[0].steps} labelled steps; boxes cover {rows[0].area:.1%} of their area",
+    )
+    for name in ("selector", "retention", "inside", "outside", "inside / outside"):
+        table.add_column(name, justify="left" if name == "selector" else "right")
+    for row in rows:
+        shares = (f"{row.inside * 100:.1f}", f"{row.outside * 100:.1f}")
+        table.add_row(row.selector, f"{row.retention:g}", *shares, f"[bold]{row.ratio:.2f}[/]")
+    return table
 
 
 def inspection_table(description: dict[str, Any]) -> Table:

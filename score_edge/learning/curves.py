@@ -5,6 +5,7 @@ from pathlib import Path
 
 from score_edge.errors import require
 
+SHOWN_POLICY = {"what it earns": ("quality", "held"), "what it keeps": ("keep", "spread")}
 SHOWN = {1: ("loss", "shape", "color", "off_by_px"), 2: ("loss", "pruned", "whole")}
 
 
@@ -28,6 +29,37 @@ def plot_metrics(metrics: Path) -> Path:
             points = [(row["step"], row[name]) for row in rows if row["stage"] == stage and name in row]
             axes.plot(*zip(*points, strict=True), label=name)
         axes.set(title=f"stage {stage}", xlabel="step", ylim=(0, 2.5))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    picture = metrics.with_suffix(".png")
+    figure.savefig(picture, dpi=120)
+    return picture
+
+
+def plot_policy(metrics: Path, window: int = 20) -> Path:
+    """Draw a policy's training: running means over `window` steps; a line marks where the curriculum moves on.
+
+    Args:
+        metrics: JSON lines with `stage`, `step`, quality, held, keep and spread.
+        window: steps averaged per point: single steps differ most by the clips they drew.
+
+    Returns:
+        The picture, beside the metrics.
+    """
+    require("matplotlib", "train")
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, 2), SHOWN_POLICY.items(), strict=True):
+        for name in names:
+            values = [row[name] for row in rows]
+            means = [sum(values[max(0, i - window) : i + 1]) / (i - max(0, i - window) + 1) for i in range(len(rows))]
+            axes.plot([row["step"] for row in rows], means, label=name)
+        moving = [row["step"] for row in rows if row["stage"] == 2]
+        if moving and moving[0] > rows[0]["step"]:
+            axes.axvline(moving[0], color="grey", linestyle=":")
+        axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend()
     picture = metrics.with_suffix(".png")

@@ -1,0 +1,184 @@
+"""The clips a policy learns from: pseudo-videos stitched from stills first, then videos in which things move.
+
+A pseudo-video shows a still for some steps, with sensor noise, then another. What a policy can learn there is the
+paper's first lesson: a large change is worth keeping, no change is not. Its details are not published; these are ours.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from score_edge.core import Uint8
+from score_edge.errors import ScoreEdgeError
+from score_edge.reference import world
+from score_edge.runtime.source import sample_clip
+
+OPEN_QUESTIONS = ("What is happening in this video?", "What objects are visible?", "What changes during the video?")
+NOISE = 2.0  # standard deviation of the noise on a repeated still, of 255
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+Asked = tuple[str, str | None]
+"""A question and its answer; None: whatever the unpruned model answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A clip that is not rendered or read yet.
+
+    Attributes:
+        name: tells it from every other; the same name is the same clip.
+        load: (F, H, W, 3) RGB images, and what is asked.
+    """
+
+    name: str
+    load: Callable[[], tuple[list[Uint8], list[Asked]]]
+
+
+def world_scenes(count: int, steps: int, start: int = 0) -> list[Scene]:
+    """Moving clips of the reference world's training split, with its questions and answers."""
+
+    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+        clip = world.make_clip(world.TRAIN_SEED, index, steps)
+        return list(clip.images), [(question.text, question.answer) for question in clip.questions]
+
+    return [
+        Scene(f"world {world.TRAIN_SEED} {i} {steps}", lambda i=i: load(i))  # type: ignore[misc]
+        for i in range(start, start + count)
+    ]
+
+
+def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
+    """Pseudo-videos of single frames of the world; asked is the shape of everything whose colour tells it apart."""
+
+    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+        rng = np.random.default_rng((world.TRAIN_SEED, index, steps, 1))
+        stills, looks = [], list[tuple[str, str]]()
+        for part in range(int(rng.integers(2, 4))):
+            clip = world.make_clip(world.TRAIN_SEED, index * 4 + part, steps)
+            frame = int(rng.integers(len(clip.images)))
+            stills.append(clip.images[frame])
+            looks += [(thing.color, thing.shape) for thing in clip.things if thing.visible[frame]]
+        colors = [color for color, _ in looks]
+        asked: list[Asked] = [
+            (f"what shape is the {color} thing that never moved?", shape)
+            for color, shape in looks
+            if colors.count(color) == 1
+        ]
+        # With every colour there twice nothing can be asked for sure: then the unpruned model's word is taken.
+        asked = asked or [(f"what shape is the {colors[0]} thing that never moved?", None)]
+        return pseudo_video(rng, stills, steps * world.FRAMES_PER_STEP, world.FRAMES_PER_STEP), asked
+
+    return [
+        Scene(f"world stills {world.TRAIN_SEED} {i} {steps}", lambda i=i: load(i))  # type: ignore[misc]
+        for i in range(start, start + count)
+    ]
+
+
+def pseudo_video(rng: np.random.Generator, stills: Sequence[Uint8], frames: int, per_step: int) -> list[Uint8]:
+    """Stills one after the other, each for some whole steps, with noise of its own on every frame."""
+    steps = -(-frames // per_step)
+    cuts = sorted(rng.choice(np.arange(1, steps), min(len(stills), steps) - 1, replace=False)) if steps > 1 else []
+    shown = np.searchsorted(cuts, np.arange(frames) // per_step, side="right")
+    video = []
+    for i in shown:
+        noisy = stills[i] + NOISE * rng.standard_normal(stills[i].shape, np.float32)
+        video.append(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+    return video
+
+
+def read_questions(path: Path, videos: Path) -> dict[Path, list[Asked]]:
+    """Question/answer lines {"video", "question", "answer"}; an answer may be left out of all lines, not of some.
+
+    Args:
+        path: JSON lines.
+        videos: the folder that `video` is relative to.
+
+    Raises:
+        ScoreEdgeError: with the line that is wrong.
+    """
+    asked: dict[Path, list[Asked]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScoreEdgeError(f"cannot read the questions {path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ScoreEdgeError(f"{where} is not JSON: {error}") from error
+        texts = [row.get(key) for key in ("video", "question")] if isinstance(row, dict) else [None]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ScoreEdgeError(
+                f"{where} lacks video or question", 'a line is {"video": "a.mp4", "question": "…", "answer": "…"}'
+            )
+        answer = row.get("answer")
+        if answer is not None and not (isinstance(answer, str) and answer.strip()):
+            raise ScoreEdgeError(f"{where}: the answer is {answer!r}", "write the answer, or leave the key out")
+        video = videos / row["video"]
+        if not video.exists():
+            raise ScoreEdgeError(f"{where}: there is no video {video}", "name videos relative to the --videos folder")
+        asked.setdefault(video, []).append((row["question"], answer))
+    answered = {answer is not None for rows in asked.values() for _, answer in rows}
+    if not asked:
+        raise ScoreEdgeError(f"{path} holds no question")
+    if len(answered) == 2:
+        raise ScoreEdgeError(
+            f"{path}: some questions have an answer and some have none",
+            "answer all of them, or none: then the unpruned model's own answers are the targets",
+        )
+    return asked
+
+
+def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: int, fps: float) -> list[Scene]:
+    """The user's own videos; without questions the model is asked what it sees and its own answers are the targets.
+
+    Raises:
+        ScoreEdgeError: no such folder, no video in it, a broken question file.
+    """
+    if questions is not None:
+        asked = read_questions(questions, videos)
+    else:
+        asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEOS)}
+
+    def load(path: Path) -> tuple[list[Uint8], list[Asked]]:
+        return [frame.image for frame in sample_clip(path, fps, steps * per_step)], asked[path]
+
+    return [
+        Scene(f"{path.resolve()} {path.stat().st_mtime_ns} {steps} {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
+        for path in sorted(asked)
+    ]
+
+
+def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Scene]:
+    """Pseudo-videos of the user's own images, two or three each; the unpruned model's own answers are the targets.
+
+    Raises:
+        ScoreEdgeError: no such folder, or less than two images in it.
+    """
+    paths = _files(images, IMAGES)
+    if len(paths) < 2:
+        raise ScoreEdgeError(f"{images} holds one image only", "a pseudo-video needs at least two")
+
+    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+        rng = np.random.default_rng((index, steps))
+        chosen = rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)
+        stills = [sample_clip(paths[i], 1.0, 1)[0].image for i in chosen]
+        return pseudo_video(rng, stills, steps * per_step, per_step), [(text, None) for text in OPEN_QUESTIONS]
+
+    return [Scene(f"stills {images.resolve()} {len(paths)} {i} {steps}", lambda i=i: load(i)) for i in range(count)]  # type: ignore[misc]
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        raise ScoreEdgeError(f"there is no folder {folder}")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    if not found:
+        raise ScoreEdgeError(f"{folder} holds no {', '.join(suffixes)}")
+    return found

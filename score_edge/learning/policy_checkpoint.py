@@ -1,0 +1,60 @@
+"""A training run that can go on after it was killed: one safetensors file, replaced in one go."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.export.policy_graph import Policy
+
+if TYPE_CHECKING:
+    from score_edge.learning.policy_training import Recipe
+
+
+def save_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, recipe: "Recipe", step: int) -> None:
+    """Policy, optimizer and the next step. There is no random state: see `rollouts.generator`."""
+    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    unfinished = path.with_suffix(".unfinished")
+    metadata = {"step": str(step), "recipe": json.dumps(dataclasses.asdict(recipe))}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
+    unfinished.replace(path)
+
+
+def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, recipe: "Recipe") -> int:
+    """Put a checkpoint back into a policy and its optimizer; returns the next step.
+
+    Raises:
+        ScoreEdgeError: there is none, it is damaged, or it was made by another recipe.
+    """
+    if not path.is_file():
+        raise ScoreEdgeError(f"there is no checkpoint {path}", "start without --resume")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        made_by, step = json.loads(metadata["recipe"]), int(metadata["step"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ScoreEdgeError(f"{path} is not a checkpoint: {error}", "start without --resume") from error
+    other = [name for name, value in dataclasses.asdict(recipe).items() if made_by.get(name) != value]
+    if other:
+        was = ", ".join(f"{name} {made_by.get(name)}" for name in other)
+        raise ScoreEdgeError(f"{path} was made by another recipe ({was})", "give the same options, or start anew")
+    try:
+        policy.load_state_dict({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
+    except RuntimeError as error:
+        raise ScoreEdgeError(f"{path} holds a policy of another width", "start without --resume") from error
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, i, moment = name.split(".")
+            state["state"].setdefault(int(i), {})[moment] = tensor
+    optimizer.load_state_dict(state)
+    return step

@@ -1,0 +1,149 @@
+"""`score-edge train policy`: from a bundle and some clips to the same bundle with a policy learned for it."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from score_edge.bundle import Bundle, check_shapes, write_bundle
+from score_edge.errors import ScoreEdgeError
+from score_edge.export.policy_graph import export_policy
+from score_edge.learning.curriculum import footage_scenes, image_scenes, world_scenes, world_stills
+from score_edge.learning.curves import plot_policy
+from score_edge.learning.features import Features
+from score_edge.learning.frozen_model import FrozenModel, load_frozen
+from score_edge.learning.policy_training import Log, Recipe, Scenes, train_policy
+from score_edge.manifest import FileRef, Selection
+from score_edge.runtime.graph import OnnxGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What the policy learns from.
+
+    Attributes:
+        videos: folder of footage; None takes the reference world.
+        questions: JSON lines about it; None asks open questions and takes the unpruned model's own answers.
+        images: folder of stills for stage 1; None takes the world's, and with footage no stage 1 at all.
+        clip_steps: encoder steps of a clip; a longer video is sampled thinner.
+        scenes: different clips of the world, or pseudo-videos of the images.
+        cache_mb: most MiB of visual tokens to keep on disk, per stage.
+    """
+
+    videos: Path | None = None
+    questions: Path | None = None
+    images: Path | None = None
+    clip_steps: int = 16
+    scenes: int = 1000
+    cache_mb: int = 1024
+
+
+def learn_policy(
+    bundle: str | Path,
+    folder: Path,
+    recipe: Recipe,
+    data: Data,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    threads: int | None = None,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+    on_log: Log = lambda row: None,
+) -> Bundle:
+    """Learn a policy for a bundle and write policy.onnx, metrics.jsonl with its picture, and the bundle that uses it.
+
+    Under `accelerate launch` every process calls this; the first one writes.
+
+    Args:
+        bundle: folder, or "reference".
+        folder: results, features and checkpoint; must not hold another run unless `resume`.
+        recipe: of the reinforcement learning.
+        data: what to learn from.
+        checkpoint: folder of the original weights; None reads the bundle's own GGUF.
+        resume: go on from the folder's checkpoint.
+        threads: CPU threads per process; None leaves torch's choice.
+        on_clip: told how many clips of how many are encoded.
+        on_log: told what is written to metrics.jsonl.
+
+    Raises:
+        ScoreEdgeError: unreadable or missing input, a loss that is not a number.
+    """
+    from accelerate import PartialState
+
+    opened = Bundle.open(bundle)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if threads is not None:
+        torch.set_num_threads(threads)
+    held = folder / "checkpoint.safetensors"
+    if held.exists() and not resume:
+        raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
+    if resume and not held.exists():
+        raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
+    model = load_frozen(opened, checkpoint, state.device)
+    features = Features(folder / "features", model, data.cache_mb << 20)
+    scenes = _scenes(model, features, recipe, data)
+    todo = [*(scenes.stills if recipe.still_steps() else ()), *scenes.moving]
+    mine = todo[state.process_index :: state.num_processes]
+    done: list[int] = []
+
+    def count() -> None:
+        done.append(1)
+        on_clip(len(done), len(mine))
+
+    features.prepare(mine, count)
+    state.wait_for_everyone()
+    policy = train_policy(folder, model, features, scenes, recipe, resume=resume, on_log=on_log)
+    graph = folder / "policy.onnx"
+    if state.is_main_process:
+        export_policy(policy, graph)
+        (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+        plot_policy(folder / "metrics.jsonl")
+        with_policy(opened, graph, folder / "bundle", overwrite=True)
+    state.wait_for_everyone()
+    return Bundle.open(folder / "bundle")
+
+
+def with_policy(bundle: Bundle, policy: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
+    """Write a bundle again with another policy and `score` as its default selector.
+
+    Raises:
+        ScoreEdgeError: the policy is no policy, or is for visual tokens of another width.
+    """
+    graph = OnnxGraph(policy)
+    check_shapes(bundle.manifest, "policy", graph.inputs, graph.outputs)
+    manifest = bundle.manifest
+    old = manifest.selector.policy
+    manifest = dataclasses.replace(
+        manifest,
+        selector=Selection("score", FileRef("policy.onnx"), manifest.selector.retention),
+        provenance=dataclasses.replace(
+            manifest.provenance, source=f"{manifest.provenance.source.split('; ')[0]}; score-edge train policy"
+        ),
+    )
+    kept = {name: path for name, path in bundle.paths.items() if old is None or name != old.file}
+    return write_bundle(folder, manifest, {**kept, "policy.onnx": policy}, overwrite=overwrite)
+
+
+def _scenes(model: FrozenModel, features: Features, recipe: Recipe, data: Data) -> Scenes:
+    vision = model.bundle.manifest.vision
+    steps, per_step = data.clip_steps, vision.frames_per_step
+    if data.questions and not data.videos:
+        raise ScoreEdgeError("questions without videos", "name the folder they are about with --videos")
+    if data.videos:
+        moving = footage_scenes(data.videos, data.questions, steps, per_step, vision.fps)
+        stills = image_scenes(data.images, data.scenes, steps, per_step) if data.images else []
+    else:
+        moving = world_scenes(data.scenes, steps)
+        stills = (
+            image_scenes(data.images, data.scenes, steps, per_step)
+            if data.images
+            else world_stills(data.scenes // 2 + 1, steps)
+        )
+    if recipe.still_steps() and not stills:
+        raise ScoreEdgeError(
+            "there are no stills for stage 1", "name a folder of images with --images, or skip it with --still-share 0"
+        )
+    return Scenes(features.fit(stills, steps), features.fit(moving, steps))

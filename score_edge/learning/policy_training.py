@@ -1,0 +1,265 @@
+"""Learn the policy by reinforcement against the frozen model: draw masks, ask the model, reward, repeat.
+
+Per clip and step: a keep rate drawn log-uniformly, a group of Bernoulli masks at that rate, the cross-entropy of every
+answer with the kept tokens beside that with all of them, advantages over the group, REINFORCE.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch.nn import functional
+
+from score_edge.errors import ScoreEdgeError, did_you_mean, require
+from score_edge.export.policy_graph import Policy
+from score_edge.learning.curriculum import Scene
+from score_edge.learning.features import Features
+from score_edge.learning.frozen_model import FrozenModel
+from score_edge.learning.packing import Clip
+from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
+from score_edge.learning.rewards import product_advantage, quality, sparsity, split_advantage
+from score_edge.learning.rollouts import draw_masks, draw_rate, generator, group_loss, rate_bias
+from score_edge.runtime.residual import previous_tokens
+
+Advantage = Literal["split", "product"]
+Log = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Every number of the run; what is not the paper's is ours.
+
+    Attributes:
+        steps: updates of the policy.
+        clips: clips per update, over all processes.
+        rollouts: K, masks per clip.
+        learning_rate: of Adam, falling to a tenth along a cosine.
+        lowest, highest: keep rates of the rollouts, drawn per clip, log-uniform: one policy must rank well at all.
+        anchored: shift the logits of a clip so that it is kept at its rate; False draws from the policy as it is.
+        advantage: "split" (ours, after the paper's idea), or "product", one advantage of quality * sparsity.
+        sparsity_weight, slack: of the split advantage.
+        logit_penalty: weight of mean(logit^2), against saturation.
+        residual: False hides the change from the policy: it sees x only.
+        still_share: share of the steps on pseudo-videos, stage 1; 0 is no curriculum.
+        warm_steps: of a regression of the logits on the size of the change, before any reward; 0 starts at random.
+        hidden: width of the policy's hidden layer.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    steps: int = 600
+    clips: int = 8
+    rollouts: int = 8
+    learning_rate: float = 2e-3
+    lowest: float = 0.04
+    highest: float = 0.5
+    anchored: bool = True
+    advantage: Advantage = "split"
+    sparsity_weight: float = 0.1
+    slack: float = 0.02
+    logit_penalty: float = 1e-4
+    residual: bool = True
+    still_share: float = 0.2
+    warm_steps: int = 200
+    hidden: int = 64
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest <= self.highest < 1:
+            raise ScoreEdgeError(f"keep rates from {self.lowest} to {self.highest} are not within (0, 1)")
+        if self.advantage not in get_args(Advantage):
+            raise ScoreEdgeError(
+                f"there is no advantage {self.advantage!r}", did_you_mean(self.advantage, get_args(Advantage))
+            )
+        if self.rollouts < 2 or self.clips < 1 or self.steps < 1:
+            raise ScoreEdgeError("a group needs at least two rollouts, a step one clip, a run one step")
+
+    def still_steps(self) -> int:
+        """Steps of stage 1."""
+        return round(self.steps * self.still_share)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """What to learn from: pseudo-videos for stage 1, moving videos for stage 2; all prepared."""
+
+    stills: Sequence[Scene]
+    moving: Sequence[Scene]
+
+
+def policy_inputs(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    """(T * N, D) float32 tokens and their reference rows, by the runtime's own definition."""
+    tokens = clip.tokens.float()
+    previous = torch.from_numpy(previous_tokens(tokens.numpy()))
+    return tokens.flatten(0, 1), previous.flatten(0, 1)
+
+
+def new_policy(clips: Sequence[Clip], recipe: Recipe) -> Policy:
+    """A policy that normalises by these clips and, after a short regression, ranks by the size of the change.
+
+    The regression is ours: a start from which rollouts already differ in what matters. It sees no answer and no label.
+    """
+    torch.manual_seed(recipe.seed)
+    tokens, previous = (torch.cat(rows) for rows in zip(*map(policy_inputs, clips), strict=True))
+    policy = Policy(tokens.shape[1], recipe.hidden)
+    change = tokens - previous
+    state = torch.cat([tokens, change], dim=1)
+    policy.mean.copy_(state.mean(dim=0))
+    policy.scale.copy_(1 / state.std(dim=0).clamp(min=1e-3 * float(state.std())))
+    if not recipe.residual:
+        policy.scale[tokens.shape[1] :] = 0  # the graph keeps its two inputs and does not look at the change
+    seen = change if recipe.residual else tokens
+    size = seen.norm(dim=1).clamp(min=1e-6).log()
+    target = 1.5 * (size - size.mean()) / size.std().clamp(min=1e-6)
+    optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
+    stream = generator(recipe.seed, 0)
+    for _ in range(recipe.warm_steps):
+        rows = torch.randint(len(tokens), (1024,), generator=stream)
+        optimizer.zero_grad()
+        functional.mse_loss(policy.logits(tokens[rows], previous[rows]), target[rows]).backward()
+        optimizer.step()
+    return policy
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One clip with its rollouts."""
+
+    clip: Clip
+    logits: torch.Tensor  # (n,) with gradient, before the shift to the keep rate
+    bias: torch.Tensor
+    masks: torch.Tensor  # (K, n)
+
+
+def draw_group(policy: Policy, clip: Clip, recipe: Recipe, stream: torch.Generator) -> Group:
+    """K masks of one clip, all at the same keep rate, so that what differs is which tokens are kept."""
+    logits = policy.logits(*policy_inputs(clip))
+    rate = draw_rate(recipe.lowest, recipe.highest, stream)
+    bias = rate_bias(logits, rate) if recipe.anchored else torch.zeros(())
+    return Group(clip, logits, bias, draw_masks(logits + bias, recipe.rollouts, stream))
+
+
+def learn_from(model: FrozenModel, groups: Sequence[Group], recipe: Recipe) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of some groups, and what to log: means over the rollouts."""
+    pairs = [(group.clip, mask.view(group.clip.tokens.shape[:2])) for group in groups for mask in group.masks]
+    found = model.losses(*map(list, zip(*pairs, strict=True)))
+    losses, sums = [], dict.fromkeys(("reward", "quality", "sparsity", "held", "spread"), 0.0)
+    for i, group in enumerate(groups):
+        loss = torch.stack(found[i * recipe.rollouts : (i + 1) * recipe.rollouts])
+        good, sparse = quality(loss, group.clip.unpruned), sparsity(group.masks)
+        held = good >= -recipe.slack
+        if recipe.advantage == "split":
+            reward = good + recipe.sparsity_weight * held * sparse
+            advantage = split_advantage(good, sparse, weight=recipe.sparsity_weight, slack=recipe.slack)
+        else:
+            reward = good * sparse
+            advantage = product_advantage(good, sparse)
+        losses.append(group_loss(group.logits + group.bias, group.masks, advantage))
+        sums["reward"] += float(reward.mean())
+        sums["quality"] += float(good.mean())
+        sums["sparsity"] += float(sparse.mean())
+        sums["held"] += float(held.float().mean())
+        sums["spread"] += float(group.logits.detach().std())
+    penalty = torch.stack([group.logits.square().mean() for group in groups]).mean()
+    total = torch.stack(losses).mean() + recipe.logit_penalty * penalty
+    return total, {name: value / len(groups) for name, value in sums.items()}
+
+
+def train_policy(
+    folder: Path,
+    model: FrozenModel,
+    features: Features,
+    scenes: Scenes,
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    on_log: Log = lambda row: None,
+) -> Policy:
+    """Run the recipe; with `accelerate launch`, on several processes that share each step's clips.
+
+    Args:
+        folder: gets checkpoint.safetensors and metrics.jsonl.
+        model: frozen; may be on another device than the policy, which is small and stays on the CPU.
+        features: holds every scene.
+        scenes: to learn from.
+        recipe: every number.
+        resume: go on from the checkpoint; the result is that of a run that never stopped.
+        on_log: told what is written to metrics.jsonl.
+
+    Raises:
+        ScoreEdgeError: the loss is not a number; no checkpoint, or one of another recipe; clips that cannot be shared
+            evenly by the processes.
+    """
+    accelerator = require("accelerate", "train").Accelerator(cpu=model.device.type == "cpu")
+    workers, rank = accelerator.num_processes, accelerator.process_index
+    if recipe.clips % workers:
+        raise ScoreEdgeError(
+            f"{recipe.clips} clips per step cannot be shared evenly by {workers} processes",
+            "choose a multiple with --clips",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.safetensors"
+    policy = new_policy([features.read(scene) for scene in scenes.moving[:16]], recipe)
+    optimizer = torch.optim.Adam(policy.parameters(), recipe.learning_rate)
+    start = load_checkpoint(checkpoint, policy, optimizer, recipe) if resume else 0
+    metrics = folder / "metrics.jsonl"
+    if accelerator.is_main_process:
+        _cut(metrics, start)
+    for step in range(start, recipe.steps):
+        pool = scenes.stills if step < recipe.still_steps() else scenes.moving
+        groups = []
+        for slot in range(rank, recipe.clips, workers):
+            stream = generator(recipe.seed, 1, step, slot)
+            clip = features.read(pool[int(torch.randint(len(pool), (), generator=stream))])
+            groups.append(draw_group(policy, clip, recipe, stream))
+        loss, row = learn_from(model, groups, recipe)
+        parts = torch.autograd.grad(loss, list(policy.parameters()))
+        gradient = torch.cat([part.flatten() for part in parts])
+        shared = torch.tensor([float(loss.detach()), *row.values()])
+        if workers > 1:  # the policy is a few thousand numbers: averaging them by hand spares the wrapper
+            both = accelerator.reduce(torch.cat([shared, gradient]).to(accelerator.device), "mean").cpu()
+            shared, gradient = both[: len(shared)], both[len(shared) :]
+        if not gradient.isfinite().all() or not shared.isfinite().all():
+            raise ScoreEdgeError(
+                f"step {step}: the loss is not a number",
+                f"lower the learning rate and go on from {checkpoint} with --resume",
+            )
+        _set_gradient(policy, gradient)
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        _set_rate(optimizer, recipe, step)
+        optimizer.step()
+        if accelerator.is_main_process:
+            names = ("loss", *row)
+            values = dict(zip(names, shared.tolist(), strict=True))
+            values = {"stage": 1 if step < recipe.still_steps() else 2, "step": step, **values}
+            values["keep"] = 1 - values["sparsity"]
+            with metrics.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+            on_log(values)
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+                save_checkpoint(checkpoint, policy, optimizer, recipe, step + 1)
+    accelerator.wait_for_everyone()
+    return policy
+
+
+def _set_gradient(policy: Policy, gradient: torch.Tensor) -> None:
+    start = 0
+    for parameter in policy.parameters():
+        parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter).clone()
+        start += parameter.numel()
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+    """A function of the step alone, so that there is no scheduler to store."""
+    cosine = (1 + torch.cos(torch.tensor(step / recipe.steps * torch.pi)).item()) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * (0.1 + 0.9 * cosine)
+
+
+def _cut(metrics: Path, start: int) -> None:
+    """Forget what a killed run logged behind its last checkpoint, which is done again."""
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    metrics.write_text("".join(line for line in lines[:start] if line.endswith("\n")))

@@ -1,0 +1,65 @@
+"""Masks drawn from the policy, their log probability, and the policy-gradient loss of a group of them."""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random stream for one place in a run, for example (seed, step, clip).
+
+    Nothing random has a state that lives longer than a step: a resumed run and a run of several processes draw what an
+    undisturbed single one draws.
+    """
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+def rate_bias(logits: torch.Tensor, rate: float) -> torch.Tensor:
+    """The scalar b with mean(sigmoid(logits + b)) = rate, by bisection; no gradient.
+
+    Args:
+        logits: (n,) float.
+        rate: expected share of kept tokens, in (0, 1).
+    """
+    with torch.no_grad():
+        low, high = logits.new_tensor(-40.0), logits.new_tensor(40.0)
+        for _ in range(40):
+            middle = (low + high) / 2
+            if torch.sigmoid(logits + middle).mean() < rate:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+
+def draw_rate(lowest: float, highest: float, stream: torch.Generator) -> float:
+    """A keep rate, log-uniform between two."""
+    return float(lowest * (highest / lowest) ** torch.rand((), generator=stream).item())
+
+
+def draw_masks(logits: torch.Tensor, count: int, stream: torch.Generator) -> torch.Tensor:
+    """(count, n) bool, Bernoulli(sigmoid(logits)) each; a mask is never empty."""
+    uniform = torch.rand(count, len(logits), generator=stream).to(logits.device)
+    keep = uniform < torch.sigmoid(logits.detach())
+    likeliest = functional.one_hot(logits.detach().argmax(), len(logits)).bool()
+    return torch.where(keep.any(dim=1, keepdim=True), keep, likeliest)
+
+
+def log_probability(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """(K,) mean over tokens of log pi(m_k | h) = m log p + (1 - m) log(1 - p), p = sigmoid(logits)."""
+    return -functional.binary_cross_entropy_with_logits(
+        logits.expand(masks.shape), masks.to(logits.dtype), reduction="none"
+    ).mean(dim=1)
+
+
+def group_loss(logits: torch.Tensor, masks: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """REINFORCE over a group of rollouts, as printed in the paper's method figure.
+
+    -(1/K) sum_k A_k mean_i log pi(m_ki | h_i): no importance ratio, no clipping, no KL term.
+
+    Args:
+        logits: (n,) of the policy the masks were drawn from, with gradient.
+        masks: (K, n) bool.
+        advantages: (K,) float, constants.
+    """
+    return -(advantages.detach() * log_probability(logits, masks)).mean()

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from score_edge.export.policy_graph import Policy, export_policy  # noqa: E402
+from score_edge.selectors.score import Score  # noqa: E402
+
+
+def planted(gain: float) -> Policy:
+    """A policy whose raw logit is gain * x[0]."""
+    policy = Policy(4, hidden=2)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+        # gelu(u) - gelu(-u) = u
+        policy.layers[0].weight[:, 0] = torch.tensor([1.0, -1.0])
+        policy.layers[2].weight[0] = gain * torch.tensor([1.0, -1.0])
+    return policy
+
+
+@pytest.mark.parametrize("gain", [1.0, 100.0])
+def test_confident_tokens_are_still_ranked(gain, tmp_path):
+    """A sigmoid in float32 is exactly 1 from a logit of 17 on; ranks must survive far beyond."""
+    path = tmp_path / "policy.onnx"
+    export_policy(planted(gain), path)
+    tokens = np.zeros((1, 161, 4), np.float32)
+    tokens[0, :, 0] = np.linspace(-4, 4, 161)
+    keep = Score(path).score(tokens, 1)[0]
+    assert (np.diff(keep) > 0).all()
+    assert keep[0] > 0 and keep[-1] < 1
+
+
+def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
+    torch.manual_seed(1)
+    policy = Policy(6)
+    policy.mean.normal_()
+    export_policy(policy, tmp_path / "policy.onnx")
+    tokens = torch.randn(3, 5, 6)
+    expected = policy(tokens, torch.cat([torch.zeros(1, 5, 6), tokens[:-1]])).detach()
+    assert np.allclose(Score(tmp_path / "policy.onnx").score(tokens.numpy(), 1), expected, atol=1e-6)

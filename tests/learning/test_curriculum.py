@@ -1,0 +1,105 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from score_edge.errors import ScoreEdgeError  # noqa: E402
+from score_edge.learning.curriculum import (  # noqa: E402
+    OPEN_QUESTIONS,
+    footage_scenes,
+    image_scenes,
+    pseudo_video,
+    read_questions,
+    world_scenes,
+    world_stills,
+)
+from score_edge.reference import world  # noqa: E402
+
+
+def footage(folder, names=("a.mp4", "b.mp4")):
+    for name in names:
+        writer = cv2.VideoWriter(str(folder / name), cv2.VideoWriter_fourcc(*"mp4v"), 4.0, (32, 32))
+        for value in range(8):
+            writer.write(np.full((32, 32, 3), 20 * value, np.uint8))
+        writer.release()
+
+
+def lines(path, *rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+def test_a_pseudo_video_changes_only_where_the_still_does():
+    stills = [np.full((8, 8, 3), value, np.uint8) for value in (40, 120, 200)]
+    video = np.stack(pseudo_video(np.random.default_rng(0), stills, 24, 2)).astype(int)
+    shown = np.round((video.mean(axis=(1, 2, 3)) - 40) / 80).astype(int)
+    assert shown[0] == 0 and shown[-1] == 2 and set(np.diff(shown)) == {0, 1}
+    assert (shown[::2] == shown[1::2]).all()  # both frames of a step show the same still
+    noise = video - np.array([40, 120, 200])[shown][:, None, None, None]
+    assert 1 < noise.std() < 3 and not np.array_equal(video[0], video[1])
+
+
+def test_world_scenes_are_its_training_clips():
+    (scene,) = world_scenes(1, 4, start=7)
+    images, asked = scene.load()
+    clip = world.make_clip(world.TRAIN_SEED, 7, 4)
+    assert np.array_equal(np.stack(images), clip.images)
+    assert asked == [(q.text, q.answer) for q in clip.questions]
+
+
+def test_stills_ask_only_what_has_one_answer():
+    for scene in world_stills(10, 4):
+        images, asked = scene.load()
+        assert len(images) == 4 * world.FRAMES_PER_STEP
+        assert asked and len({text for text, _ in asked}) == len(asked)
+        assert all(answer in world.SHAPES or answer is None for _, answer in asked)
+    one, other = world_stills(2, 4)
+    assert one.name != other.name
+
+
+def test_footage_brings_its_questions_or_is_asked_open_ones(tmp_path):
+    footage(tmp_path)
+    asked = lines(tmp_path / "q.jsonl", {"video": "a.mp4", "question": "what?", "answer": "grey"})
+    (scene,) = footage_scenes(tmp_path, asked, 2, 2, 4.0)
+    images, questions = scene.load()
+    assert len(images) == 4 and questions == [("what?", "grey")]
+    assert [q for q, _ in footage_scenes(tmp_path, None, 2, 2, 4.0)[1].load()[1]] == list(OPEN_QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        (["{"], "line 1 is not JSON"),
+        ([{"video": "a.mp4"}], "line 1 lacks video or question"),
+        (["[1]"], "line 1 lacks video or question"),
+        ([{"video": "c.mp4", "question": "what?"}], "there is no video"),
+        ([{"video": "a.mp4", "question": "what?", "answer": " "}], "the answer is ' '"),
+        ([{"video": "a.mp4", "question": "a?", "answer": "b"}, {"video": "b.mp4", "question": "c?"}], "some have none"),
+        ([""], "holds no question"),
+    ],
+)
+def test_broken_questions_are_refused(tmp_path, rows, text):
+    footage(tmp_path)
+    with pytest.raises(ScoreEdgeError, match=text):
+        read_questions(lines(tmp_path / "q.jsonl", *rows), tmp_path)
+
+
+def test_folders_without_anything_to_learn_from_are_refused(tmp_path):
+    with pytest.raises(ScoreEdgeError, match="there is no folder"):
+        footage_scenes(tmp_path / "nowhere", None, 2, 2, 4.0)
+    with pytest.raises(ScoreEdgeError, match=r"holds no \.mp4"):
+        footage_scenes(tmp_path, None, 2, 2, 4.0)
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ScoreEdgeError, match="one image only"):
+        image_scenes(tmp_path, 3, 2, 2)
+
+
+def test_images_become_pseudo_videos(tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
+    images, asked = image_scenes(tmp_path, 2, 3, 2)[0].load()
+    assert len(images) == 6 and asked[0] == (OPEN_QUESTIONS[0], None)

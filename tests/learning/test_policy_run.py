@@ -1,0 +1,110 @@
+"""`score-edge train policy` as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from score_edge.bundle import Bundle  # noqa: E402
+from score_edge.errors import ScoreEdgeError  # noqa: E402
+from score_edge.export.policy_graph import Policy, export_policy  # noqa: E402
+from score_edge.learning.policy_run import with_policy  # noqa: E402
+
+TINY = ("--clips", 2, "--rollouts", 2, "--scenes", 2, "--clip-steps", 3, "--threads", 1)
+
+
+def train_policy(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "train", "policy", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_from_the_command_to_a_bundle_that_selects_with_score(tmp_path):
+    done = train_policy("--bundle", "reference", "--steps", 3, "--out", tmp_path / "run", *TINY)
+    assert done.returncode == 0 and "bundle written" in done.stderr, done.stderr
+    bundle = Bundle.open(tmp_path / "run/bundle")
+    assert bundle.manifest.selector.name == "score"
+    assert bundle.policy_path is not None
+    assert bundle.policy_path.read_bytes() == (tmp_path / "run/policy.onnx").read_bytes()
+    assert (tmp_path / "run/metrics.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["rollouts"] == 2
+    again = train_policy("--steps", 3, "--out", tmp_path / "run", *TINY)
+    assert again.returncode == 1 and "already holds a run" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("--videos", "nowhere"), 1, "there is no folder nowhere"),
+        (("--questions", "q.jsonl"), 1, "questions without videos"),
+        (("--advantage", "spilt"), 1, "did you mean split?"),
+        (("--model", "nowhere"), 1, "there is no folder nowhere"),
+        (("--resume",), 1, "there is no checkpoint"),
+        (("--rollouts", "1"), 2, "rollouts"),
+        (("--bundle", "nowhere"), 1, "nowhere is not a bundle"),
+    ],
+)
+@pytest.mark.slow
+def test_bad_input_is_a_message(tmp_path, arguments, code, text):
+    done = train_policy("--out", tmp_path / "run", *TINY, *arguments)
+    assert done.returncode == code and text in done.stderr, done.stderr
+
+
+def test_a_policy_of_another_width_does_not_get_into_a_bundle(tmp_path):
+    export_policy(Policy(7), tmp_path / "policy.onnx")
+    with pytest.raises(ScoreEdgeError, match=r"input tokens has the shape \(.*, 7\), expected \(M, 192\)"):
+        with_policy(Bundle.open("reference"), tmp_path / "policy.onnx", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_policy_takes_the_place_of_the_bundles(tmp_path):
+    torch.manual_seed(3)
+    export_policy(Policy(192), tmp_path / "new.onnx")
+    old = Bundle.open("reference")
+    bundle = with_policy(old, tmp_path / "new.onnx", tmp_path / "bundle")
+    assert bundle.manifest.selector.name == "score"
+    assert bundle.manifest.selector.retention == old.manifest.selector.retention
+    assert bundle.manifest.provenance.source == f"{old.manifest.provenance.source}; score-edge train policy"
+    assert bundle.paths.keys() == old.paths.keys()
+    assert Path(bundle.policy_path).read_bytes() == (tmp_path / "new.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
+    """From a random start, without the curriculum: the expected quality of masks drawn at 10 % must rise."""
+    from score_edge.learning.curriculum import world_scenes
+    from score_edge.learning.features import Features
+    from score_edge.learning.frozen_model import load_frozen
+    from score_edge.learning.policy_training import Recipe, Scenes, new_policy, policy_inputs, train_policy
+    from score_edge.learning.rewards import quality
+    from score_edge.learning.rollouts import draw_masks, generator, rate_bias
+
+    model = load_frozen(Bundle.open("reference"))
+    features = Features(tmp_path / "features", model, 64 << 20)
+    moving, held_out = world_scenes(40, 8), world_scenes(12, 8, start=5000)
+    features.prepare([*moving, *held_out])
+    recipe = Recipe(steps=50, clips=4, warm_steps=0, still_share=0, learning_rate=4e-3, lowest=0.1, highest=0.2)
+
+    def expected(policy) -> float:
+        found = []
+        for i, scene in enumerate(held_out):
+            clip = features.read(scene)
+            with torch.no_grad():
+                logits = policy.logits(*policy_inputs(clip))
+            masks = draw_masks(logits + rate_bias(logits, 0.1), 8, generator(99, i)).view(8, *clip.tokens.shape[:2])
+            loss = torch.stack(model.losses([clip] * 8, list(masks)))
+            found.append(quality(loss, clip.unpruned).mean())
+        return float(torch.stack(found).mean())
+
+    before = expected(new_policy([features.read(scene) for scene in moving[:16]], recipe))
+    after = expected(train_policy(tmp_path / "run", model, features, Scenes([], moving), recipe))
+    assert after > before + 0.02
