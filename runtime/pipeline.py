@@ -109,13 +109,17 @@ class Pipeline:
             grid=manifest.vision.token_grid,
         )
 
-    def encode(self, frames: Iterable[Frame]) -> EncodedClip:
+    def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
+
+        Args:
+            frames: in time order.
+            watch: counts the stages; None takes a new one.
 
         Raises:
             ScoreEdgeError: there is no frame.
         """
-        watch = Stopwatch()
+        watch = watch or Stopwatch()
         tokens: list[Float32] = []
         shown: list[Frame] = []
         group: list[Frame] = []

@@ -9,7 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
@@ -53,8 +53,8 @@ class Board:
     jetpack: str | None = None
     power_mode: str | None = None
     governor: str | None = None
-    cpu_mhz: list[int] = field(default_factory=list)
-    gpu_mhz: list[int] = field(default_factory=list)
+    cpu_mhz: tuple[int, ...] = ()
+    gpu_mhz: tuple[int, ...] = ()
 
     @staticmethod
     def read(root: Path = ROOT) -> "Board":
@@ -70,8 +70,8 @@ class Board:
             jetpack=jetpack(release) if release else None,
             power_mode=power_mode(root),
             governor="+".join(governors) or None,
-            cpu_mhz=[khz // 1000 for path in policies if (khz := read_number(path / "scaling_max_freq"))],
-            gpu_mhz=[hz // 1_000_000 for path in gpu_clocks(root) if (hz := read_number(path / "max_freq"))],
+            cpu_mhz=tuple(khz // 1000 for path in policies if (khz := read_number(path / "scaling_max_freq"))),
+            gpu_mhz=tuple(hz // 1_000_000 for path in gpu_clocks(root) if (hz := read_number(path / "max_freq"))),
         )
 
 

@@ -48,7 +48,7 @@ def test_a_jetson_is_read_from_its_files(orin):
     found = Board.read(orin)
     assert found.model == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super"
     assert (found.l4t, found.jetpack, found.power_mode) == ("36.4.3", "6.2", "2")
-    assert (found.governor, found.cpu_mhz, found.gpu_mhz) == ("schedutil", [1728, 1728], [1020])
+    assert (found.governor, found.cpu_mhz, found.gpu_mhz) == ("schedutil", (1728, 1728), (1020,))
     assert board.temperatures(orin) == {"cpu-thermal": 48.843}
     assert board.throttle_counts(orin) == {"over-current oc1": 3}
     assert board.memory_bytes(orin) == (5242880 * 1024, 7802848 * 1024)
@@ -59,7 +59,7 @@ def test_nothing_is_made_up_where_files_are_missing(tmp_path):
     found = Board.read(tmp_path)
     assert found.model and found.cpus >= 1
     assert (found.l4t, found.jetpack, found.power_mode, found.governor) == (None, None, None, None)
-    assert (found.cpu_mhz, found.gpu_mhz) == ([], [])
+    assert (found.cpu_mhz, found.gpu_mhz) == ((), ())
     assert board.temperatures(tmp_path) == board.throttle_counts(tmp_path) == {}
     assert board.memory_bytes(tmp_path) is None
 
