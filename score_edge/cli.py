@@ -247,8 +247,9 @@ def profile(
 ) -> None:
     """Where time, memory and energy of an answer go, per stage and retention; compare two machines or versions."""
     from score_edge.profiling.comparison import compare_reports
-    from score_edge.profiling.profiler import Outputs, Plan, Subject, run_profile
+    from score_edge.profiling.profiler import Outputs, Subject, run_profile
     from score_edge.profiling.report import Report
+    from score_edge.profiling.run import Plan
     from score_edge.profiling.tables import comparison_tables, profile_tables
 
     old = Report.read(against) if against else None

@@ -39,6 +39,11 @@ class Meter(Protocol):
     name: str
     covers: str
 
+    @property
+    def present(self) -> bool:
+        """Whether there is anything to read."""
+        ...
+
     def read(self) -> Reading:
         """What it says now; must cost microseconds and never raise."""
         ...
@@ -220,5 +225,7 @@ class TegrastatsMeter:
 
 def open_meters(root: Path = ROOT) -> list[Meter]:
     """Every sensor that answers here, those that tell the power of the most first."""
-    candidates = [Ina3221(root), TegrastatsMeter(), Nvml(), Rapl(root)] if root == ROOT else [Ina3221(root), Rapl(root)]
+    candidates: list[Meter] = [Ina3221(root), Rapl(root)]
+    if root == ROOT:  # the others speak to this machine's drivers, not to files
+        candidates[1:1] = [TegrastatsMeter(), Nvml()]
     return [meter for meter in candidates if meter.present]

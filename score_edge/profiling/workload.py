@@ -141,8 +141,8 @@ class ShapeWorkload:
         def policy(tokens: Float32, previous: Float32) -> Float32:
             with spans.stage("policy"):
                 state = np.concatenate([tokens, tokens - previous], axis=1)
-                keep: Float32 = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
-            return keep
+                keep = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
+            return np.asarray(keep, np.float32)
 
         return Score(policy)
 

@@ -154,7 +154,7 @@ def test_an_llm_of_a_shape_runs_without_an_encoder(tmp_path, monkeypatch):
 
 def test_energy_is_reported_where_a_sensor_answers(monkeypatch):
     class Rail:
-        name, covers = "INA3221", "whole board"
+        name, covers, present = "INA3221", "whole board", True
 
         def read(self) -> Reading:
             return Reading(watts=6.0, rails={"VDD_IN": 6.0})

@@ -20,7 +20,7 @@ def write_rail(root: Path, channel: int, rail: str, millivolt: int, milliampere:
 class Scripted:
     """A meter that says what it is told."""
 
-    name, covers = "scripted", "test"
+    name, covers, present = "scripted", "test", True
 
     def __init__(self, readings: list[Reading]) -> None:
         self.readings = readings
