@@ -274,6 +274,35 @@ def profile(
             err.print(f"{kind} written to {escape(str(path))}", highlight=False)
 
 
+@app.command()
+def doctor(
+    bundle: Annotated[
+        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to hold against this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What is on this machine, whether it fits together, and the command that mends what does not."""
+    from score_edge.doctor.check import MARKS, Check, healthy, report_block
+    from score_edge.doctor.doctor import examine, to_json
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    checks: list[Check] = []
+    for check in examine(bundle):
+        checks.append(check)
+        if not as_json:
+            mark = f"[{colours[check.status]}]{MARKS[check.status]}[/]"
+            out.print(f"{mark} [bold]{check.area}[/] {escape(check.finding)}", highlight=False, soft_wrap=True)
+            if check.fix:
+                out.print(f"    {escape(check.fix)}", style="cyan", highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json(to_json(checks))
+    else:
+        err.print("\nfor a bug report:", style="dim")
+        err.print(escape(report_block(checks)), highlight=False, soft_wrap=True, style="dim")
+    if not healthy(checks):
+        raise typer.Exit(1)
+
+
 @train_app.command("reference")
 def train_reference(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and the finished bundle.")],

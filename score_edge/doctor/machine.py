@@ -106,8 +106,8 @@ def check_space(root: Path = ROOT) -> Iterator[Check]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     little = free < _LITTLE_DISK
-    yield Check("disk", "warn" if little else "ok", f"{free / _GIB:.1f} GiB free at {folder}",
-                f"du -xh {folder} | sort -h | tail    # what takes the space" if little else "")  # fmt: skip
+    fix = f"du -xh {folder} | sort -h | tail    # what takes the space" if little else ""
+    yield Check("disk", "warn" if little else "ok", f"{free / _GIB:.1f} GiB free at {folder}", fix)
 
 
 def check_sensors() -> Iterator[Check]:
