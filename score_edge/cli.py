@@ -239,6 +239,10 @@ def profile(
         ),
     ] = None,
     visual_tokens: Annotated[int, typer.Option(min=1, help="With --llm-shape: before pruning.")] = 4096,
+    trt_llm: Annotated[
+        str | None, typer.Option(help="Folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="With --trt-llm: folder of an engine's tokenizer.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write everything as JSON, for --against.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures, in one file.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace; ui.perfetto.dev opens it.")] = None,
@@ -256,7 +260,7 @@ def profile(
     with _progress() as progress:
         task = progress.add_task("profile", total=None)
         result = run_profile(
-            Subject(bundle, source, steps, llm_shape, visual_tokens, threads),
+            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer),
             Plan(_numbers(retention, float), runs, answer_tokens, selector),
             Outputs(report, html, trace),
             on_turn=lambda text: progress.update(task, description=text),

@@ -200,7 +200,7 @@ def test_profile_reads_a_video(video):
     found = json.loads(
         score_edge("profile", "--source", video, "--runs", 1, "--retention", "0.1", "--threads", 1, "--json").stdout
     )
-    assert found["frames"] == 16 and found["variants"][0]["stages"]["read"]["seconds"] > 0
+    assert found["frames"] == 16 and found["variants"][0]["stages"]["read"]["answer"]["median"] > 0
 
 
 @pytest.mark.parametrize(
@@ -216,3 +216,8 @@ def test_profile_reads_a_video(video):
 def test_profile_refuses_in_words(arguments, text):
     done = score_edge("profile", "reference", "--runs", 1, *arguments)
     assert done.returncode == 1 and text in done.stderr
+
+
+def test_a_server_cannot_take_visual_tokens():
+    done = score_edge("profile", "reference", "--trt-llm", "http://localhost:8000/v1")
+    assert done.returncode == 1 and "OpenAI-compatible" in done.stderr

@@ -11,7 +11,7 @@ _ABOUT = ("subject", "source", "selector", "steps", "frames", "answer_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One stage at one retention, then and now, seconds per unit."""
+    """One stage at one retention, then and now, seconds per answer."""
 
     retention: float
     stage: str
@@ -43,7 +43,7 @@ def compare_reports(new: Report, old: Report) -> ReportComparison:
         theirs = before[variant.retention].stages
         for name in STAGES:
             if name in variant.stages and name in theirs:
-                figure, reference = variant.stages[name].figure, theirs[name].figure
+                figure, reference = variant.stages[name].answer, theirs[name].answer
                 if (ratio := compare(figure, reference)) is not None:
                     changes.append(Change(variant.retention, name, reference.median, figure.median, ratio))
     unequal = [

@@ -20,6 +20,7 @@ _COLOURS = {
     "prefill": "#2f9e44",
     "decode": "#94d82d",
 }
+_NAMESPACE = "http://www.w3.org/2000/svg"  # a name, not an address: nothing is loaded
 _DASHES = ("", "5 3", "2 2", "8 3 2 3")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 960px; padding: 0 1rem; color: #212529;
@@ -177,4 +178,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _svg(height: int, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">{"".join(parts)}</svg>'
+    about = f'xmlns="{_NAMESPACE}" viewBox="0 0 {_WIDTH} {height}" role="img"'
+    return f'<svg {about} font-family="system-ui, sans-serif" font-size="12" fill="#495057">{"".join(parts)}</svg>'

@@ -36,6 +36,8 @@ class Subject:
         llm_shape: a language model of this shape alone, random weights, instead of the bundle.
         visual_tokens: for it.
         threads: of encoder and language model; None lets each decide.
+        trt_llm: folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.
+        tokenizer: folder of the tokenizer of an engine.
     """
 
     bundle: str
@@ -44,6 +46,8 @@ class Subject:
     llm_shape: str | None = None
     visual_tokens: int = 4096
     threads: int | None = None
+    trt_llm: str | None = None
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,13 @@ def _open_bundle(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -
     bundle = Bundle.open(subject.bundle)
     vision = bundle.manifest.vision
     wanted = subject.steps * vision.token_grid.tokens + _PROMPT_CELLS + plan.answer_tokens
-    with Pipeline(bundle, context=max(bundle.manifest.language.context, wanted), threads=subject.threads) as pipeline:
+    context = max(bundle.manifest.language.context, wanted)
+    model: LanguageModel | None = None
+    if subject.trt_llm:
+        from score_edge.runtime.tensorrt_llm import TensorRtLlm
+
+        model = TensorRtLlm(subject.trt_llm, tokenizer=subject.tokenizer, context=wanted)
+    with Pipeline(bundle, context=context, threads=subject.threads, model=model) as pipeline:
         providers = {"encoder": pipeline.encoder.provider, "language model": _backend(pipeline.model)}
         environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
         workload = BundleWorkload(pipeline, subject.source, subject.steps)

@@ -37,14 +37,20 @@ class Stage:
     Attributes:
         unit: "clip", "step" or "token": what one measurement covers.
         figure: seconds per unit.
-        seconds: per answer, the median over the runs.
+        answer: seconds per answer, one measurement per run; what two profiles are compared by, because the steps of one
+            run slow down together.
         share: of the whole answer; None for ttft and whole, which are sums of the others.
     """
 
     unit: str
     figure: Figure
-    seconds: float
+    answer: Figure
     share: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Per answer, the median over the runs."""
+        return self.answer.median
 
 
 @dataclass(frozen=True, slots=True)

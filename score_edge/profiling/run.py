@@ -254,11 +254,11 @@ def _variant(
         shared = None if name in _ENCODING else retention
         single = [seconds for run in runs for seconds in spans.of(name, run, shared)] if name in UNITS else []
         samples = single or [sums[name] for sums in per_run]
-        share = statistics.median(sums[name] / sums["whole"] for sums in per_run)
+        share = statistics.fmean(sums[name] / sums["whole"] for sums in per_run)  # means, so that they add up to 1
         stages[name] = Stage(
             unit=UNITS.get(name, "clip"),
             figure=Figure.of(samples),
-            seconds=statistics.median(sums[name] for sums in per_run),
+            answer=Figure.of([sums[name] for sums in per_run]),
             share=None if name in ("ttft", "whole") else share,
         )
     usages = [telemetry.usage(turn.began, turn.ended) for turn in turns]

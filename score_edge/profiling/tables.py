@@ -93,6 +93,8 @@ def about(report: Report) -> Iterator[str]:
     heat = ", ".join(f"{zone} {celsius:.0f} °C" for zone, celsius in sensors.celsius.items())
     counted = ", ".join(f"{guard}: {count}" for guard, count in sensors.throttled.items())
     yield f"hottest: {heat or NOT_AVAILABLE}; throttling events: {counted or NOT_AVAILABLE}"
+    if sensors.device_bytes is not None:
+        yield f"GPU memory: {size(sensors.device_bytes)} at most"
     yield f"warm-up: {', '.join(f'{name} {duration(seconds)}' for name, seconds in report.warm_up.items())}"
     settings = {
         "cpus": board.cpus,
@@ -119,7 +121,7 @@ def comparison_tables(comparison: ReportComparison, against: str) -> Iterator[Re
     if not comparison.changes:
         yield f"nothing to compare: {escape(against)} shares no retention with this profile"
         return
-    table = Table(title=f"against {escape(against)}: new over old, above 1 is slower")
+    table = Table(title=f"against {escape(against)}: per answer, new over old, above 1 is slower")
     for name in ("retention", "stage", "then", "now", "ratio", "± noise", ""):
         table.add_column(name, justify="left" if name in ("stage", "") else "right")
     colours = {"slower": "red", "faster": "green"}
