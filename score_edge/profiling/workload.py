@@ -31,7 +31,6 @@ class Workload(Protocol):
     before: str
     after: str
     frames: int
-    has_encoder: bool
 
     def tokens(self, spans: Spans) -> Float32:
         """(T, N, D) float32, read and encoded anew, timed as read, preprocess and encode."""
@@ -53,8 +52,6 @@ class BundleWorkload:
     Raises:
         ScoreEdgeError: the source cannot be read.
     """
-
-    has_encoder = True
 
     def __init__(self, pipeline: Pipeline, source: str, steps: int) -> None:
         self._pipeline = pipeline
@@ -109,7 +106,6 @@ class ShapeWorkload:
         ScoreEdgeError: the tokens do not fill the steps.
     """
 
-    has_encoder = False
     before = "user: "
     after = QUESTION
     frames = 0

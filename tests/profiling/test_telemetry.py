@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from score_edge.profiling import telemetry as module
-from score_edge.profiling.meters import Ina3221, Rapl, Reading, TegrastatsMeter, open_meters
+from score_edge.profiling.meters import Ina3221, Nvml, Rapl, Reading, TegrastatsMeter, open_meters
 from score_edge.profiling.telemetry import Telemetry, Usage
 
 
@@ -114,3 +114,27 @@ def test_tegrastats_runs_in_the_background(tmp_path):
 
 def test_an_absent_tegrastats_is_no_meter():
     assert not TegrastatsMeter(command=("no-such-tool-here",)).present
+
+
+def test_nvml_says_what_it_knows(monkeypatch):
+    import sys
+    import types
+
+    def unknown(*_):
+        raise RuntimeError("NVMLError_NotSupported")
+
+    fake = types.ModuleType("pynvml")
+    fake.NVML_TEMPERATURE_GPU = 0
+    fake.nvmlInit = fake.nvmlShutdown = lambda: None
+    fake.nvmlDeviceGetHandleByIndex = lambda index: "handle"
+    fake.nvmlDeviceGetPowerUsage = lambda handle: 71500
+    fake.nvmlDeviceGetUtilizationRates = lambda handle: types.SimpleNamespace(gpu=37)
+    fake.nvmlDeviceGetTemperature = unknown
+    fake.nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(used=2 << 30)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    meter = Nvml()
+    assert meter.present
+    assert meter.read() == Reading(watts=71.5, load=37, device_bytes=2 << 30)
+    meter.close()
+    fake.nvmlInit = unknown
+    assert not Nvml().present
