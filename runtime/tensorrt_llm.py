@@ -289,7 +289,13 @@ class _Checkpoint:
         self._config = config
         # No reuse of blocks: embeddings from outside are no part of their key, so two videos would be one.
         cache = KvCacheConfig(enable_block_reuse=False)
-        self._llm = LLM(model=str(folder), max_batch_size=1, max_seq_len=config.context, kv_cache_config=cache)
+        self._llm = LLM(
+            model=str(folder),
+            max_batch_size=1,
+            max_seq_len=config.context,
+            max_num_tokens=config.context,  # a prompt longer than that is refused, and the default is 8192
+            kv_cache_config=cache,
+        )
         self._processor = self._llm.input_processor
         # Since 1.3 the models override an inner method and keep the placeholder inside the vocabulary.
         self._inner = hasattr(self._processor, "_attach_multimodal_embeddings_impl")

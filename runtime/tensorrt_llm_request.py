@@ -25,7 +25,7 @@ class LlmConfig:
     Attributes:
         width: floats per embedding row.
         vocabulary: ids from here on are fake.
-        context: tokens that fit.
+        context: tokens of a prompt that fit.
         positions: rows the rotation table of an engine has.
         sections: of M-RoPE; empty for plain RoPE.
         dtype: of the engine, for example "float16".
@@ -62,7 +62,7 @@ def read_engine_config(folder: Path) -> LlmConfig:
             model,
             theta=float(model.get("rotary_base", 10_000.0)),
             sections=scaling.get("mrope_section") or (),
-            context=int(build["max_seq_len"]),
+            context=min(int(build["max_seq_len"]), int(build.get("max_input_len") or build["max_seq_len"])),
             table=table,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

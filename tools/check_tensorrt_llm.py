@@ -65,7 +65,12 @@ CALLS = (
     Call("checkpoint", "llmapi/llm.py", "BaseLLM.__init__", ("model",)),
     Call("checkpoint", "llmapi/llm.py", "BaseLLM.generate_async", ("inputs", "sampling_params", "streaming")),
     Call("checkpoint", "llmapi/llm.py", "BaseLLM.shutdown", ()),
-    Call("checkpoint", "llmapi/llm_args.py", "BaseLlmArgs", ("max_batch_size", "max_seq_len", "kv_cache_config")),
+    Call(
+        "checkpoint",
+        "llmapi/llm_args.py",
+        "BaseLlmArgs",
+        ("max_batch_size", "max_seq_len", "max_num_tokens", "kv_cache_config"),
+    ),
     Call("checkpoint", "llmapi/llm_args.py", "KvCacheConfig", ("enable_block_reuse",)),
     Call("checkpoint", "sampling_params.py", "SamplingParams", ("max_tokens", "top_k")),
     Call("checkpoint", "executor/result.py", "CompletionOutput.text_diff", ()),

@@ -52,7 +52,7 @@ def engine(tmp_path):
     folder.mkdir()
     (folder / "rank0.engine").touch()
     model = {**MODEL, "rotary_base": 1e6, "dtype": "bfloat16", "rotary_scaling": {"mrope_section": [4, 6, 6]}}
-    build = {"max_seq_len": 64, "max_prompt_embedding_table_size": 20}
+    build = {"max_seq_len": 80, "max_input_len": 64, "max_prompt_embedding_table_size": 20}
     (folder / "config.json").write_text(json.dumps({"pretrained_config": model, "build_config": build}))
     return folder
 

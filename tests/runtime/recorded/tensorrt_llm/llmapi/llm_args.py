@@ -10,4 +10,5 @@ class KvCacheConfig:
 class BaseLlmArgs:
     max_batch_size: int = None
     max_seq_len: int = None
+    max_num_tokens: int = 8192
     kv_cache_config: KvCacheConfig = None
