@@ -16,12 +16,14 @@ class Capabilities:
         context: tokens (KV cells) that fit.
         keeps_positions: kept tokens keep their (t, h, w) of the unpruned grid (M-RoPE); else positions are compacted.
         incremental: tokens can be appended to what is already prefilled, and a question rolled back.
+        cell_bytes: that a token takes in the KV cache; None where the backend does not tell.
     """
 
     width: int
     context: int
     keeps_positions: bool
     incremental: bool
+    cell_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,7 @@ class LlamaCpp:
             context=int(llama.llama_n_ctx(handle)),
             keeps_positions=llama.llama_model_rope_type(model) in mrope,
             incremental=not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)),
+            cell_bytes=_cell_bytes(llama, model, 4 if cache == "f32" else 2),
         )
         self._here = Mark(position=0, cells=0)
         self._logits: Float32 | None = None
@@ -261,6 +262,27 @@ class LlamaCpp:
 def _free(llama: ModuleType, model: Any, handle: Any) -> None:
     llama.llama_free(handle)
     llama.llama_model_free(model)
+
+
+def _cell_bytes(llama: ModuleType, model: Any, size: int) -> int | None:
+    """Bytes of one token's keys and values; None for models whose layers keep a state instead."""
+    if llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model):
+        return None
+    heads, layers = llama.llama_model_n_head_kv(model), llama.llama_model_n_layer(model)
+    usual = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
+    architecture = _metadata(llama, model, "general.architecture")
+    # Qwen3's heads are wider than an equal share of the embedding; the file then says so.
+    key, value = (
+        int(_metadata(llama, model, f"{architecture}.attention.{part}_length") or usual) for part in ("key", "value")
+    )
+    return int(layers * heads * (key + value) * size)
+
+
+def _metadata(llama: ModuleType, model: Any, key: str) -> str:
+    """A value of the GGUF's header as text; empty where it is absent."""
+    buffer = ctypes.create_string_buffer(128)
+    written = llama.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace") if written > 0 else ""
 
 
 def _check_rows(rows: Float32, width: int) -> None:

@@ -48,6 +48,13 @@ def reason() -> str:
     return f": {' '.join(lines[0].split())}" if lines else ""
 
 
+def system_info() -> str:
+    """What llama.cpp was built with and found on this machine, for example ``CPU: AVX2 FMA LLAMAFILE``."""
+    said = library().llama_print_system_info().decode("utf-8", "replace").split("|")
+    parts = (" ".join(part.split()).replace(" : ", ": ").removesuffix(" = 1") for part in said)
+    return " ".join(part for part in parts if part and not part.endswith(" = 0"))
+
+
 def open_model(path: Path, gpu_layers: int) -> Any:
     """Load a GGUF file; -1 offloads every layer where llama.cpp was built with a GPU."""
     llama = library()

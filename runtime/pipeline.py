@@ -56,6 +56,7 @@ class Pipeline:
         bundle: a validated bundle.
         context: cells of the language model's KV cache; None takes the bundle's.
         threads: CPU threads of the encoder and of the language model; None lets each decide.
+        model: a language model that is open already, in place of the bundle's GGUF; closed with the pipeline.
 
     Raises:
         ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
@@ -68,7 +69,14 @@ class Pipeline:
         ...     print("".join(pipeline.ask("what moved?")))
     """
 
-    def __init__(self, bundle: Bundle, *, context: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        context: int | None = None,
+        threads: int | None = None,
+        model: LanguageModel | None = None,
+    ) -> None:
         self.bundle = bundle
         vision = bundle.manifest.vision
         self.preprocessing = Preprocessing(
@@ -83,7 +91,7 @@ class Pipeline:
         )
         self.encoder = OnnxGraph(bundle.encoder_path, threads=threads)
         check_shapes(bundle.manifest, "encoder", self.encoder.inputs, self.encoder.outputs)
-        self.model: LanguageModel = LlamaCpp(
+        self.model: LanguageModel = model or LlamaCpp(
             bundle.gguf_path, context=context or bundle.manifest.language.context, threads=threads
         )
         if self.model.capabilities.width != vision.dim:
@@ -109,13 +117,17 @@ class Pipeline:
             grid=manifest.vision.token_grid,
         )
 
-    def encode(self, frames: Iterable[Frame]) -> EncodedClip:
+    def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
+
+        Args:
+            frames: in time order.
+            watch: counts the stages; None takes a new one.
 
         Raises:
             ScoreEdgeError: there is no frame.
         """
-        watch = Stopwatch()
+        watch = watch or Stopwatch()
         tokens: list[Float32] = []
         shown: list[Frame] = []
         group: list[Frame] = []

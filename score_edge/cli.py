@@ -248,6 +248,96 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
         out.print(inspection_table(description))
 
 
+@app.command()
+def profile(
+    bundle: BundleArgument = "reference",
+    source: Annotated[
+        str, typer.Option(help="Video file, image, folder or other source; 'synthetic' renders a clip.")
+    ] = "synthetic",
+    retention: Annotated[
+        str, typer.Option(help="Comma-separated shares of tokens; they take turns.")
+    ] = "1,0.25,0.1,0.05",
+    selector: SelectorName = None,
+    steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most.")] = 64,
+    runs: Annotated[int, typer.Option(min=1, help="Measured turns per retention, after the warm-up.")] = 5,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every turn.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: every CPU.")] = None,
+    llm_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the bundle: a language model of this shape, random weights. For example "
+            "qwen2.5-0.5b, smollm2-360m, qwen2.5-3b."
+        ),
+    ] = None,
+    visual_tokens: Annotated[int, typer.Option(min=1, help="With --llm-shape: before pruning.")] = 4096,
+    trt_llm: Annotated[
+        str | None, typer.Option(help="Folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="With --trt-llm: folder of an engine's tokenizer.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write everything as JSON, for --against.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures, in one file.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace; ui.perfetto.dev opens it.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Compare with a file that --report wrote.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where time, memory and energy of an answer go, per stage and retention; compare two machines or versions."""
+    from score_edge.profiling.comparison import compare_reports
+    from score_edge.profiling.profiler import Outputs, Subject, run_profile
+    from score_edge.profiling.report import Report
+    from score_edge.profiling.run import Plan
+    from score_edge.profiling.tables import comparison_tables, profile_tables
+
+    old = Report.read(against) if against else None
+    with _progress() as progress:
+        task = progress.add_task("profile", total=None)
+        result = run_profile(
+            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer),
+            Plan(_numbers(retention, float), runs, answer_tokens, selector),
+            Outputs(report, html, trace),
+            on_turn=lambda text: progress.update(task, description=text),
+        )
+    changes = compare_reports(result, old) if old else None
+    if as_json:
+        _print_json({**result.to_json(), **({"against": dataclasses.asdict(changes)} if changes else {})})
+        return
+    for part in profile_tables(result):
+        out.print(part, highlight=False)
+    for part in comparison_tables(changes, str(against)) if changes else ():
+        out.print(part, highlight=False)
+    for kind, path in (("report", report), ("page", html), ("trace", trace)):
+        if path:
+            err.print(f"{kind} written to {escape(str(path))}", highlight=False)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[
+        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to hold against this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What is on this machine, whether it fits together, and the command that mends what does not."""
+    from score_edge.doctor.check import MARKS, Check, healthy, report_block
+    from score_edge.doctor.doctor import examine, to_json
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    checks: list[Check] = []
+    for check in examine(bundle):
+        checks.append(check)
+        if not as_json:
+            mark = f"[{colours[check.status]}]{MARKS[check.status]}[/]"
+            out.print(f"{mark} [bold]{check.area}[/] {escape(check.finding)}", highlight=False, soft_wrap=True)
+            if check.fix:
+                out.print(f"    {escape(check.fix)}", style="cyan", highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json(to_json(checks))
+    else:
+        err.print("\nfor a bug report:", style="dim")
+        err.print(escape(report_block(checks)), highlight=False, soft_wrap=True, style="dim")
+    if not healthy(checks):
+        raise typer.Exit(1)
+
+
 @train_app.command("reference")
 def train_reference(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and the finished bundle.")],

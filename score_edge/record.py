@@ -74,7 +74,9 @@ def _read_scalar(hint: Any, value: object, where: str) -> object:
         return float(value)
     if type(value) is hint and not (isinstance(value, float) and not math.isfinite(value)):
         return value
-    raise _wrong(where, {str: "a text", int: "a whole number", float: "a finite number"}[hint], value)
+    raise _wrong(
+        where, {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false"}[hint], value
+    )
 
 
 def _wrong(where: str, expected: str, value: object) -> ScoreEdgeError:

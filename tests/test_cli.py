@@ -182,3 +182,42 @@ def test_demo_writes_its_picture(tmp_path):
 def test_demo_takes_a_video_of_the_user(video, tmp_path):
     done = score_edge("demo", "--source", video, "--overlay", tmp_path / "demo.png")
     assert done.returncode == 0 and "its own world" in done.stdout
+
+
+def test_profile_writes_everything_and_compares(tmp_path):
+    report, page, trace = (tmp_path / name for name in ("p.json", "p.html", "t.json"))
+    wanted = ["--threads", 1, "--steps", 4, "--runs", 2, "--answer-tokens", 2, "--retention", "1,0.25"]
+    done = score_edge("profile", "reference", *wanted, "--report", report, "--html", page, "--trace", trace)
+    assert done.returncode == 0, done.stderr
+    assert "retentions in turns" in done.stdout and "selection, share" in done.stdout
+    assert all(path.stat().st_size > 1000 for path in (report, page, trace))
+    again = json.loads(score_edge("profile", "reference", *wanted, "--against", report, "--json").stdout)
+    assert {change["stage"] for change in again["against"]["changes"]} >= {"prefill", "whole"}
+    assert again["variants"][1]["speedup"]["prefill"] > 0
+
+
+def test_profile_reads_a_video(video):
+    found = json.loads(
+        score_edge("profile", "--source", video, "--runs", 1, "--retention", "0.1", "--threads", 1, "--json").stdout
+    )
+    assert found["frames"] == 16 and found["variants"][0]["stages"]["read"]["answer"]["median"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--source", "nowhere.mp4"], "nowhere.mp4 does not exist"),
+        (["--against", "nowhere.json"], "nowhere.json cannot be read"),
+        (["--retention", "2"], "retention 2.0 is not in (0, 1]"),
+        (["--llm-shape", "gpt-5"], "no LLM shape 'gpt-5'"),
+        (["--selector", "scroe"], "did you mean score?"),
+    ],
+)
+def test_profile_refuses_in_words(arguments, text):
+    done = score_edge("profile", "reference", "--runs", 1, *arguments)
+    assert done.returncode == 1 and text in done.stderr
+
+
+def test_a_server_cannot_take_visual_tokens():
+    done = score_edge("profile", "reference", "--trt-llm", "http://localhost:8000/v1")
+    assert done.returncode == 1 and "OpenAI-compatible" in done.stderr

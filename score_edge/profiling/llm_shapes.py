@@ -1,0 +1,258 @@
+"""Language models of a known shape with random weights, as GGUF: speed depends on the shape alone.
+
+Needs the `gguf` package and nothing else. What such a model says means nothing.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from score_edge.errors import ScoreEdgeError, did_you_mean, require
+from score_edge.profiling.board import memory_bytes
+
+CONTEXT = 131_072
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class LlmShape:
+    """The sizes that decide a decoder's speed, from the configuration of the model of that name.
+
+    Attributes:
+        width: floats per embedding row.
+        mrope: whether visual tokens keep their (t, h, w), as in the Qwen-VL models.
+        tied: whether the output head is the embedding table.
+    """
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    vocabulary: int
+    mrope: bool
+    tied: bool = True
+
+    @property
+    def head(self) -> int:
+        """Floats per head."""
+        return self.width // self.heads
+
+    @property
+    def parameters(self) -> int:
+        """Weights, norms and biases left aside."""
+        kv = self.kv_heads * self.head
+        layer = self.width * (2 * self.width + 2 * kv + 3 * self.feed_forward)
+        return self.layers * layer + self.vocabulary * self.width * (1 if self.tied else 2)
+
+    @property
+    def bytes(self) -> int:
+        """Of the file, about."""
+        return 2 * self.parameters
+
+    @property
+    def rope_sections(self) -> list[int]:
+        """Pairs of a head that turn with t, h, w: a quarter, the rest halved, as in Qwen2-VL's 16, 24, 24."""
+        pairs = self.head // 2
+        time = pairs // 4
+        return [time, (pairs - time) // 2, pairs - time - (pairs - time) // 2, 0]
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        LlmShape("tiny", 2, 64, 4, 2, 128, 512, mrope=True),
+        LlmShape("smollm2-135m", 30, 576, 9, 3, 1536, 49_152, mrope=False),
+        LlmShape("smollm2-360m", 32, 960, 15, 5, 2560, 49_152, mrope=False),
+        LlmShape("smollm2-1.7b", 24, 2048, 32, 32, 8192, 49_152, mrope=False),
+        LlmShape("qwen2.5-0.5b", 24, 896, 14, 2, 4864, 151_936, mrope=True),
+        LlmShape("qwen2.5-1.5b", 28, 1536, 12, 2, 8960, 151_936, mrope=True),
+        LlmShape("qwen2.5-3b", 36, 2048, 16, 2, 11_008, 151_936, mrope=True),
+        LlmShape("qwen2.5-7b", 28, 3584, 28, 4, 18_944, 152_064, mrope=True, tied=False),
+    )
+}
+
+
+def llm_shape(name: str) -> LlmShape:
+    """A shape by name.
+
+    Raises:
+        ScoreEdgeError: it is not known here.
+    """
+    if name not in SHAPES:
+        raise ScoreEdgeError(f"there is no LLM shape {name!r}", did_you_mean(name, SHAPES))
+    return SHAPES[name]
+
+
+def cache_folder() -> Path:
+    """Where written shapes are kept: $XDG_CACHE_HOME or ~/.cache, else the folder for temporary files."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    home = Path(base) if base else Path.home() / ".cache"
+    for folder in (home, Path(tempfile.gettempdir())):
+        if os.access(folder if folder.exists() else folder.parent, os.W_OK):
+            return folder / "score-edge" / "llm-shapes"
+    return Path(tempfile.gettempdir()) / "score-edge" / "llm-shapes"
+
+
+def shaped_gguf(
+    shape: LlmShape, folder: Path | None = None, *, tokens: int = 0, on_write: Callable[[], None] = lambda: None
+) -> Path:
+    """The file of a shape, from the cache or written now, half precision.
+
+    Args:
+        shape: from `llm_shape`.
+        folder: where to keep it; None takes `cache_folder`.
+        tokens: that will be in the KV cache, for the check of the memory.
+        on_write: called before a file is written, which takes from seconds to a minute.
+
+    Raises:
+        ScoreEdgeError: too little memory to run it, too little disk to write it, or gguf is not installed.
+    """
+    check_memory(shape, tokens)
+    folder = folder or cache_folder()
+    path = folder / f"{shape.name}-random-f16.gguf"
+    if path.is_file():
+        return path
+    require("gguf", "profile")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ScoreEdgeError(f"cannot write into {folder}: {error}", "set XDG_CACHE_HOME to another place") from error
+    if free < shape.bytes * 1.05:
+        raise ScoreEdgeError(
+            f"{shape.name} takes {shape.bytes / _GIB:.1f} GiB and {folder} has {free / _GIB:.1f} GiB free",
+            "set XDG_CACHE_HOME to a larger disk, or choose a smaller shape",
+        )
+    on_write()
+    # Beside the target, because a rename is atomic only within one file system.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        _write(shape, unfinished)
+        unfinished.replace(path)
+    except OSError as error:
+        raise ScoreEdgeError(f"cannot write {path}: {error}", "free some disk space") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def check_memory(shape: LlmShape, tokens: int, available: int | None = None) -> None:
+    """Refuse a shape that would make the machine swap, or the kernel kill something.
+
+    Args:
+        shape: what is to run.
+        tokens: in the KV cache.
+        available: bytes; None looks at this machine.
+    """
+    if available is None:
+        memory = memory_bytes()
+        if memory is None:
+            return
+        available = memory[0]
+    cache = tokens * shape.layers * 2 * shape.kv_heads * shape.head * 2
+    needed = shape.bytes + cache + _GIB // 4
+    if needed > available:
+        raise ScoreEdgeError(
+            f"{shape.name} with {tokens} tokens needs {needed / _GIB:.1f} GiB of memory, "
+            f"{available / _GIB:.1f} GiB are available",
+            "choose a smaller shape or fewer --visual-tokens, or close other programs",
+        )
+
+
+def random_rows(shape: LlmShape, steps: int, per_step: int) -> NDArray[np.float32]:
+    """(T, N, D) float32, visual tokens that drift a little from step to step; a tenth of them jump."""
+    rng = np.random.default_rng(0)
+    rows = np.empty((steps, per_step, shape.width), np.float32)
+    rows[0] = rng.standard_normal((per_step, shape.width), np.float32)
+    for t in range(1, steps):
+        rows[t] = rows[t - 1] + 0.05 * rng.standard_normal((per_step, shape.width), np.float32)
+        jumps = rng.random(per_step) < 0.1
+        rows[t, jumps] = rng.standard_normal((int(jumps.sum()), shape.width), np.float32)
+    return rows * np.float32(0.02)
+
+
+def _write(shape: LlmShape, path: Path) -> None:
+    gguf = require("gguf", "profile")
+    writer = gguf.GGUFWriter(path, "qwen2vl" if shape.mrope else "llama")
+    writer.add_name(f"{shape.name}, random weights")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e6)
+    if shape.mrope:
+        writer.add_rope_dimension_sections(shape.rope_sections)
+    else:
+        writer.add_vocab_size(shape.vocabulary)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_tokenizer(writer, gguf, shape.vocabulary)
+    tensors = list(_tensors(shape))
+    for name, size in tensors:
+        kind = np.dtype(np.float32 if len(size) == 1 else np.float16)
+        writer.add_tensor_info(name, size, kind, int(np.prod(size)) * kind.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    # One pool cut to every size: drawing billions of numbers would take minutes and change no time measured.
+    pool = np.random.default_rng(0).standard_normal(1 << 22, np.float32).astype(np.float16)
+    for name, size in tensors:
+        writer.write_tensor_data(_values(pool, name, size))
+    writer.close()
+
+
+def _values(pool: NDArray[np.float16], name: str, size: tuple[int, ...]) -> NDArray[Any]:
+    if len(size) == 1:
+        return np.zeros(size, np.float32) if name.endswith("bias") else np.ones(size, np.float32)
+    return np.resize(pool * np.float16(size[1] ** -0.5), size)
+
+
+def _tensors(shape: LlmShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, kv = shape.width, shape.kv_heads * shape.head
+    yield "token_embd.weight", (shape.vocabulary, width)
+    yield "output_norm.weight", (width,)
+    if not shape.tied:
+        yield "output.weight", (shape.vocabulary, width)
+    for i in range(shape.layers):
+        layer: dict[str, tuple[int, ...]] = {
+            "attn_norm.weight": (width,),
+            "attn_q.weight": (width, width),
+            "attn_k.weight": (kv, width),
+            "attn_v.weight": (kv, width),
+            "attn_output.weight": (width, width),
+            "ffn_norm.weight": (width,),
+            "ffn_gate.weight": (shape.feed_forward, width),
+            "ffn_up.weight": (shape.feed_forward, width),
+            "ffn_down.weight": (width, shape.feed_forward),
+        }
+        if shape.mrope:  # Qwen's attention has biases
+            layer |= {f"attn_{part}.bias": (size,) for part, size in (("q", width), ("k", kv), ("v", kv))}
+        for name, size in layer.items():
+            yield f"blk.{i}.{name}", size
+
+
+def _add_tokenizer(writer: Any, gguf: Any, vocabulary: int) -> None:
+    """Single bytes as a byte-level BPE writes them, one end token, and names nobody types for the rest."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in plain] + [chr(256 + i) for i in range(256 - len(plain))]
+    tokens = [*letters, "<|im_end|>"] + [f"<|{i}|>" for i in range(257, vocabulary)]
+    types = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] + [gguf.TokenType.UNUSED] * (vocabulary - 257)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(["t h"])
+    writer.add_eos_token_id(256)
+    writer.add_eot_token_id(256)
+    writer.add_add_bos_token(False)

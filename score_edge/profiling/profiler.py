@@ -1,0 +1,159 @@
+"""`score-edge profile` as a function: open what is asked for, measure it, write what was asked for."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from score_edge.bundle import Bundle
+from score_edge.errors import ScoreEdgeError
+from score_edge.profiling.environment import Environment
+from score_edge.profiling.llm_shapes import llm_shape, shaped_gguf
+from score_edge.profiling.meters import open_meters
+from score_edge.profiling.report import Report, write_text
+from score_edge.profiling.run import Plan, profile
+from score_edge.profiling.spans import Spans, chrome_trace
+from score_edge.profiling.telemetry import Telemetry
+from score_edge.profiling.workload import SYNTHETIC, BundleWorkload, ShapeWorkload, Workload, bundle_hashes
+from score_edge.runtime.language_model import LanguageModel
+from score_edge.runtime.llama_cpp import LlamaCpp
+from score_edge.runtime.pipeline import Pipeline
+
+RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
+ALONE = "no encoder ran: whole answer and shares are of the language model and the selection alone"
+_PROMPT_CELLS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What to profile.
+
+    Attributes:
+        bundle: folder, or "reference".
+        source: of the clip, or "synthetic".
+        steps: encoder steps at most.
+        llm_shape: a language model of this shape alone, random weights, instead of the bundle.
+        visual_tokens: for it.
+        threads: of encoder and language model; None lets each decide.
+        trt_llm: folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.
+        tokenizer: folder of the tokenizer of an engine.
+    """
+
+    bundle: str
+    source: str = SYNTHETIC
+    steps: int = 64
+    llm_shape: str | None = None
+    visual_tokens: int = 4096
+    threads: int | None = None
+    trt_llm: str | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where to write what; None writes nothing."""
+
+    report: Path | None = None
+    html: Path | None = None
+    trace: Path | None = None
+
+
+@dataclass
+class _Opened:
+    workload: Workload
+    environment: Environment
+    title: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def run_profile(
+    subject: Subject, plan: Plan, outputs: Outputs = Outputs(), *, on_turn: Callable[[str], None] = lambda text: None
+) -> Report:
+    """Profile a bundle or a language model of a shape.
+
+    Args:
+        subject: what.
+        plan: how.
+        outputs: files to write.
+        on_turn: told what comes next.
+
+    Raises:
+        ScoreEdgeError: something cannot be opened, read, run or written.
+
+    Example:
+        >>> report = run_profile(Subject("reference"), Plan(runs=3))  # doctest: +SKIP
+        >>> report.speedup(report.variants[-1], "prefill")  # doctest: +SKIP
+        24.7
+    """
+    plan.check()
+    spans = Spans()
+    with _opened(subject, plan, on_turn) as opened, Telemetry(open_meters()) as telemetry:
+        report = profile(
+            opened.workload,
+            plan,
+            telemetry,
+            opened.environment,
+            subject=opened.title,
+            source="random visual tokens" if subject.llm_shape else subject.source,
+            spans=spans,
+            notes=opened.notes,
+            on_turn=on_turn,
+        )
+    if outputs.report:
+        report.write(outputs.report)
+    if outputs.html:
+        from score_edge.profiling.html import page
+
+        write_text(outputs.html, page(report))
+    if outputs.trace:
+        write_text(outputs.trace, json.dumps(chrome_trace(spans.spans, telemetry.power())))
+    return report
+
+
+@contextlib.contextmanager
+def _opened(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+    if subject.steps < 1 or subject.visual_tokens < 1:
+        raise ScoreEdgeError("a profile needs at least one step and one visual token")
+    opener = _open_shape if subject.llm_shape else _open_bundle
+    with opener(subject, plan, on_turn) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _open_bundle(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+    bundle = Bundle.open(subject.bundle)
+    vision = bundle.manifest.vision
+    wanted = subject.steps * vision.token_grid.tokens + _PROMPT_CELLS + plan.answer_tokens
+    context = max(bundle.manifest.language.context, wanted)
+    model: LanguageModel | None = None
+    if subject.trt_llm:
+        from score_edge.runtime.tensorrt_llm import TensorRtLlm
+
+        model = TensorRtLlm(subject.trt_llm, tokenizer=subject.tokenizer, context=wanted)
+    with Pipeline(bundle, context=context, threads=subject.threads, model=model) as pipeline:
+        providers = {"encoder": pipeline.encoder.provider, "language model": _backend(pipeline.model)}
+        environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
+        workload = BundleWorkload(pipeline, subject.source, subject.steps)
+        yield _Opened(workload, environment, f"bundle {bundle.manifest.name}")
+
+
+@contextlib.contextmanager
+def _open_shape(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+    shape = llm_shape(str(subject.llm_shape))
+    cells = subject.visual_tokens + _PROMPT_CELLS + plan.answer_tokens
+    path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_turn(f"writing random weights of {shape.name}"))
+    with LlamaCpp(path, context=cells, threads=subject.threads) as model:
+        providers = {"language model": _backend(model)}
+        about = {"llm shape": shape.name, "visual tokens": str(subject.visual_tokens)}
+        environment = Environment.now(providers, about, random_weights=True)
+        workload = ShapeWorkload(model, shape, subject.visual_tokens, subject.steps)
+        yield _Opened(workload, environment, f"LLM of the shape of {shape.name}", (RANDOM, ALONE))
+
+
+def _backend(model: LanguageModel) -> str:
+    if not isinstance(model, LlamaCpp):
+        return type(model).__name__
+    from score_edge.runtime.llama_library import system_info
+
+    return f"llama.cpp: {system_info()}"

@@ -1,0 +1,293 @@
+"""Running a profile: a warm-up, then runs in which the retentions take turns on the same encoded clip."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from score_edge.budget import clip_top_k, token_count
+from score_edge.core import Float32, KeptTokens, Mask
+from score_edge.errors import ScoreEdgeError
+from score_edge.profiling.board import temperatures, throttle_counts
+from score_edge.profiling.environment import Environment
+from score_edge.profiling.figures import Figure
+from score_edge.profiling.memory import peak_bytes, reset_peak
+from score_edge.profiling.report import STAGES, UNITS, Point, Report, Sensors, Stage, Variant
+from score_edge.profiling.spans import Spans
+from score_edge.profiling.telemetry import Telemetry
+from score_edge.profiling.workload import Workload
+from score_edge.selectors import Selector
+from score_edge.selectors.score import Score
+
+RETENTIONS = (1.0, 0.25, 0.1, 0.05)
+_LETTER = "a"
+_PATIENCE_S = 2.0
+_POINTS = 2000
+_ENCODING = ("read", "preprocess", "encode")
+_ANSWERING = ("residual", "policy", "budget", "hand-over", "prefill", "decode")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        retentions: shares of tokens to keep, in (0, 1]; speed-ups are given where 1 is among them.
+        runs: measured turns per retention.
+        answer_tokens: decoded in every turn, whatever the model wants to say: so that answers are equally long.
+        selector: name; None takes the workload's own.
+    """
+
+    retentions: tuple[float, ...] = RETENTIONS
+    runs: int = 5
+    answer_tokens: int = 16
+    selector: str | None = None
+
+    def check(self) -> None:
+        """Raise ScoreEdgeError where this cannot be measured."""
+        for retention in self.retentions:
+            if not 0 < retention <= 1:
+                raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
+        if len(set(self.retentions)) < len(self.retentions) or not self.retentions:
+            raise ScoreEdgeError("retentions must be different from each other, and at least one")
+        if self.runs < 1 or self.answer_tokens < 1:
+            raise ScoreEdgeError("a profile needs at least one run and one answer token")
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What one retention left behind in one run."""
+
+    kept: int
+    peak: int
+    cache: int | None
+    began: float
+    ended: float
+
+
+def profile(
+    workload: Workload,
+    plan: Plan,
+    telemetry: Telemetry,
+    environment: Environment,
+    *,
+    subject: str,
+    source: str,
+    spans: Spans,
+    notes: Sequence[str] = (),
+    on_turn: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Measure.
+
+    Args:
+        workload: what to run.
+        plan: how often, at which retentions.
+        telemetry: entered; closed by the caller.
+        environment: to name in the report.
+        subject, source: likewise.
+        spans: takes every stretch of time; write it as a trace afterwards.
+        notes: for the report, before its own.
+        on_turn: told what comes next.
+
+    Raises:
+        ScoreEdgeError: the plan makes no sense, the source cannot be read, or the context is too small.
+    """
+    plan.check()
+    selector = workload.selector(plan.selector, spans)
+    began, throttled = time.perf_counter(), throttle_counts()
+    remarks = [*notes, *_warm_up(workload, plan, selector, spans, on_turn)]
+    turns: dict[float, list[_Turn]] = {retention: [] for retention in plan.retentions}
+    encoded: list[tuple[float, float]] = []
+    hot = temperatures()
+    for run in range(plan.runs):
+        spans.run, spans.retention = run, None
+        on_turn(f"run {run + 1} of {plan.runs}: read and encode")
+        telemetry.sample()
+        since = time.perf_counter()
+        tokens = workload.tokens(spans)
+        telemetry.sample()
+        encoded.append((since, time.perf_counter()))
+        # Another order each time, so that no retention always comes after the longest one.
+        for i in range(len(plan.retentions)):
+            retention = plan.retentions[(i + run) % len(plan.retentions)]
+            on_turn(f"run {run + 1} of {plan.runs}: retention {retention:g}")
+            turns[retention].append(_turn(workload, selector, tokens, retention, plan, telemetry, spans))
+        hot = {name: max(value, hot.get(name, value)) for name, value in temperatures().items()}
+    ended = time.perf_counter()
+    total = telemetry.usage(began, ended)
+    if not reset_peak():
+        remarks.append("the kernel does not let the memory peak be reset: it covers the whole process in every row")
+    if environment.busy:
+        remarks.append(f"other programs kept {environment.load:g} CPUs busy when this began: expect more noise")
+    if not workload.model.capabilities.incremental:
+        remarks.append("this backend runs prompt, video and question anew for every answer: prefill holds all of it")
+    encoding = [telemetry.usage(*stretch).joules for stretch in encoded]
+    frames = workload.frames
+    known = [joules for joules in encoding if joules is not None]
+    zones = hot or ({"GPU": total.celsius} if total.celsius is not None else {})
+    return Report(
+        subject=subject,
+        source=source,
+        selector=selector.name,
+        steps=len(tokens),
+        frames=frames,
+        runs=plan.runs,
+        answer_tokens=plan.answer_tokens,
+        environment=environment,
+        variants=tuple(_variant(r, turns[r], encoding, tokens, plan, telemetry, spans) for r in plan.retentions),
+        warm_up=_sums(spans, -1),
+        sensors=Sensors(
+            meter=total.meter,
+            joules_per_frame=statistics.median(known) / frames if known and frames else None,
+            rails=total.rails,
+            celsius=zones,
+            throttled={name: count - throttled.get(name, 0) for name, count in throttle_counts().items()},
+            load=total.load,
+            device_bytes=total.device_bytes,
+        ),
+        timeline=tuple(_timeline(spans, began)),
+        notes=tuple(remarks),
+    )
+
+
+def _warm_up(
+    workload: Workload, plan: Plan, selector: Selector, spans: Spans, on_turn: Callable[[str], None]
+) -> Iterator[str]:
+    """Every stage once, the fewest tokens first; the larger turns are left out where they would take long."""
+    spans.run, spans.retention = -1, None
+    on_turn("warm-up")
+    tokens = workload.tokens(spans)
+    for retention in sorted(plan.retentions):
+        spans.retention = retention
+        keep = _select(tokens, selector, retention, spans)
+        _answer(workload, tokens, keep, min(plan.answer_tokens, 2), spans)
+        if sum(spans.of("prefill", -1, retention)) > _PATIENCE_S and retention < max(plan.retentions):
+            yield f"warmed up to retention {retention:g} only: a longer prefill needs no warm-up of its own"
+            return
+
+
+def _turn(
+    workload: Workload,
+    selector: Selector,
+    tokens: Float32,
+    retention: float,
+    plan: Plan,
+    telemetry: Telemetry,
+    spans: Spans,
+) -> _Turn:
+    spans.retention = retention
+    reset_peak()
+    telemetry.sample()
+    began = time.perf_counter()
+    keep = _select(tokens, selector, retention, spans)
+    _answer(workload, tokens, keep, plan.answer_tokens, spans)
+    ended = time.perf_counter()
+    telemetry.sample()
+    per_cell = workload.model.capabilities.cell_bytes
+    cache = None if per_cell is None else per_cell * workload.model.mark().cells
+    return _Turn(int(keep.sum()), peak_bytes(), cache, began, ended)
+
+
+def _select(tokens: Float32, selector: Selector, retention: float, spans: Spans) -> Mask:
+    """As `Pipeline.select`, stage by stage."""
+    steps, per_step, _ = tokens.shape
+    count = token_count(steps, per_step, retention)
+    if count == steps * per_step:
+        return np.ones((steps, per_step), np.bool_)
+    began, before = time.perf_counter(), len(spans.spans)
+    scores = selector.score(tokens, count)
+    if isinstance(selector, Score):  # it notes its policy itself; forming the reference is the rest
+        policy = sum(span.seconds for span in spans.spans[before:])
+        spans.add("residual", began, time.perf_counter() - policy)
+    else:
+        spans.add("policy", began, time.perf_counter())
+    with spans.stage("budget"):
+        return clip_top_k(scores, count)
+
+
+def _answer(workload: Workload, tokens: Float32, keep: Mask, answer_tokens: int, spans: Spans) -> None:
+    """As `Pipeline.watch` and an answer of a fixed length, stage by stage."""
+    model = workload.model
+    with spans.stage("hand-over"):
+        kept = KeptTokens.gather(tokens, keep, workload.grid)
+    with spans.stage("prefill"):
+        model.reset()
+        model.append_text(workload.before)
+        model.append_tokens(kept)
+        model.append_text(workload.after)
+    if not model.capabilities.incremental:
+        pieces = model.generate(answer_tokens)
+        with spans.stage("prefill"):
+            next(pieces, None)
+        for _ in range(answer_tokens - 1):
+            with spans.stage("decode"):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+        return
+    for _ in range(answer_tokens):
+        with spans.stage("decode"):
+            model.logits().argmax()
+            model.append_text(_LETTER)
+
+
+def _variant(
+    retention: float,
+    turns: Sequence[_Turn],
+    encoding: Sequence[float | None],
+    tokens: Float32,
+    plan: Plan,
+    telemetry: Telemetry,
+    spans: Spans,
+) -> Variant:
+    runs = range(plan.runs)
+    per_run = [_sums(spans, run, None) | _sums(spans, run, retention) for run in runs]
+    for sums in per_run:
+        sums["whole"] = sum(sums.get(name, 0.0) for name in (*_ENCODING, *_ANSWERING))
+        sums["ttft"] = sums["whole"] - sums.get("decode", 0.0)
+    stages = {}
+    for name in STAGES:
+        if not all(name in sums for sums in per_run):
+            continue
+        shared = None if name in _ENCODING else retention
+        single = [seconds for run in runs for seconds in spans.of(name, run, shared)] if name in UNITS else []
+        samples = single or [sums[name] for sums in per_run]
+        share = statistics.fmean(sums[name] / sums["whole"] for sums in per_run)  # means, so that they add up to 1
+        stages[name] = Stage(
+            unit=UNITS.get(name, "clip"),
+            figure=Figure.of(samples),
+            answer=Figure.of([sums[name] for sums in per_run]),
+            share=None if name in ("ttft", "whole") else share,
+        )
+    usages = [telemetry.usage(turn.began, turn.ended) for turn in turns]
+    joules = [
+        usage.joules + (first or 0.0) for usage, first in zip(usages, encoding, strict=True) if usage.joules is not None
+    ]
+    watts = [usage.watts for usage in usages if usage.watts is not None]
+    return Variant(
+        retention=retention,
+        kept=turns[0].kept,
+        total=tokens.shape[0] * tokens.shape[1],
+        stages=stages,
+        peak_bytes=max(turn.peak for turn in turns),
+        cache_bytes=turns[-1].cache,
+        joules_per_answer=statistics.median(joules) if joules else None,
+        watts=statistics.median(watts) if watts else None,
+    )
+
+
+def _sums(spans: Spans, run: int, *retentions: float | None) -> dict[str, float]:
+    """Seconds per stage in a run; all of it, or only what belongs to these retentions."""
+    sums: dict[str, float] = {}
+    for span in spans.spans:
+        if span.run == run and (not retentions or span.retention in retentions):
+            sums[span.name] = sums.get(span.name, 0.0) + span.seconds
+    return sums
+
+
+def _timeline(spans: Spans, began: float) -> Iterator[Point]:
+    shown = [span for span in spans.spans if span.run >= 0 and span.name in ("encode", "prefill", "decode")]
+    for span in shown[:: max(1, len(shown) // _POINTS)]:
+        yield Point(span.name, span.retention, round(span.began - began, 6), span.seconds)

@@ -1,0 +1,168 @@
+"""What is profiled: a bundle on a clip, or a language model of a known shape on random visual tokens."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from score_edge.bundle import Bundle
+from score_edge.core import Float32, Frame, Grid
+from score_edge.errors import ScoreEdgeError
+from score_edge.profiling.llm_shapes import LlmShape, random_rows
+from score_edge.profiling.spans import Spans
+from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.language_model import LanguageModel
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.source import sample_clip
+from score_edge.selectors import Selector, get_selector
+from score_edge.selectors.score import Score
+
+SYNTHETIC = "synthetic"
+_POLICY_HIDDEN = 64
+QUESTION = "what moved?"
+
+
+class Workload(Protocol):
+    """Something whose every stage can be run and timed."""
+
+    model: LanguageModel
+    grid: Grid
+    before: str
+    after: str
+    frames: int
+
+    def tokens(self, spans: Spans) -> Float32:
+        """(T, N, D) float32, read and encoded anew, timed as read, preprocess and encode."""
+        ...
+
+    def selector(self, name: str | None, spans: Spans) -> Selector:
+        """A selector whose policy, where it has one, is timed as policy."""
+        ...
+
+
+class BundleWorkload:
+    """A bundle's own encoder, selector and language model.
+
+    Args:
+        pipeline: opened.
+        source: of the clip, or "synthetic": a rendered one, which costs no reading.
+        steps: encoder steps at most.
+
+    Raises:
+        ScoreEdgeError: the source cannot be read.
+    """
+
+    def __init__(self, pipeline: Pipeline, source: str, steps: int) -> None:
+        self._pipeline = pipeline
+        self._source = source
+        self._bundle = pipeline.bundle
+        vision = self._bundle.manifest.vision
+        self._limit = steps * vision.frames_per_step
+        self._rendered = _rendered(self._limit) if source == SYNTHETIC else []
+        self.model = pipeline.model
+        self.grid = vision.token_grid
+        self.before = self._bundle.manifest.prompt.before
+        self.after = self._bundle.manifest.prompt.ask(QUESTION)
+        self.frames = 0
+
+    def _read(self) -> Iterator[Frame]:  # a generator, so that the pipeline times the reading
+        if self._rendered:
+            yield from self._rendered
+        else:
+            yield from sample_clip(self._source, self._bundle.manifest.vision.fps, self._limit)
+
+    def tokens(self, spans: Spans) -> Float32:
+        """Read and encode the clip."""
+        count = 0
+
+        def counted() -> Iterator[Frame]:
+            nonlocal count
+            for frame in self._read():
+                count += 1
+                yield frame
+
+        tokens = self._pipeline.encode(counted(), spans).tokens
+        self.frames = count
+        return tokens
+
+    def selector(self, name: str | None, spans: Spans) -> Selector:
+        """The bundle's own when no name is given."""
+        selector = self._pipeline.selector(name)
+        path = self._bundle.policy_path
+        return _timed_policy(OnnxGraph(path), spans) if isinstance(selector, Score) and path else selector
+
+
+class ShapeWorkload:
+    """A language model of a shape, random weights, on random visual tokens; there is no encoder.
+
+    Args:
+        model: opened on the file of the shape.
+        shape: which.
+        visual_tokens: of the whole clip.
+        steps: the clip is cut into; must divide visual_tokens.
+
+    Raises:
+        ScoreEdgeError: the tokens do not fill the steps.
+    """
+
+    before = "user: "
+    after = QUESTION
+    frames = 0
+
+    def __init__(self, model: LanguageModel, shape: LlmShape, visual_tokens: int, steps: int) -> None:
+        per_step, rest = divmod(visual_tokens, steps)
+        if rest or not per_step:
+            raise ScoreEdgeError(
+                f"{visual_tokens} visual tokens do not fill {steps} steps evenly", "--steps must divide --visual-tokens"
+            )
+        self.model = model
+        height = max(h for h in range(1, int(per_step**0.5) + 1) if per_step % h == 0)
+        self.grid = Grid(height, per_step // height)
+        self._rows = random_rows(shape, steps, per_step)
+        self._shape = shape
+
+    def tokens(self, spans: Spans) -> Float32:
+        """The same random rows every time: nothing is read and nothing encoded."""
+        return self._rows
+
+    def selector(self, name: str | None, spans: Spans) -> Selector:
+        """`score` with a random policy of the usual size when no name is given."""
+        if name not in (None, "score"):
+            return get_selector(str(name), grid=self.grid)
+        rng = np.random.default_rng(1)
+        first = rng.standard_normal((2 * self._shape.width, _POLICY_HIDDEN), np.float32)
+        second = rng.standard_normal(_POLICY_HIDDEN, np.float32)
+
+        def policy(tokens: Float32, previous: Float32) -> Float32:
+            with spans.stage("policy"):
+                state = np.concatenate([tokens, tokens - previous], axis=1)
+                keep = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
+            return np.asarray(keep, np.float32)
+
+        return Score(policy)
+
+
+def _timed_policy(graph: OnnxGraph, spans: Spans) -> Selector:
+    def policy(tokens: Float32, previous: Float32) -> Float32:
+        with spans.stage("policy"):
+            keep: Float32 = graph.run(tokens=tokens, previous=previous)["keep"]
+        return keep
+
+    return Score(policy)
+
+
+def _rendered(frames: int) -> list[Frame]:
+    from score_edge.reference import world
+
+    steps = max(3, -(-frames // world.FRAMES_PER_STEP))  # the world's clips have at least three
+    return world.make_clip(world.TEST_SEED, 0, steps).frames()[:frames]
+
+
+def bundle_hashes(bundle: Bundle) -> dict[str, str]:
+    """The start of the checksum of every file; of a language model elsewhere its size stands in."""
+    hashes = {where: ref.sha256[:12] for where, ref in bundle.manifest.files.items()}
+    path: Path = bundle.gguf_path
+    if bundle.manifest.language.gguf is None:
+        hashes["language.path"] = f"{path.name}, {path.stat().st_size} bytes"
+    return hashes

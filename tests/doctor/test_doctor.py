@@ -1,0 +1,161 @@
+"""The real machine, and files and answers of machines that are broken in one way each."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from score_edge.doctor import machine, software
+from score_edge.doctor.bundle import check_bundle, check_engine
+from score_edge.doctor.check import Check, healthy, report_block
+from score_edge.doctor.doctor import examine, to_json
+
+BROKEN = Check("ONNX Runtime", "fail", "not installed", "pip install onnxruntime")
+
+
+def by_area(checks) -> dict[str, Check]:
+    return {check.area: check for check in checks}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return list(examine("reference"))
+
+
+def test_this_machine_is_examined(found):
+    areas = by_area(found)
+    assert {
+        "Python",
+        "machine",
+        "CPU features",
+        "memory",
+        "disk",
+        "GPU",
+        "ONNX Runtime",
+        "OpenCV",
+        "bundle",
+    } <= areas.keys()
+    assert areas["provider"].finding.endswith("opens and computes") or areas["provider"].fix
+    assert "CPU" in areas["llama.cpp"].finding or areas["llama.cpp"].status == "fail"
+    assert areas["graphs"].status == "ok"
+
+
+def test_whatever_is_wrong_has_a_fix(found):
+    assert [check for check in found if check.status == "fail" and not check.fix] == []
+
+
+def test_findings_as_json_and_as_a_block():
+    checks = [Check("Python", "ok", "3.11"), BROKEN]
+    plain = json.loads(json.dumps(to_json(checks)))
+    assert plain["healthy"] is False and plain["checks"][1]["fix"] == "pip install onnxruntime"
+    assert report_block(checks).splitlines() == [
+        "```",
+        "score-edge doctor",
+        "✓ Python: 3.11",
+        "✗ ONNX Runtime: not installed",
+        "    fix: pip install onnxruntime",
+        "```",
+    ]
+    assert healthy(checks[:1]) and not healthy(checks)
+
+
+def test_a_provider_that_is_only_listed_is_found_out():
+    check = software.check_provider("NoSuchExecutionProvider")
+    assert check.status == "warn" and check.fix
+    assert "NoSuchExecutionProvider is listed" in check.finding
+
+
+def test_a_slow_power_mode_names_its_command(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1")
+    status = tmp_path / "var/lib/nvpmodel/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("pmode:0001")
+    areas = by_area(machine.check_board(tmp_path))
+    assert areas["JetPack"].finding == "L4T 36.4.3, JetPack 6.2"
+    assert areas["power mode"].status == "warn" and "nvpmodel -m 0" in areas["power mode"].fix
+    status.write_text("pmode:0000")
+    assert by_area(machine.check_board(tmp_path))["power mode"].status == "ok"
+
+
+def test_heat_and_little_memory_are_said(tmp_path):
+    zone = tmp_path / "sys/class/thermal/thermal_zone0"
+    zone.mkdir(parents=True)
+    (zone / "type").write_text("tj-thermal")
+    (zone / "temp").write_text("91500")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 900000 kB\n")
+    areas = by_area([*machine.check_board(tmp_path), *machine.check_space(tmp_path)])
+    assert areas["temperature"].status == "warn" and "92 °C" in areas["temperature"].finding
+    assert areas["memory"].status == "warn" and areas["memory"].fix
+
+
+def test_a_camera_that_gives_no_frames(tmp_path):
+    assert by_area(machine.check_cameras(tmp_path))["cameras"].finding == "none connected"
+    (tmp_path / "video0").touch()
+    check = by_area(machine.check_cameras(tmp_path))["camera"]
+    assert check.status == "warn" and "gives no frames" in check.finding and check.fix
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "status"),
+    [
+        ("10.3.0", "10.3.0.30", "ok"),
+        ("10.3.0", "10.13.3.9", "fail"),
+        (None, "10.3.0", "warn"),
+        ("10.3.0", None, "fail"),
+    ],
+)
+def test_engines_run_only_on_the_tensorrt_that_built_them(built, here, status):
+    check = check_engine("encoder.engine", built, here)
+    assert check.status == status and (status == "ok" or check.fix)
+
+
+def test_a_bundle_that_is_none():
+    (check,) = check_bundle("nowhere")
+    assert check.status == "fail" and "nowhere is not a bundle" in check.finding
+
+
+def test_a_llama_cpp_that_does_not_load(monkeypatch):
+    from score_edge.runtime import llama_library
+
+    monkeypatch.setattr(llama_library, "library", lambda: (_ for _ in ()).throw(OSError("wrong ELF class")))
+    (check,) = software.check_llama()
+    assert check.status == "fail" and "wrong ELF class" in check.finding and "CMAKE_ARGS" in check.fix
+
+
+def test_a_build_without_the_gpu_is_said(monkeypatch):
+    pytest.importorskip("llama_cpp")
+    monkeypatch.setattr(software, "cuda_devices", lambda: ["Orin (sm 8.7)"])
+    areas = by_area(software.check_llama())
+    if "CUDA" not in areas["llama.cpp"].finding:
+        assert areas["llama.cpp GPU"].status == "warn" and "GGML_CUDA=on" in areas["llama.cpp GPU"].fix
+
+
+def test_what_never_ran_on_hardware_is_said(monkeypatch):
+    from score_edge.runtime import tensorrt_llm
+
+    monkeypatch.setattr(tensorrt_llm, "installed_version", lambda: "1.2.1")
+    (check,) = software.check_tensorrt_llm()
+    assert check.status == "warn" and "never run on hardware" in check.finding
+    assert "no incremental prefill" in check.finding
+    monkeypatch.setattr(tensorrt_llm, "installed_version", lambda: "0.12.0")
+    (check,) = software.check_tensorrt_llm()
+    assert "0.16 to 1.2" in check.finding and check.fix
+
+
+def test_the_command(tmp_path: Path):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from score_edge.cli import main; main()", "doctor", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    done = run("--json")
+    plain = json.loads(done.stdout)
+    assert done.returncode == (0 if plain["healthy"] else 1)
+    done = run(str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert "✗ bundle" in done.stdout and "```" in done.stderr

@@ -1,0 +1,1 @@
+KEYS = ("multimodal_embedding",)

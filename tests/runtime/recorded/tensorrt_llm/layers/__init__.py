@@ -1,0 +1,3 @@
+from tensorrt_llm.layers.attention import MropeParams
+
+__all__ = ["MropeParams"]
