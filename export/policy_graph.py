@@ -1,6 +1,7 @@
 """The policy network as a graph: tokens and the tokens before them in, keep probabilities out."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,8 @@ class Policy(nn.Module):
         Logits are bounded by LIMIT and strictly increasing in the last layer's output; tanh in place of the quotient
         would itself saturate, and tie, from ten times the limit on.
         """
-        first, activation, last = self.layers
+        layers: Any = self.layers  # a Sequential's parts are of no particular type
+        first, activation, last = layers
         of_token, of_change = (first.weight * self.scale).chunk(2, dim=1)
         shift = first.bias - (first.weight * self.scale) @ self.mean
         hidden = functional.linear(tokens, of_token + of_change, shift) - functional.linear(previous, of_change)
