@@ -384,6 +384,9 @@ def train_policy(
     advantage: Annotated[str | None, typer.Option(help="split or product.")] = None,
     still_share: Annotated[float | None, typer.Option(min=0, max=1, help="Share of updates in stage 1.")] = None,
     residual: Annotated[bool, typer.Option(help="Let the policy see the change from the step before.")] = True,
+    warm_steps: Annotated[int | None, typer.Option(min=0, help="Of regression on the size of the change.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Width of the policy's hidden layer.")] = None,
     clip_steps: Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")] = None,
     scenes: Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")] = None,
     cache_mb: Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")] = None,
@@ -400,6 +403,7 @@ def train_policy(
 
     recipe = Recipe(
         **given(steps=steps, clips=clips, rollouts=rollouts, still_share=still_share, seed=seed, advantage=advantage),
+        **given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
         residual=residual,
     )
     data = Data(videos, questions, images, **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb))

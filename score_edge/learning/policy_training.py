@@ -63,7 +63,7 @@ class Recipe:
     residual: bool = True
     still_share: float = 0.2
     warm_steps: int = 200
-    hidden: int = 64
+    hidden: int = 32
     checkpoint_every: int = 50
     seed: int = 0
 

@@ -32,6 +32,17 @@ def test_confident_tokens_are_still_ranked(gain, tmp_path):
     assert keep[0] > 0 and keep[-1] < 1
 
 
+def test_the_state_that_is_never_written_down_is_the_papers():
+    torch.manual_seed(2)
+    policy = Policy(6).double()
+    policy.mean.normal_()
+    policy.scale.uniform_(0.5, 2)
+    tokens, previous = torch.randn(2, 9, 6, dtype=torch.float64)
+    state = torch.cat([tokens, tokens - previous], dim=1)
+    raw = policy.layers((state - policy.mean) * policy.scale)[:, 0]
+    assert torch.allclose(policy(tokens, previous), torch.sigmoid(raw / (1 + raw.abs() / 8)), atol=1e-12)
+
+
 def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
     torch.manual_seed(1)
     policy = Policy(6)
