@@ -20,6 +20,7 @@ from score_edge.selectors.score import Score
 
 SYNTHETIC = "synthetic"
 _POLICY_HIDDEN = 64
+_ROWS = 256  # per product, so that what is in between stays in the cache, as in a runtime with an arena
 QUESTION = "what moved?"
 
 
@@ -132,13 +133,17 @@ class ShapeWorkload:
             return get_selector(str(name), grid=self.grid)
         rng = np.random.default_rng(1)
         first = rng.standard_normal((2 * self._shape.width, _POLICY_HIDDEN), np.float32)
+        first *= np.float32(len(first) ** -0.5)
         second = rng.standard_normal(_POLICY_HIDDEN, np.float32)
 
         def policy(tokens: Float32, previous: Float32) -> Float32:
+            keep = np.empty(len(tokens), np.float32)
             with spans.stage("policy"):
-                state = np.concatenate([tokens, tokens - previous], axis=1)
-                keep = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
-            return np.asarray(keep, np.float32)
+                for start in range(0, len(tokens), _ROWS):
+                    part = slice(start, start + _ROWS)
+                    state = np.concatenate([tokens[part], tokens[part] - previous[part]], axis=1)
+                    keep[part] = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
+            return keep
 
         return Score(policy)
 
