@@ -15,6 +15,7 @@ from score_edge.manifest import FileRef, Prompt, Vision
 MODULES = {
     "qwen2_vl": "qwen2_vl",
     "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
 }
 ENCODER = FileRef("encoder.onnx")
 

@@ -187,7 +187,34 @@ def qwen2_5_vl_case(tokenizer: Any, save: Any) -> Case:
     return qwen_case("qwen2_5_vl", model, tokenizer, save, (48, 80), seconds=4.0)
 
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl"]
+@pytest.fixture(scope="session")
+def qwen3_vl_case(tokenizer: Any, save: Any) -> Case:
+    import transformers
+
+    vision = {
+        **QWEN,
+        "num_position_embeddings": 49,
+        "deepstack_visual_indexes": [0, 2],
+    }
+    # llama.cpp leaves a pair beyond its section without a position, transformers gives it the time: no pair is beyond.
+    rope = {**PLAIN, "mrope_section": [3, 3, 2], "mrope_interleaved": True}
+    text = {**text_config(tokenizer, rope), "head_dim": 16}
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokenizer))
+    model = transformers.Qwen3VLForConditionalGeneration(config)
+
+    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
+        # As transformers did before 5: the template's own wrappers give way to those of the steps.
+        parts: list[str | list[int]] = [HEAD]
+        for step, time in zip(steps, times, strict=True):
+            parts[-1] += f"<{time:.1f} seconds><|vision_start|>"
+            parts += [[step], "<|vision_end|>"]
+        parts[-1] += FOOT
+        return parts
+
+    return qwen_case("qwen3_vl", model, tokenizer, save, (48, 80), layout=layout)
+
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
