@@ -16,6 +16,7 @@ MODULES = {
     "qwen2_vl": "qwen2_vl",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen3_vl": "qwen3_vl",
+    "smolvlm": "smolvlm",
 }
 ENCODER = FileRef("encoder.onnx")
 

@@ -27,6 +27,7 @@ TEXT = {
 }
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 MROPE = {**PLAIN, "mrope_section": [2, 3, 3]}
+SIGLIP = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 QWEN = {"depth": 3, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 48, "patch_size": 4}
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -214,7 +215,67 @@ def qwen3_vl_case(tokenizer: Any, save: Any) -> Case:
     return qwen_case("qwen3_vl", model, tokenizer, save, (48, 80), layout=layout)
 
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+def pixel_case(name: str, model: Any, tokenizer: Any, folder: Path, size: int, pixels: Any, **more: Any) -> Case:
+    """A family whose tower sees one frame at a time; `pixels` turns frames (S, H, W, 3) into what the model takes."""
+    import torch
+
+    video = "pixel_values_videos" if name == "llava_onevision" else "pixel_values"
+
+    def inputs(steps: np.ndarray) -> dict[str, Any]:
+        return {video: pixels(list(steps[:, 0]))}
+
+    def features(steps: np.ndarray) -> np.ndarray:
+        get = model.get_video_features if name == "llava_onevision" else model.get_image_features
+        with torch.no_grad():
+            found = get(**inputs(steps)).pooler_output
+        rows = torch.cat(list(found)).flatten(0, -2).numpy()
+        return rows[: len(rows) // len(steps) * len(steps)].reshape(len(steps), -1, rows.shape[-1])
+
+    settings = {"features": features, "inputs": inputs} | more
+    return Case(name, model, tokenizer, folder, (size, size), 1, placeholder=settings.pop("placeholder"), **settings)
+
+
+@pytest.fixture(scope="session")
+def smolvlm_case(make_tokenizer: Any, save: Any) -> Case:
+    import transformers
+    from transformers.models.smolvlm import processing_smolvlm as words
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    tokenizer = make_tokenizer("<fake_token_around_image>", "<global-img>", "<image>", "<end_of_utterance>")
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    vision = {
+        **SIGLIP,
+        "image_size": 66,  # two pixels that no patch sees, as 384 has with patches of 14
+        "patch_size": 4,
+    }
+    text = {**text_config(tokenizer, PLAIN), "model_type": "llama"}
+    config = transformers.SmolVLMConfig(
+        text_config=text, vision_config=vision, scale_factor=4, image_token_id=image, tie_word_embeddings=False
+    )
+    model = transformers.SmolVLMForConditionalGeneration(config)
+    # Two resizes: to a longest edge of 96 with the frame's shape, then to a square.
+    processor = SmolVLMImageProcessorPil(size={"longest_edge": 96}, max_image_size={"longest_edge": 66})
+    folder = save("smolvlm", model, tokenizer, processor, CHAT)
+
+    def pixels(frames: list[np.ndarray]) -> Any:
+        return processor(images=[frames], do_image_splitting=False, return_tensors="pt")["pixel_values"]
+
+    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
+        count = {1: "one", 2: "two", 3: "three"}[len(steps)]
+        text = "<|im_start|>User: " + words.DEFAULT_VIDEO_INTRO.format(
+            frame_count=count, video_duration=f"0:00:0{int(times[-1])}"
+        )
+        parts: list[str | list[int]] = [text]
+        for step, time in zip(steps, times, strict=True):
+            parts[-1] += f"\nFrame from 00:0{int(time)}:<fake_token_around_image><global-img>"
+            parts += [[step], "<fake_token_around_image>"]
+        parts[-1] += f"\n\n{QUESTION}<end_of_utterance>\nAssistant:"
+        return parts
+
+    return pixel_case("smolvlm", model, tokenizer, folder, 66, pixels, layout=layout, placeholder=image)
+
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm"]
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
