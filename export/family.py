@@ -17,6 +17,7 @@ MODULES = {
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen3_vl": "qwen3_vl",
     "smolvlm": "smolvlm",
+    "llava_onevision": "llava_onevision",
 }
 ENCODER = FileRef("encoder.onnx")
 

@@ -275,7 +275,51 @@ def smolvlm_case(make_tokenizer: Any, save: Any) -> Case:
     return pixel_case("smolvlm", model, tokenizer, folder, 66, pixels, layout=layout, placeholder=image)
 
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm"]
+@pytest.fixture(scope="session")
+def llava_onevision_case(make_tokenizer: Any, save: Any) -> Case:
+    import transformers
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+    tokenizer = make_tokenizer("<image>", "<video>")
+    token = tokenizer.convert_tokens_to_ids
+    vision = {
+        "model_type": "siglip_vision_model",
+        **SIGLIP,
+        "num_hidden_layers": 3,
+        "image_size": 30,  # 7 patches, an odd number as the 27 of 384 pixels, and two pixels that no patch sees
+        "patch_size": 4,
+        "vision_use_head": False,
+    }
+    text = {**text_config(tokenizer, PLAIN), "model_type": "qwen2"}
+    config = transformers.LlavaOnevisionConfig(
+        text_config=text,
+        vision_config=vision,
+        vision_feature_layer=-2,
+        image_token_index=token("<image>"),
+        video_token_index=token("<video>"),
+        image_grid_pinpoints=[[30, 30]],
+    )
+    model = transformers.LlavaOnevisionForConditionalGeneration(config)
+    processor = LlavaOnevisionImageProcessorPil(size={"height": 30, "width": 30}, image_grid_pinpoints=[[30, 30]])
+    chat = CHAT.replace("VIDEO", "<video>\n")
+    folder = save("llava_onevision", model, tokenizer, processor, chat)
+
+    def pixels(frames: list[np.ndarray]) -> Any:
+        import torch
+
+        # The first tile of an image is the whole of it, resized as a video frame is.
+        return torch.stack([processor(images=[f], return_tensors="pt")["pixel_values"][0, 0] for f in frames])[None]
+
+    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
+        return [HEAD, steps, "\n" + FOOT]
+
+    video = token("<video>")
+    return pixel_case(
+        "llava_onevision", model, tokenizer, folder, 30, pixels, layout=layout, placeholder=video, newline=True
+    )
+
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision"]
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
