@@ -18,6 +18,7 @@ MODULES = {
     "qwen3_vl": "qwen3_vl",
     "smolvlm": "smolvlm",
     "llava_onevision": "llava_onevision",
+    "internvl": "internvl",
 }
 ENCODER = FileRef("encoder.onnx")
 

@@ -319,7 +319,49 @@ def llava_onevision_case(make_tokenizer: Any, save: Any) -> Case:
     )
 
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision"]
+@pytest.fixture(scope="session")
+def internvl_case(make_tokenizer: Any, save: Any) -> Case:
+    import transformers
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tokenizer = make_tokenizer(*named.values())
+    tokenizer._set_model_specific_special_tokens(named)
+    image = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    vision = {
+        **SIGLIP,
+        "image_size": [32, 32],
+        "patch_size": [4, 4],
+    }
+    text = {**text_config(tokenizer, PLAIN), "model_type": "qwen2"}
+    config = transformers.InternVLConfig(
+        text_config=text, vision_config=vision, image_token_id=image, tie_word_embeddings=False
+    )
+    model = transformers.InternVLForConditionalGeneration(config)
+    # Larger than the tower was built for: its positions are interpolated.
+    processor = GotOcr2ImageProcessorPil(size={"height": 48, "width": 48}, crop_to_patches=False)
+    folder = save("internvl", model, tokenizer, processor, CHAT.replace("VIDEO", "<video>\n"))
+
+    def pixels(frames: list[np.ndarray]) -> Any:
+        return processor(images=frames, return_tensors="pt")["pixel_values"]
+
+    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
+        parts: list[str | list[int]] = [HEAD]
+        for step in steps:
+            parts[-1] += ("\n" if len(parts) > 1 else "") + f"Frame{step + 1}: <img>"
+            parts += [[step], "</img>"]
+        parts[-1] += "\n" + FOOT
+        return parts
+
+    return pixel_case("internvl", model, tokenizer, folder, 48, pixels, layout=layout, placeholder=image)
+
+
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl"]
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
