@@ -173,7 +173,7 @@ def _selection(policy: Path | None) -> Selection:
 def _notes(policy: Path | None, size: tuple[int, int] | None, vision: Vision) -> list[str]:
     notes = []
     if size is None:
-        notes.append(f"frames are resized to {vision.height}x{vision.width}; --resolution chooses another size")
+        notes.append(f"every frame is resized to {vision.height}x{vision.width} pixels")
     if policy is None:
         notes.append("no trained policy was given: the bundle selects with last-kept, a rule that needs no training")
     return notes
