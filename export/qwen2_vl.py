@@ -79,7 +79,12 @@ class StepEncoder(nn.Module):
         q, k, v = attention.qkv(hidden).unflatten(-1, (3, heads, -1)).unbind(-3)  # each (..., P, heads, head_dim)
         four = (-1, hidden.shape[-2], heads, q.shape[-1])  # the exporter takes no other number of axes
         q, k, v = (x.reshape(four).transpose(1, 2) for x in (self._rotate(q), self._rotate(k), v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if mask is None:
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            # Written out: torch's own, given a mask, exports a search for rows without any patch.
+            scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+            mixed = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
         out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(hidden.shape))
         return out
 
