@@ -1,4 +1,4 @@
-"""The text decoder of a Qwen2-VL type model as a GGUF file, so that llama.cpp runs the same weights.
+"""The text decoder of a vision-language model as a GGUF file, so that llama.cpp runs the same weights.
 
 The vision tower is not written: the bundle carries it as ONNX and hands llama.cpp finished embedding rows. Models,
 tokenizers and tensors are those of transformers and torch, typed Any so that a type check needs neither.
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 END_OF_TURN = "<|im_end|>"
+# model_type of a text config to llama.cpp's name of the architecture.
+ARCHITECTURES = {
+    "qwen2_vl_text": "qwen2vl",
+    "qwen2_5_vl_text": "qwen2vl",
+    "qwen3_vl_text": "qwen3vl",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "llama": "llama",
+}
 
 Dtype = Literal["f32", "f16"]
 
@@ -34,8 +43,8 @@ def write_gguf(
     """Write the text decoder and its tokenizer; the file appears whole or not at all.
 
     Args:
-        model: a ``Qwen2VLForConditionalGeneration`` (architecture ``qwen2vl``, M-RoPE) or a ``Qwen2ForCausalLM``
-            (architecture ``qwen2``, plain RoPE).
+        model: a transformers model whose decoder is Qwen2 or Llama (plain RoPE), Qwen2-VL's, Qwen2.5-VL's or
+            Qwen3-VL's (M-RoPE), alone or with its vision tower.
         tokenizer: its fast byte-level BPE tokenizer with Qwen2's pre-tokenizer.
         path: where the file goes; an existing file is replaced.
         dtype: type of the matrices. Norms and biases stay float32, as llama.cpp wants them.
@@ -45,7 +54,7 @@ def write_gguf(
         The path written.
 
     Raises:
-        ScoreEdgeError: the model uses something GGUF's ``qwen2vl`` cannot express, or a package is missing.
+        ScoreEdgeError: the decoder is another, uses something its GGUF cannot express, or a package is missing.
 
     Example:
         >>> write_gguf(model, tokenizer, "bundle/llm.gguf", dtype="f16", name="score-reference")
@@ -62,6 +71,8 @@ def write_gguf(
         writer.add_name(name or path.stem)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_F16)
         _add_config(writer, config, rope)
+        if levels := getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None):
+            writer.add_num_deepstack_layers(len(levels))
         _add_tokenizer(writer, tokenizer, config.vocab_size)
         for tensor_name, tensor in _named_tensors(model):
             writer.add_tensor(tensor_name, _array(tensor, dtype))
@@ -84,8 +95,10 @@ def load_gguf(model: Any, path: str | Path) -> None:
         path: the GGUF.
 
     Raises:
-        ScoreEdgeError: a tensor is missing or has another shape.
+        ScoreEdgeError: a tensor is missing or has another shape, or the file holds it in another order.
     """
+    if _architecture(model.get_decoder().config) == "llama":
+        raise ScoreEdgeError("weights of a Llama GGUF lie in another order and cannot be read back here")
     gguf, torch = require("gguf", "export"), require("torch", "export")
     found = {str(tensor.name): tensor.data for tensor in gguf.GGUFReader(path).tensors}
     for name, tensor in _named_tensors(model):
@@ -99,7 +112,7 @@ def _rope(config: Any) -> dict[str, Any]:
     rope: dict[str, Any] = config.rope_parameters
     if (kind := rope.get("rope_type", "default")) not in ("default", "mrope"):
         raise ScoreEdgeError(f"RoPE scaling '{kind}' cannot be written to GGUF yet", "use a model with plain RoPE")
-    if config.sliding_window:
+    if getattr(config, "sliding_window", None):
         raise ScoreEdgeError("sliding-window attention cannot be written to GGUF for this architecture")
     return rope
 
@@ -113,6 +126,10 @@ def _add_config(writer: "GGUFWriter", config: Any, rope: dict[str, Any]) -> None
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(rope["rope_theta"])
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_rope_dimension_count(head)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
     if sections := rope.get("mrope_section"):
         writer.add_rope_dimension_sections([*sections, 0, 0, 0, 0][:4])
 
@@ -146,24 +163,36 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Any, vocabulary: int) -> Non
 
 
 def _architecture(config: Any) -> str:
-    return "qwen2vl" if "mrope_section" in config.rope_parameters else "qwen2"
+    """llama.cpp's name of the decoder."""
+    if config.model_type not in ARCHITECTURES:
+        raise ScoreEdgeError(f"a decoder of type {config.model_type!r} cannot be written to GGUF here")
+    return ARCHITECTURES[config.model_type]
 
 
 def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield (GGUF name, torch tensor); a head tied to the embeddings is left out, llama.cpp ties it too."""
     gguf = require("gguf", "export")
     decoder = model.get_decoder()
-    architecture = gguf.MODEL_ARCH[_architecture(decoder.config).upper()]
-    names = gguf.get_tensor_name_map(architecture, decoder.config.num_hidden_layers)
+    config = decoder.config
+    architecture = _architecture(config)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers)
     state = {f"model.{key}": tensor for key, tensor in decoder.state_dict().items()}
     head = model.get_output_embeddings().weight
     if head is not decoder.embed_tokens.weight:
         state["lm_head.weight"] = head
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for key, tensor in state.items():
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ScoreEdgeError(f"tensor '{key}' has no place in a GGUF of this architecture")
-        yield name, tensor
+        layer = key.split(".")[-2]
+        # llama.cpp rotates neighbouring pairs for this architecture, transformers one half against the other.
+        paired = architecture == "llama" and layer in heads
+        yield name, _pair(tensor, heads[layer]) if paired else tensor
+
+
+def _pair(tensor: Any, heads: int) -> Any:
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(tensor.shape)
 
 
 def _array(tensor: Any, dtype: Dtype) -> NDArray[np.floating]:

@@ -59,4 +59,4 @@ def export_policy(policy: Policy, path: Path) -> Difference:
     generator = torch.Generator().manual_seed(0)
     example = {name: torch.randn(7, width, generator=generator) for name in ("tokens", "previous")}
     rows = {0: "rows"}
-    return export_onnx(policy, example, "keep", path, dynamic={"tokens": rows, "previous": rows})
+    return export_onnx(policy, example, "keep", path, dynamic={"tokens": rows, "previous": rows})[0]

@@ -1,13 +1,17 @@
-"""Qwen2-VL's vision tower as a graph: the patches of one step in, its visual tokens out."""
+"""Qwen2-VL: a tower that merges two frames into a step, any grid, M-RoPE. Its successors share its encoder."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+from score_edge.errors import ScoreEdgeError
+from score_edge.export.checkpoint import Checkpoint
+from score_edge.export.family import ENCODER, Family, split_chat
+from score_edge.manifest import Prompt, Vision
+
+SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. The models themselves take any size.
 
 
 class StepEncoder(nn.Module):
@@ -19,14 +23,18 @@ class StepEncoder(nn.Module):
     Args:
         visual: the checkpoint's own tower; its weights are used as they are.
         height, width: patches per side, before merging.
+        frames: frames of a step; 1 is a step whose frame stands still, which adds the two halves of each filter.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
 
-    def __init__(self, visual: "Qwen2VisionTransformerPretrainedModel", height: int, width: int) -> None:
+    def __init__(self, visual: Any, height: int, width: int, frames: int = 2) -> None:
         super().__init__()
         self.visual = visual
+        self.still: nn.Parameter | None = None
+        if frames == 1:
+            self.still = nn.Parameter(visual.patch_embed.proj.weight.detach().sum(2).flatten(1))
         merge = visual.spatial_merge_size
         # Patches come merge block by merge block, so that the merger's view() finds each block in one piece.
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -44,25 +52,95 @@ class StepEncoder(nn.Module):
         Returns:
             (..., P / merge^2, D) float32, raster order.
         """
-        batch = patches.shape[:-2]
-        # The tower's Conv3d has kernel = stride = patch: a matrix product, five times faster as one.
-        hidden = functional.linear(patches, self.visual.patch_embed.proj.weight.flatten(1))
-        for block in self.visual.blocks:
-            hidden = hidden + self._attend(block.attn, block.norm1(hidden))
+        hidden = self.embed(patches)
+        for layer, block in enumerate(self.visual.blocks):
+            hidden = hidden + self._attend(block.attn, block.norm1(hidden), self.mask(layer))
             hidden = hidden + block.mlp(block.norm2(hidden))
+        return self.merge(hidden)
+
+    def embed(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches to the tower's width; its Conv3d has kernel = stride = patch: a product, five times faster as one."""
+        filters = self.visual.patch_embed.proj
+        weight = filters.weight.flatten(1) if self.still is None else self.still
+        return functional.linear(patches, weight, filters.bias)
+
+    def mask(self, layer: int) -> torch.Tensor | None:
+        """(P, P) bool, which patches see each other in a layer; None: all do."""
+        return None
+
+    def merge(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., P, width) to (..., P / merge^2, D)."""
         merger = self.visual.merger
-        merged: torch.Tensor = merger.mlp(merger.ln_q(hidden).reshape(*batch, -1, merger.hidden_size))
+        merged: torch.Tensor = merger.mlp(merger.ln_q(hidden).reshape(*hidden.shape[:-2], -1, merger.hidden_size))
         return merged
 
-    def _attend(self, attention: Any, hidden: torch.Tensor) -> torch.Tensor:
+    def _attend(self, attention: Any, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         heads = attention.num_heads
         q, k, v = attention.qkv(hidden).unflatten(-1, (3, heads, -1)).unbind(-3)  # each (..., P, heads, head_dim)
         four = (-1, hidden.shape[-2], heads, q.shape[-1])  # the exporter takes no other number of axes
         q, k, v = (x.reshape(four).transpose(1, 2) for x in (self._rotate(q), self._rotate(k), v))
-        mixed = functional.scaled_dot_product_attention(q, k, v)
+        if mask is None:
+            mixed = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            # Written out: torch's own, given a mask, exports a search for rows without any patch.
+            scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+            mixed = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
         out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(hidden.shape))
         return out
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
         first, second = x.chunk(2, dim=-1)
         return x * self.cos[:, None] + torch.cat([-second, first], dim=-1) * self.sin[:, None]
+
+
+class Qwen2VL(Family):
+    """Qwen2-VL, and what its successors share with it."""
+
+    name = "qwen2_vl"
+    model_class = "Qwen2VLForConditionalGeneration"
+    positions = "mrope"
+    step_encoder: type[StepEncoder] = StepEncoder
+
+    def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
+        """Any multiple of patch * merge; one or two frames per step."""
+        patch, merge, most = (
+            int(checkpoint.setting(key)) for key in ("patch_size", "merge_size", "temporal_patch_size")
+        )
+        cell = patch * merge
+        height, width = size or (SIDE // cell * cell,) * 2
+        if height % cell or width % cell or min(height, width) < cell:
+            nearest = "x".join(str(max(cell, round(side / cell) * cell)) for side in (height, width))
+            raise ScoreEdgeError(
+                f"{height}x{width} pixels are no multiple of patch * merge = {cell}", f"--resolution {nearest}"
+            )
+        frames = frames_per_step or most
+        if frames not in (1, most):
+            raise ScoreEdgeError(f"a step of {self.name} has 1 or {most} frames, not {frames}")
+        return Vision(
+            graph=ENCODER,
+            height=height,
+            width=width,
+            patch=patch,
+            merge=merge,
+            frames_per_step=frames,
+            fps=float(checkpoint.setting("fps", 2.0)),
+            dim=self.dim(checkpoint.config),
+            grid=(height // cell, width // cell),
+            **checkpoint.normalisation,
+        )
+
+    def dim(self, config: Any) -> int:
+        """Floats per visual token."""
+        return int(config.get_text_config().hidden_size)
+
+    def encoder(self, model: Any, vision: Vision) -> nn.Module:
+        """The tower at one grid."""
+        rows, columns = vision.height // vision.patch, vision.width // vision.patch
+        return self.step_encoder(model.model.visual, rows, columns, vision.frames_per_step)
+
+    def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:
+        """The whole clip is one block."""
+        return split_chat(checkpoint, tokenizer, tokenizer.convert_ids_to_tokens(checkpoint.config.video_token_id))
+
+
+FAMILY = Qwen2VL()

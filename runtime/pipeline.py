@@ -1,9 +1,10 @@
 """The loop: frames -> encode -> select -> prefill -> answer. Every arrow of docs/architecture.md is a call here."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from score_edge.runtime.graph import OnnxGraph
 from score_edge.runtime.language_model import LanguageModel, Mark
 from score_edge.runtime.llama_cpp import LlamaCpp
 from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.prompting import clip_prompt
 from score_edge.selectors import Selector, get_selector
 
 
@@ -42,11 +44,13 @@ class EncodedClip:
         tokens: (T, N, D) float32.
         frames: the newest frame of each step, T of them.
         seconds: per stage: read, preprocess, encode.
+        times: seconds from the start of the source to the middle of each step.
     """
 
     tokens: Float32
     frames: list[Frame]
     seconds: dict[str, float]
+    times: list[float]
 
 
 class Pipeline:
@@ -79,16 +83,8 @@ class Pipeline:
     ) -> None:
         self.bundle = bundle
         vision = bundle.manifest.vision
-        self.preprocessing = Preprocessing(
-            vision.height,
-            vision.width,
-            vision.patch,
-            vision.merge,
-            vision.frames_per_step,
-            vision.mean,
-            vision.std,
-            vision.resample,
-        )
+        self.preprocessing = Preprocessing.of(vision)
+        self._newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
         self.encoder = OnnxGraph(bundle.encoder_path, threads=threads)
         check_shapes(bundle.manifest, "encoder", self.encoder.inputs, self.encoder.outputs)
         self.model: LanguageModel = model or LlamaCpp(
@@ -100,6 +96,7 @@ class Pipeline:
                 "this GGUF belongs to another model: export the bundle again",
             )
         self._video: Mark | None = None
+        self._tail = ""  # text of the clip that is tokenised with the question
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -130,15 +127,17 @@ class Pipeline:
         watch = watch or Stopwatch()
         tokens: list[Float32] = []
         shown: list[Frame] = []
+        times: list[float] = []
         group: list[Frame] = []
         per_step = self.preprocessing.frames_per_step
 
         def close_step() -> None:
             with watch.stage("preprocess"):
-                patches = self.preprocessing.patchify(group)
+                inputs = self.preprocessing.prepare(group)
             with watch.stage("encode"):
-                tokens.append(self.encoder.run(patches=patches)["tokens"])
+                tokens.append(self.encoder.run(**inputs)["tokens"])
             shown.append(group[-1])
+            times.append((group[0].time_s + group[-1].time_s) / 2)
             group.clear()
 
         for frame in _timed(frames, watch):
@@ -149,7 +148,7 @@ class Pipeline:
             close_step()
         if not tokens:
             raise ScoreEdgeError("the source has no frames", "check the file, or give a longer clip")
-        return EncodedClip(np.stack(tokens), shown, watch.seconds)
+        return EncodedClip(np.stack(tokens), shown, watch.seconds, times)
 
     def select(self, tokens: Float32, selector: Selector, retention: float) -> Mask:
         """(T, N) bool: the tokens of a clip that a selector and the clip budget keep; `all` keeps every one."""
@@ -159,19 +158,32 @@ class Pipeline:
             return np.ones((steps, per_step), np.bool_)
         return clip_top_k(selector.score(tokens, count), count)
 
-    def watch(self, tokens: Float32, keep: Mask) -> None:
-        """Prefill a clip's kept tokens; questions may follow, and each forgets the one before it."""
+    def watch(self, tokens: Float32, keep: Mask, times: Sequence[float] | None = None) -> None:
+        """Prefill a clip's kept tokens; questions may follow, and each forgets the one before it.
+
+        Args:
+            tokens: (T, N, D) float32.
+            keep: (T, N) bool.
+            times: of the steps, see `EncodedClip`; None takes frames at the bundle's rate.
+        """
+        manifest = self.bundle.manifest
+        vision = manifest.vision
+        if times is None:
+            per_step = vision.frames_per_step
+            times = [(step * per_step + (per_step - 1) / 2) / vision.fps for step in range(len(tokens))]
+        clip = clip_prompt(manifest, KeptTokens.gather(tokens, keep, vision.token_grid), times, self._newline)
         self.model.reset()
-        self.model.append_text(self.bundle.manifest.prompt.before)
-        self.model.append_tokens(KeptTokens.gather(tokens, keep, self.bundle.manifest.vision.token_grid))
-        self._video = self.model.mark()
+        for text, kept in clip.parts:
+            self.model.append_text(text)
+            self.model.append_tokens(kept)
+        self._video, self._tail = self.model.mark(), clip.tail
 
     def prefill_question(self, question: str) -> None:
         """Roll back to the video and prefill a question."""
         if self._video is None:
             raise ScoreEdgeError("no clip has been watched yet", "call watch() before ask()")
         self.model.rollback(self._video)
-        self.model.append_text(self.bundle.manifest.prompt.ask(question))
+        self.model.append_text(self._tail + self.bundle.manifest.prompt.ask(question))
 
     def ask(self, question: str, max_tokens: int = 128) -> Iterator[str]:
         """The answer to a question about the watched clip, piece by piece."""
@@ -205,7 +217,7 @@ class Pipeline:
         with watch.stage("select"):
             keep = self.select(clip.tokens, selector, retention)
         with watch.stage("prefill"):
-            self.watch(clip.tokens, keep)
+            self.watch(clip.tokens, keep, clip.times)
             self.prefill_question(question)
         pieces: list[str] = []
         with watch.stage("generate"):
@@ -214,6 +226,17 @@ class Pipeline:
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))
         return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
+
+
+def _read_rows(path: Path, width: int) -> Float32:
+    """(n, width) float32 rows of a .npy file."""
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ScoreEdgeError(f"{path} cannot be read: {error}", "export the bundle again") from error
+    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != width:
+        raise ScoreEdgeError(f"{path} holds {rows.shape} {rows.dtype}, not (n, {width}) float32")
+    return np.asarray(rows)
 
 
 def _timed(frames: Iterable[Frame], watch: Stopwatch) -> Iterator[Frame]:

@@ -1,5 +1,6 @@
-"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, patches in Qwen2-VL's order."""
+"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, pixels or Qwen2-VL's patches."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from score_edge.core import Float32, Frame, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
+from score_edge.manifest import Vision
 
-Resample = Literal["bicubic", "bilinear", "area"]
+Resample = Literal["bicubic", "bilinear", "lanczos", "area"]
+Layout = Literal["patches", "pixels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,14 @@ class Preprocessing:
     """How a model wants its frames. Every frame is stretched to one fixed size, because graphs have fixed shapes.
 
     Attributes:
-        height, width: pixels of the encoder's input, multiples of patch * merge.
+        height, width: pixels of the encoder's input; multiples of patch * merge where the layout is patches.
         patch: side of a patch in pixels.
         merge: side, in patches, of the square that becomes one visual token.
         frames_per_step: frames the encoder merges into one step; 2 for Qwen, else 1.
         mean, std: per RGB channel, of intensities in 0..1.
         resample: the resizing filter.
+        layout: what the encoder takes, see `prepare`.
+        longest_edge: resize to this longest edge first, as SmolVLM does; None goes to height x width at once.
 
     Raises:
         ScoreEdgeError: a number is out of range or the sizes do not divide.
@@ -38,6 +43,13 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Resample = "bicubic"
+    layout: Layout = "patches"
+    longest_edge: int | None = None
+
+    @staticmethod
+    def of(vision: Vision) -> "Preprocessing":
+        """What the manifest of a bundle asks for."""
+        return Preprocessing(**{field.name: getattr(vision, field.name) for field in dataclasses.fields(Preprocessing)})
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "patch", "merge", "frames_per_step"):
@@ -46,7 +58,7 @@ class Preprocessing:
                 raise ScoreEdgeError(f"preprocessing: {name} is {number!r}, but must be a positive whole number")
         token = self.patch * self.merge
         for name, pixels in (("height", self.height), ("width", self.width)):
-            if pixels % token:
+            if self.layout == "patches" and pixels % token:
                 fit = max(token, round(pixels / token) * token)
                 raise ScoreEdgeError(
                     f"preprocessing: {name} {pixels} is not a multiple of patch * merge = {token}",
@@ -63,13 +75,20 @@ class Preprocessing:
     @property
     def grid(self) -> Grid:
         """The visual tokens of one step."""
-        token = self.patch * self.merge
-        return Grid(self.height // token, self.width // token)
+        return Grid(*(-(side // self.patch // -self.merge) for side in (self.height, self.width)))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(patches, values per patch) of what patchify returns."""
         return self.grid.tokens * self.merge**2, 3 * self.frames_per_step * self.patch**2
+
+    def prepare(self, frames: Sequence[Frame] | Uint8) -> dict[str, Float32]:
+        """The encoder's input by name, for one step: `patchify` or `pixels`, whatever its layout asks for."""
+        return {self.layout: self.patchify(frames) if self.layout == "patches" else self.pixels(frames)}
+
+    def pixels(self, frames: Sequence[Frame] | Uint8) -> Float32:
+        """(frames_per_step, 3, height, width) float32 of one step; frames as in `patchify`."""
+        return self._normalised(self._images(frames).transpose(0, 3, 1, 2), (3, 1, 1))
 
     def patchify(self, frames: Sequence[Frame] | Uint8) -> Float32:
         """Encoder input of one step.
@@ -85,19 +104,40 @@ class Preprocessing:
         Raises:
             ScoreEdgeError: no frames, more than fit into a step, or an image that is not (H, W, 3) uint8.
         """
+        m, p, grid = self.merge, self.patch, self.grid
+        pixels = self._images(frames).reshape(self.frames_per_step, grid.height, m, p, grid.width, m, p, 3)
+        pixels = pixels.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(self.shape[0], 3, -1)
+        return self._normalised(pixels, (3, 1)).reshape(self.shape)
+
+    def _images(self, frames: Sequence[Frame] | Uint8) -> Uint8:
+        """(frames_per_step, height, width, 3) uint8."""
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         if not 1 <= len(images) <= self.frames_per_step:
             raise ScoreEdgeError(f"{len(images)} frames do not make a step of {self.frames_per_step}")
-        images = [resize(image, self.height, self.width, self.resample) for image in images]
-        images += images[-1:] * (self.frames_per_step - len(images))
+        images = [self._resize(image) for image in images]
+        return np.stack(images + images[-1:] * (self.frames_per_step - len(images)))
 
-        m, p, grid = self.merge, self.patch, self.grid
-        pixels = np.stack(images).reshape(self.frames_per_step, grid.height, m, p, grid.width, m, p, 3)
-        pixels = pixels.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(self.shape[0], 3, -1)
+    def _resize(self, image: Uint8) -> Uint8:
+        if self.longest_edge is not None:
+            height, width = _longest_edge(image.shape[0], image.shape[1], self.longest_edge)
+            image = resize(image, height, width, self.resample)
+        return resize(image, self.height, self.width, self.resample)
+
+    def _normalised(self, pixels: Uint8, channels: tuple[int, ...]) -> Float32:
+        """(x / 255 - mean) / std as float32, in one piece; `channels` is the shape that spreads along the RGB axis."""
         mean, std = np.array(self.mean), np.array(self.std)
-        patches = pixels * (1 / (255 * std)).astype(np.float32)[:, None]
-        patches -= (mean / std).astype(np.float32)[:, None]
-        return patches.reshape(self.shape)
+        values = np.ascontiguousarray(pixels) * (1 / (255 * std)).astype(np.float32).reshape(channels)
+        values -= (mean / std).astype(np.float32).reshape(channels)
+        return values
+
+
+def _longest_edge(height: int, width: int, longest: int) -> tuple[int, int]:
+    """The size with this longest edge; SmolVLM makes the other one even."""
+    if width >= height:
+        other = int(longest / (width / height))
+        return max(other + other % 2, 1), longest
+    other = int(longest * (width / height))
+    return longest, max(other + other % 2, 1)
 
 
 def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic") -> Uint8:
@@ -109,7 +149,8 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     Args:
         image: (H, W, 3) uint8.
         height, width: of the result, pixels.
-        resample: "bicubic" and "bilinear" are Pillow's; "area" averages what each pixel covers, as cv2.INTER_AREA.
+        resample: "bicubic", "bilinear" and "lanczos" are Pillow's; "area" averages what each pixel covers, as
+            cv2.INTER_AREA.
 
     Raises:
         ScoreEdgeError: the image is not (H, W, 3) uint8.
@@ -129,6 +170,7 @@ _KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.floa
     # weight of a source pixel at a distance (in source pixels) from the centre of a target pixel `scale` wide
     "bicubic": lambda distance, scale: _cubic(np.abs(distance) / scale),
     "bilinear": lambda distance, scale: np.maximum(0.0, 1 - np.abs(distance) / scale),
+    "lanczos": lambda distance, scale: _lanczos(distance / scale),
     "area": lambda distance, scale: np.clip((1 + scale) / 2 - np.abs(distance), 0.0, 1.0),
 }
 _BAND: Final = 8
@@ -142,6 +184,11 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     inner = (1.5 * x - 2.5) * x * x + 1
     outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+
+
+def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A sinc, windowed by one three times as wide."""
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
 
 
 @lru_cache(maxsize=64)

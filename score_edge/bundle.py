@@ -72,6 +72,12 @@ class Bundle:
         return self.folder / self.manifest.vision.graph.file
 
     @property
+    def newline_path(self) -> Path | None:
+        """The rows that close a clip; None for models without them."""
+        newline = self.manifest.vision.newline
+        return self.folder / newline.file if newline else None
+
+    @property
     def policy_path(self) -> Path | None:
         """The ONNX policy; None for a bundle whose selectors need none."""
         policy = self.manifest.selector.policy
@@ -122,7 +128,7 @@ def write_bundle(
             raise ScoreEdgeError(f"cannot write {file} into the bundle: there is no file {source}")
     try:
         remove_leftovers(target)
-        _check_target(target, overwrite)
+        check_target(target, overwrite)
         with atomic_folder(target, overwrite=overwrite) as new:
             sealed = manifest.sealed({file: _write(new, file, source) for file, source in files.items()})
             document = json.dumps(dataclasses.asdict(sealed), indent=2, ensure_ascii=False) + "\n"
@@ -151,7 +157,7 @@ def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs
     expected: tuple[Shapes, Shapes]
     if graph == "encoder":
         tokens = (vision.token_grid.tokens, vision.dim)
-        expected = {"patches": (vision.patches, vision.patch_values)}, {"tokens": tokens}
+        expected = {vision.input_name: vision.input_shape}, {"tokens": tokens}
     else:
         expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim)}, {"keep": ("M",)}
     for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
@@ -177,7 +183,8 @@ def _show(shape: Sequence[int | str | None]) -> str:
     return f"({', '.join('?' if size is None else str(size) for size in shape)})"
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a folder that `write_bundle` would refuse; what takes minutes to make asks first."""
     if not target.exists():
         return
     if not overwrite:

@@ -114,7 +114,7 @@ def _ask_all(pipeline: Pipeline, clip: EncodedClip, rendered: world.Clip | None,
         questions = [(text, "") for text in QUESTIONS_FOR_ANY_VIDEO]
     answers = []
     for name in (None, "all"):
-        pipeline.watch(clip.tokens, pipeline.select(clip.tokens, pipeline.selector(name), retention))
+        pipeline.watch(clip.tokens, pipeline.select(clip.tokens, pipeline.selector(name), retention), clip.times)
         answers.append(["".join(pipeline.ask(text)) for text, _ in questions])
     return [Asked(*question, *both) for question, *both in zip(questions, *answers, strict=True)]
 

@@ -1,8 +1,13 @@
 """What `score-edge inspect` tells about a bundle."""
 
+import dataclasses
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from score_edge.bundle import Bundle, check_shapes
+from score_edge.errors import ScoreEdgeError
+from score_edge.graph_stats import graph_stats
 from score_edge.runtime.graph import OnnxGraph
 
 
@@ -40,6 +45,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             "frames_per_step": vision.frames_per_step,
             "tokens_per_step": tokens,
             "tokens_per_second": tokens_per_second,
+            "input": {vision.input_name: list(vision.input_shape)},
+            **_encoder_cost(bundle.encoder_path, vision.frames_per_step),
         },
         "selector": {
             "name": selector.name,
@@ -56,7 +63,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             "seconds_unpruned": language.context / tokens_per_second,
             "seconds_kept": language.context / tokens_per_second / selector.retention,
         },
-        "prompt": {"before": manifest.prompt.before, "after": manifest.prompt.after},
+        "prompt": dataclasses.asdict(manifest.prompt),
         "provenance": {
             "source": manifest.provenance.source,
             "created": manifest.provenance.created,
@@ -65,6 +72,17 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         },
         "files": inside,
     }
+
+
+def _encoder_cost(path: Path, frames_per_step: int) -> dict[str, Any]:
+    """What the encoder is made of and costs; nothing where onnx is not installed, which a board does not need."""
+    if importlib.util.find_spec("onnx") is None:
+        return {}
+    try:
+        stats = graph_stats(path)
+        return {**dataclasses.asdict(stats), "macs_per_frame": stats.macs / frames_per_step}
+    except ScoreEdgeError:  # `check_graphs` says what is wrong with it
+        return {}
 
 
 def check_graphs(bundle: Bundle) -> None:

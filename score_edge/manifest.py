@@ -12,6 +12,7 @@ from score_edge.provenance import Provenance
 
 SCHEMA = 1
 QUESTION = "{question}"
+TOKENS = "{tokens}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Vision:
     """The vision encoder and how frames are brought into its shape.
 
     Attributes:
-        graph: ONNX; ``patches`` (P, patch_values) to ``tokens`` (N, dim).
-        height: pixels of a frame as the encoder sees it; a multiple of patch * merge.
+        graph: ONNX; `input_name` of `input_shape` to ``tokens`` (N, dim).
+        height: pixels of a frame as the encoder sees it; a multiple of patch * merge where the layout is patches.
         width: as height.
         patch: side of a patch in pixels.
         merge: side, in patches, of the square that becomes one visual token.
@@ -44,8 +45,12 @@ class Vision:
         std: divides what is left.
         resample: name of the interpolation that resizes a frame.
         fps: frames per second to sample from a source.
-        dim: D, floats per visual token.
-        grid: visual tokens of one step, (height, width).
+        dim: D, floats per visual token; with DeepStack the levels stand behind each other.
+        grid: visual tokens of one step, (height, width); patches / merge, rounded up.
+        layout: ``"patches"`` (P, patch_values), cut as Qwen2-VL does, or ``"pixels"`` (frames_per_step, 3, height,
+            width).
+        longest_edge: frames are first resized to this longest edge, with their shape kept; None does it in one go.
+        newline: .npy (n, dim) float32, rows that close a clip (LLaVA-OneVision's image newline).
     """
 
     graph: FileRef
@@ -56,10 +61,13 @@ class Vision:
     frames_per_step: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resample: Literal["bicubic", "bilinear", "area"]
+    resample: Literal["bicubic", "bilinear", "lanczos", "area"]
     fps: float
     dim: int
     grid: tuple[int, int]
+    layout: Literal["patches", "pixels"] = "patches"
+    longest_edge: int | None = None
+    newline: FileRef | None = None
 
     @property
     def token_grid(self) -> Grid:
@@ -75,6 +83,18 @@ class Vision:
     def patch_values(self) -> int:
         """Floats per patch: RGB of every pixel in every frame of the step."""
         return 3 * self.frames_per_step * self.patch**2
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph's one input."""
+        return self.layout
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the graph's one input."""
+        if self.layout == "patches":
+            return self.patches, self.patch_values
+        return self.frames_per_step, 3, self.height, self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +122,7 @@ class Language:
         dim: floats per embedding row it takes.
         gguf: the file inside the bundle.
         path: absolute path of the file outside; exactly one of gguf and path is given.
+        time_scale: M-RoPE time positions per second of video (Qwen2.5-VL); None counts steps.
     """
 
     positions: Literal["mrope", "plain"]
@@ -109,14 +130,25 @@ class Language:
     dim: int
     gguf: FileRef | None = None
     path: str | None = None
+    time_scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The text around the visual tokens; ``after`` holds ``{question}`` once."""
+    """The text around the visual tokens; `runtime/prompting.py` fills it in.
+
+    Attributes:
+        before: what leads the clip; may hold ``{frames}`` (in words) and ``{duration}`` (H:MM:SS).
+        after: what follows it; holds ``{question}`` once.
+        step: text around the tokens of each step, with ``{tokens}`` once; may hold ``{number}`` (from 1), ``{seconds}``
+            (0.5) and ``{clock}`` (MM:SS). Empty: the clip is one block of tokens.
+        between: what stands between two steps.
+    """
 
     before: str
     after: str
+    step: str = ""
+    between: str = ""
 
     def ask(self, question: str) -> str:
         """The text that follows the visual tokens."""
@@ -149,6 +181,7 @@ class Manifest:
         """Every file of the bundle, by the place in the manifest that names it."""
         named = {
             "vision.graph": self.vision.graph,
+            "vision.newline": self.vision.newline,
             "selector.policy": self.selector.policy,
             "language.gguf": self.language.gguf,
             **{f"extra[{i}]": ref for i, ref in enumerate(self.extra)},
@@ -161,11 +194,13 @@ class Manifest:
         Args:
             refs: by file name; at least all of `files`.
         """
-        policy, gguf = self.selector.policy, self.language.gguf
+        newline, policy, gguf = self.vision.newline, self.selector.policy, self.language.gguf
         used = {ref.file for where, ref in self.files.items() if not where.startswith("extra")}
         return dataclasses.replace(
             self,
-            vision=dataclasses.replace(self.vision, graph=refs[self.vision.graph.file]),
+            vision=dataclasses.replace(
+                self.vision, graph=refs[self.vision.graph.file], newline=newline and refs[newline.file]
+            ),
             selector=dataclasses.replace(self.selector, policy=policy and refs[policy.file]),
             language=dataclasses.replace(self.language, gguf=gguf and refs[gguf.file]),
             extra=tuple(ref for file, ref in refs.items() if file not in used),
@@ -177,14 +212,18 @@ class Manifest:
         for where in ("height", "width", "patch", "merge", "frames_per_step", "dim", "fps"):
             _expect(getattr(vision, where) > 0, f"vision.{where} must be above 0, not {getattr(vision, where)}")
         cell = vision.patch * vision.merge
-        grid = (vision.height // cell, vision.width // cell)
         _expect(
-            grid[0] * cell == vision.height and grid[1] * cell == vision.width,
+            vision.layout == "pixels" or vision.height % cell == vision.width % cell == 0,
             f"vision.height x width = {vision.height} x {vision.width} is no multiple of patch * merge = {cell}",
         )
+        grid = (-(vision.height // vision.patch // -vision.merge), -(vision.width // vision.patch // -vision.merge))
         _expect(
             vision.grid == grid,
             f"vision.grid is {list(vision.grid)}, but height, width, patch, merge give {list(grid)}",
+        )
+        _expect(
+            vision.longest_edge is None or vision.longest_edge > 0,
+            f"vision.longest_edge must be above 0, not {vision.longest_edge}",
         )
         _expect(all(value > 0 for value in vision.std), f"vision.std must be above 0, not {list(vision.std)}")
         _expect(
@@ -207,7 +246,15 @@ class Manifest:
             vision.dim == language.dim,
             f"vision.dim is {vision.dim}, but language.dim is {language.dim}: these two models do not belong together",
         )
+        _expect(
+            language.time_scale is None or (language.time_scale > 0 and language.positions == "mrope"),
+            f"language.time_scale is {language.time_scale}, but must be above 0 and goes with mrope only",
+        )
         _expect(self.prompt.after.count(QUESTION) == 1, f"prompt.after must contain {QUESTION} exactly once")
+        _expect(
+            self.prompt.step.count(TOKENS) == bool(self.prompt.step),
+            f"prompt.step must be empty or contain {TOKENS} exactly once",
+        )
         for where, ref in self.files.items():
             _expect(
                 _stays_inside(ref.file),

@@ -13,6 +13,7 @@ from score_edge.selectivity import Selectivity
 
 if TYPE_CHECKING:
     from score_edge.demo import Demo
+    from score_edge.export.onnx_graph import Difference
 
 STAGES = {
     "read": "read video",
@@ -113,6 +114,17 @@ def inspection_table(description: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None)
     for key, value in _flatten(description):
         table.add_row(f"[bold]{key}[/]", str(value))
+    return table
+
+
+def export_table(differences: "Sequence[Difference]") -> Table:
+    """ONNX Runtime against torch, a row per kind of input."""
+    table = Table(title="ONNX Runtime against torch")
+    for name in ("output", "input", "max abs", "mean abs", "max relative", "cosine of the worst row"):
+        table.add_column(name, justify="left" if name in ("output", "input") else "right")
+    for row in differences:
+        numbers = (f"{value:.2g}" for value in (row.largest, row.mean, row.relative))
+        table.add_row(row.output, row.data, *numbers, f"{row.cosine:.7f}")
     return table
 
 

@@ -1,5 +1,6 @@
 """A small random Qwen2-VL with a real byte-level BPE tokenizer, and its GGUF files; torch is imported only on use."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,19 +39,36 @@ class Tiny(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
-    """Qwen2's normaliser and pre-tokenizer over merges learned from a few sentences."""
-    tokenizers = pytest.importorskip("tokenizers")
-    qwen2 = pytest.importorskip("transformers.models.qwen2.tokenization_qwen2")
-    tokenizer = qwen2.Qwen2Tokenizer(eos_token=SPECIAL[1], additional_special_tokens=SPECIAL[2:])
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=SPECIAL,
-        show_progress=False,
-    )
-    tokenizer.backend_tokenizer.train_from_iterator(SENTENCES, trainer)
-    return tokenizer
+def make_tokenizer() -> Callable[..., Any]:
+    """Qwen2's normaliser and pre-tokenizer over merges learned from a few sentences, with these special tokens too."""
+
+    def make(*special: str, **settings: Any) -> Any:
+        tokenizers = pytest.importorskip("tokenizers")
+        qwen2 = pytest.importorskip("transformers.models.qwen2.tokenization_qwen2")
+        names = [*SPECIAL, *(name for name in special if name not in SPECIAL)]
+        tokenizer = qwen2.Qwen2Tokenizer(eos_token=SPECIAL[1], additional_special_tokens=names[2:], **settings)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=393 + len(names),
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=names,
+            show_progress=False,
+        )
+        tokenizer.backend_tokenizer.train_from_iterator(SENTENCES, trainer)
+        return tokenizer
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(make_tokenizer: Callable[..., Any]) -> Any:
+    """The tokenizer of the Qwen models below."""
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def randomize() -> Callable[[Any], Any]:
+    """A model's decoder with weights that show: see `_randomize`."""
+    return _randomize
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,10 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "version type": (put("provenance.versions", {"onnx": 1}), "provenance.versions.onnx must be a text, not 1"),
     "versions type": (put("provenance.versions", 1), "provenance.versions must be an object, not 1"),
     "literal": (put("language.positions", "rope"), 'language.positions must be "mrope" or "plain", not "rope"'),
-    "resample": (put("vision.resample", "cubic"), 'must be "bicubic" or "bilinear" or "area", not "cubic"'),
+    "resample": (
+        put("vision.resample", "cubic"),
+        'must be "bicubic" or "bilinear" or "lanczos" or "area", not "cubic"',
+    ),
     "zero patch": (put("vision.patch", 0), "vision.patch must be above 0, not 0"),
     "not divisible": (
         put("vision.height", 100),

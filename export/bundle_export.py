@@ -1,0 +1,193 @@
+"""`score-edge export`: a checkpoint and the GGUF of its language model become a bundle, proven against torch."""
+
+import contextlib
+import dataclasses
+import errno
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from score_edge.bundle import Bundle, check_shapes, check_target, write_bundle
+from score_edge.core import Frame
+from score_edge.errors import ScoreEdgeError
+from score_edge.export.checkpoint import Checkpoint
+from score_edge.export.family import ENCODER, Family, find_family
+from score_edge.export.gguf_check import Gguf, check_gguf
+from score_edge.export.onnx_graph import OPSET, Difference, Precision, export_onnx
+from score_edge.manifest import FileRef, Language, Manifest, Selection, Vision
+from score_edge.provenance import Provenance
+from score_edge.reference import world
+from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.source import open_source
+
+CONTEXT = 8192  # KV cells of the language model where its training allows them
+STEPS = 2  # of real frames, on which the graph is compared with torch
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written bundle and how it was proven.
+
+    Attributes:
+        differences: ONNX Runtime against torch, a row per kind of input.
+        notes: what the user should know, a sentence each.
+    """
+
+    bundle: Bundle
+    differences: list[Difference]
+    notes: list[str]
+
+
+def export_bundle(
+    model: str,
+    folder: str | Path,
+    *,
+    llm: str | Path,
+    size: tuple[int, int] | None = None,
+    frames_per_step: int | None = None,
+    policy: Path | None = None,
+    precision: Precision = "fp32",
+    tolerance: float | None = None,
+    video: str | Path | None = None,
+    overwrite: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Exported:
+    """Write a bundle for a checkpoint.
+
+    Args:
+        model: folder or hub id of a safetensors checkpoint of a known family.
+        folder: the bundle to write.
+        llm: GGUF of the checkpoint's language model; the bundle points to it, it is not copied.
+        size: (height, width) frames are resized to; None takes the checkpoint's, or the family's default.
+        frames_per_step: None takes the model's.
+        policy: ONNX of a trained policy; without one the bundle selects with `last-kept`.
+        precision: of the encoder.
+        tolerance: see `export_onnx`.
+        video: whose first frames the graph is compared on too; None renders some.
+        overwrite: replace a bundle that is there.
+        on_stage: called with the name of every stage.
+
+    Raises:
+        ScoreEdgeError: anything that does not fit together; nothing is written then.
+
+    Example:
+        >>> export_bundle("Qwen/Qwen2.5-VL-3B-Instruct", "bundle", llm="qwen2.5-vl-3b-q4_k_m.gguf")  # doctest: +SKIP
+    """
+    check_target(Path(folder), overwrite)
+    on_stage("checkpoint")
+    checkpoint = Checkpoint.open(model)
+    family = find_family(checkpoint.model_type)
+    if family.attention != "causal":
+        raise ScoreEdgeError(f"{family.name} attends to its visual tokens in both directions, the runtime cannot")
+    tokenizer = checkpoint.tokenizer()
+    on_stage("language model")
+    gguf = Gguf.read(Path(llm))
+    check_gguf(gguf, checkpoint.config, tokenizer)
+    vision = family.vision(checkpoint, size, frames_per_step)
+    prompt = family.prompt(checkpoint, tokenizer)
+    on_stage("vision tower")
+    tower = checkpoint.load(family.model_class)
+    with _scratch(Path(folder)) as scratch:
+        on_stage("ONNX graph")
+        differences = export_encoder(family, tower, vision, scratch / ENCODER.file, precision, tolerance, video)
+        if (rows := family.newline(tower)) is not None:
+            np.save(scratch / "newline.npy", rows)
+            vision = dataclasses.replace(vision, newline=FileRef("newline.npy"))
+        files: dict[str, Path | bytes] = {path.name: path for path in scratch.iterdir()}
+        manifest = Manifest(
+            name=Path(folder).resolve().name,
+            family=family.name,
+            vision=vision,
+            selector=_selection(policy),
+            language=Language(
+                family.positions,
+                min(gguf.context or CONTEXT, CONTEXT),
+                vision.dim,
+                path=str(Path(llm).resolve()),
+                time_scale=family.time_scale(checkpoint.config),
+            ),
+            prompt=prompt,
+            provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
+        )
+        if policy is not None:
+            graph = OnnxGraph(policy)
+            check_shapes(manifest, "policy", graph.inputs, graph.outputs)
+            files["policy.onnx"] = policy
+        on_stage("bundle")
+        bundle = write_bundle(folder, manifest, files, overwrite=overwrite)
+    return Exported(bundle, differences, _notes(policy, size, vision))
+
+
+def export_encoder(
+    family: Family,
+    model: object,
+    vision: Vision,
+    path: Path,
+    precision: Precision = "fp32",
+    tolerance: float | None = None,
+    video: str | Path | None = None,
+) -> list[Difference]:
+    """The graph alone: trace, check and compare on random input and on real frames."""
+    frames = Preprocessing.of(vision)
+    random = torch.randn(vision.input_shape, generator=torch.Generator().manual_seed(0))
+    real = [
+        {name: torch.from_numpy(array) for name, array in frames.prepare(step).items()}
+        for step in _steps(vision.frames_per_step, video)
+    ]
+    data: Mapping[str, Sequence[Mapping[str, torch.Tensor]]] = {"video" if video else "rendered": real}
+    return export_onnx(
+        family.encoder(model, vision),
+        {vision.input_name: random},
+        "tokens",
+        path,
+        tolerance=tolerance,
+        precision=precision,
+        data=data,
+    )
+
+
+def _steps(frames_per_step: int, video: str | Path | None) -> list[list[Frame]]:
+    count = STEPS * frames_per_step
+    if video is None:
+        clip = world.make_clip(world.TEST_SEED, 0, count)
+        frames = clip.frames()[:count]
+    else:
+        with open_source(video) as source:
+            frames = list(islice(source, count))
+    if not frames:
+        raise ScoreEdgeError(f"{video} has no frames", "give another video to compare on")
+    return [frames[i : i + frames_per_step] for i in range(0, len(frames), frames_per_step)]
+
+
+def _selection(policy: Path | None) -> Selection:
+    return Selection("last-kept") if policy is None else Selection("score", FileRef("policy.onnx"))
+
+
+def _notes(policy: Path | None, size: tuple[int, int] | None, vision: Vision) -> list[str]:
+    notes = []
+    if size is None:
+        notes.append(f"every frame is resized to {vision.height}x{vision.width} pixels")
+    if policy is None:
+        notes.append("no trained policy was given: the bundle selects with last-kept, a rule that needs no training")
+    return notes
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder beside the bundle, gone afterwards: /tmp may be small, and what does not fit here fits no bundle."""
+    parent = folder.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=".export") as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "free some disk space" if full else "check the path and its permissions"
+        raise ScoreEdgeError(f"cannot write into {parent}: {error}", hint) from error

@@ -1,0 +1,118 @@
+"""What a model family must say about itself to be exported, and the list of those that do."""
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from score_edge.core import Float32
+from score_edge.errors import ScoreEdgeError, did_you_mean
+from score_edge.export.checkpoint import QUESTION, Checkpoint
+from score_edge.manifest import FileRef, Prompt, Vision
+
+# model_type of a checkpoint to the module of this package that exports it.
+MODULES = {
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "smolvlm": "smolvlm",
+    "llava_onevision": "llava_onevision",
+    "internvl": "internvl",
+}
+ENCODER = FileRef("encoder.onnx")
+
+
+class Family(ABC):
+    """The contract of one family; a file of this package holds a subclass and an instance called FAMILY.
+
+    Attributes:
+        name: its model_type in transformers.
+        model_class: the transformers class that has the vision tower and the projector.
+        positions: ``"mrope"`` where kept tokens keep their (t, h, w), else ``"plain"``.
+        attention: ``"causal"``, or ``"block"`` where the visual tokens attend to each other in the language model,
+            which the runtime cannot do.
+    """
+
+    name: ClassVar[str]
+    model_class: ClassVar[str]
+    positions: ClassVar[Literal["mrope", "plain"]] = "plain"
+    attention: ClassVar[Literal["causal", "block"]] = "causal"
+
+    @abstractmethod
+    def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
+        """Sizes and preprocessing, with what the user left open filled in.
+
+        Args:
+            checkpoint: the checkpoint.
+            size: (height, width) in pixels.
+            frames_per_step: frames of a step.
+
+        Raises:
+            ScoreEdgeError: the model cannot run at that size.
+        """
+
+    @abstractmethod
+    def encoder(self, model: Any, vision: Vision) -> nn.Module:
+        """A module whose forward takes `vision.input_name` of `vision.input_shape` to tokens (N, dim)."""
+
+    @abstractmethod
+    def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:
+        """The text around the tokens, from the checkpoint's own chat template."""
+
+    def newline(self, model: Any) -> Float32 | None:
+        """(k, D) rows that close a clip; None for most."""
+        return None
+
+    def time_scale(self, config: Any) -> float | None:
+        """M-RoPE time positions per second of video; None counts steps."""
+        return None
+
+
+def find_family(model_type: str) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        ScoreEdgeError: nobody wrote it yet.
+    """
+    if model_type not in MODULES:
+        raise ScoreEdgeError(f"the family {model_type!r} cannot be exported", did_you_mean(model_type, MODULES))
+    family: Family = importlib.import_module(f"score_edge.export.{MODULES[model_type]}").FAMILY
+    return family
+
+
+def split_chat(checkpoint: Checkpoint, tokenizer: Any, placeholder: str, template: str | None = None) -> Prompt:
+    """The rendered chat template, cut at the placeholder of the visual tokens.
+
+    Raises:
+        ScoreEdgeError: the template shows no video before the question.
+    """
+    before, found, after = checkpoint.chat(tokenizer, template).partition(placeholder)
+    if not found or after.count(QUESTION) != 1:
+        raise ScoreEdgeError(
+            f"{checkpoint.name}: its chat template does not put {placeholder} before the question",
+            "this needs the chat template of the vision-language model",
+        )
+    return Prompt(before, after.replace(QUESTION, "{question}"))
+
+
+def square(checkpoint: Checkpoint, size: tuple[int, int], patch: int, merge: int) -> int:
+    """The side of a model that takes square frames only; pixels beyond the last whole patch are not seen.
+
+    Raises:
+        ScoreEdgeError: not square, or its patches are no multiple of merge.
+    """
+    height, width = size
+    if height != width or not height // patch or height // patch % merge:
+        cell = patch * merge
+        raise ScoreEdgeError(
+            f"{checkpoint.model_type} takes square frames of a multiple of {cell} pixels, not {height}x{width}",
+            f"--resolution {max(cell, round((height * width) ** 0.5 / cell) * cell)}",
+        )
+    return height
+
+
+def one_frame(checkpoint: Checkpoint, frames_per_step: int | None) -> None:
+    """Refuse a step of several frames where the tower sees one at a time."""
+    if frames_per_step not in (None, 1):
+        raise ScoreEdgeError(f"{checkpoint.model_type} encodes one frame per step, not {frames_per_step}")

@@ -1,0 +1,94 @@
+"""InternVL3: InternViT and pixel shuffle, one square frame per step, numbered in the prompt."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.export.checkpoint import Checkpoint
+from score_edge.export.family import ENCODER, Family, one_frame, split_chat, square
+from score_edge.manifest import TOKENS, Prompt, Vision
+
+
+class FrameEncoder(nn.Module):
+    """InternViT, pixel shuffle and projector at one resolution.
+
+    Args:
+        model: the inner model (`InternVLModel`).
+        side: pixels of a frame.
+    """
+
+    places: torch.Tensor
+
+    def __init__(self, model: Any, side: int) -> None:
+        super().__init__()
+        self.model = model
+        self.tower = model.vision_tower
+        patches = side // self.tower.config.patch_size[0]
+        embeddings = self.tower.embeddings
+        with torch.no_grad():
+            # Only the number of rows is looked at.
+            rows = torch.zeros(1, 1 + patches**2, self.tower.config.hidden_size)
+            places = embeddings.interpolate_pos_encoding(rows, side, side)
+        self.register_buffer("places", places.detach().clone(), persistent=False)
+        self.patches = patches
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(1, 3, side, side) pixels to (N, D) tokens, raster order."""
+        embeddings = self.tower.embeddings
+        hidden = torch.cat([embeddings.cls_token, embeddings.patch_embeddings(pixels)], dim=1) + self.places
+        for layer in self.tower.encoder.layer:
+            hidden = layer(hidden)
+        hidden = self.tower.layernorm(hidden)[:, 1:]
+        image = hidden.unflatten(1, (self.patches, self.patches))
+        merged = self.model.pixel_shuffle(image, scale_factor=self.model.config.downsample_ratio)
+        tokens: torch.Tensor = self.model.multi_modal_projector(merged.flatten(1, 2))[0]
+        return tokens
+
+
+class InternVL(Family):
+    """InternVL3 as transformers has it (checkpoints whose name ends in -hf)."""
+
+    name = "internvl"
+    model_class = "InternVLForConditionalGeneration"
+
+    def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
+        """Square frames of any multiple of patch * shuffle; the tower's own size where none is named."""
+        one_frame(checkpoint, frames_per_step)
+        config = checkpoint.config
+        tower = config.vision_config
+        if config.vision_feature_layer != -1 or config.vision_feature_select_strategy != "default":
+            raise ScoreEdgeError(f"{checkpoint.name} reads another layer of its tower than the last, or its first row")
+        patch, shuffle = tower.patch_size[0], round(1 / config.downsample_ratio)
+        side = square(checkpoint, size or tuple(tower.image_size), patch, shuffle)
+        return Vision(
+            graph=ENCODER,
+            height=side,
+            width=side,
+            patch=patch,
+            merge=shuffle,
+            frames_per_step=1,
+            fps=float(checkpoint.setting("fps", 1.0)),
+            dim=config.text_config.hidden_size,
+            grid=(side // patch // shuffle,) * 2,
+            layout="pixels",
+            **checkpoint.normalisation,
+        )
+
+    def encoder(self, model: Any, vision: Vision) -> nn.Module:
+        """The tower at one resolution."""
+        return FrameEncoder(model.model, vision.height)
+
+    def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:
+        """Every frame between its wrappers, behind its number."""
+        video = getattr(tokenizer, "video_token", "<video>")
+        chat = split_chat(checkpoint, tokenizer, video)
+        start, end = (getattr(tokenizer, f"{side}_image_token", None) for side in ("start", "end"))
+        if start is None or end is None:
+            raise ScoreEdgeError(f"{checkpoint.name}: its tokenizer names no start_image_token and end_image_token")
+        # InternVLProcessor writes the number in code; there is nothing to read it from.
+        return Prompt(chat.before, chat.after, step=f"Frame{{number}}: {start}{TOKENS}{end}", between="\n")
+
+
+FAMILY = InternVL()

@@ -1,0 +1,232 @@
+"""What `score-edge export` refuses, and that nothing is left behind when it does."""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from score_edge.errors import ScoreEdgeError
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("gguf")
+
+from score_edge.export import bundle_export
+from score_edge.export.bundle_export import export_bundle
+from score_edge.export.gguf_model import write_gguf
+
+
+@pytest.fixture(scope="module")
+def llm(qwen2_vl_case: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    case = qwen2_vl_case
+    return write_gguf(case.model, case.tokenizer, tmp_path_factory.mktemp("llm") / "llm.gguf", dtype="f32")
+
+
+@pytest.fixture
+def checkpoint(qwen2_vl_case: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(qwen2_vl_case.folder, tmp_path / "checkpoint"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
+
+
+def text_only(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.pop("vision_config"))
+
+
+def unknown(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(model_type="qwen2_5vl"))
+
+
+def cut_off(folder: Path) -> None:
+    weights(folder).write_bytes(weights(folder).read_bytes()[:-100])
+
+
+def cut_header(folder: Path) -> None:
+    weights(folder).write_bytes(weights(folder).read_bytes()[:20])
+
+
+def damaged_header(folder: Path) -> None:
+    weights(folder).write_bytes(struct.pack("<Q", 8) + b"notjson!" + bytes(64))
+
+
+def pickled(folder: Path) -> None:
+    weights(folder).rename(folder / "pytorch_model.bin")
+
+
+def no_weights(folder: Path) -> None:
+    weights(folder).unlink()
+
+
+def missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def not_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def no_tower(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    kept = {key: value for key, value in load_file(weights(folder)).items() if "visual.blocks.1." not in key}
+    save_file(kept, weights(folder), metadata={"format": "pt"})
+
+
+def plain_chat(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] }}{% endfor %}")
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "text-only": (text_only, "is a text-only checkpoint: its config.json has no vision_config"),
+    "unknown family": (unknown, r"did you mean qwen2_5_vl\? known: qwen2_vl, "),
+    "cut off": (cut_off, r"model\.safetensors is cut off: \d+ bytes of \d+"),
+    "cut header": (cut_header, "is cut off or no safetensors file"),
+    "damaged header": (damaged_header, "its header cannot be read"),
+    "pickle only": (pickled, r"as a pickle only \(pytorch_model\.bin\)"),
+    "no weights": (no_weights, "has no weights"),
+    "missing shard": (missing_shard, "lacks model-00002-of-00002"),
+    "not json": (not_json, r"config\.json cannot be read"),
+    "no tower": (no_tower, r"12 weights of the vision tower are missing or misshapen, first model\.visual\.blocks\.1"),
+    "no video in the chat": (plain_chat, r"does not put <\|video_pad\|> before the question"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_checkpoints_that_are_refused(case: str, checkpoint: Path, llm: Path, tmp_path: Path) -> None:
+    spoil, message = CHECKPOINTS[case]
+    spoil(checkpoint)
+    with pytest.raises(ScoreEdgeError) as caught:
+        export_bundle(str(checkpoint), tmp_path / "out" / "bundle", llm=llm)
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
+
+
+def test_a_folder_that_is_not_there(llm: Path, tmp_path: Path) -> None:
+    with pytest.raises(ScoreEdgeError, match="there is no folder"):
+        export_bundle(str(tmp_path / "nowhere"), tmp_path / "bundle", llm=llm)
+
+
+def test_ggufs_that_are_refused(checkpoint: Path, llm: Path, tmp_path: Path, gguf_files: dict[str, Path]) -> None:
+    for path, message in (
+        (gguf_files["f32"], "is not the language model of this checkpoint: its hidden size is 128, not 64"),
+        (gguf_files["plain"], "its architecture is qwen2, not qwen2vl"),
+        (tmp_path / "none.gguf", "no model file"),
+    ):
+        with pytest.raises(ScoreEdgeError, match=message):
+            export_bundle(str(checkpoint), tmp_path / "bundle", llm=path)
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(llm.read_bytes()[:500])
+    with pytest.raises(ScoreEdgeError, match="is no complete GGUF"):
+        export_bundle(str(checkpoint), tmp_path / "bundle", llm=damaged)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_gguf_with_other_special_tokens(
+    checkpoint: Path, qwen2_vl_case: Any, make_tokenizer: Any, tmp_path: Path
+) -> None:
+    # As many tokens, in another order.
+    other = make_tokenizer("<|other|>")
+    model = qwen2_vl_case.model
+    path = write_gguf(model, other, tmp_path / "other.gguf", dtype="f32")
+    from score_edge.export.checkpoint import Checkpoint
+    from score_edge.export.gguf_check import Gguf, check_gguf
+
+    opened = Checkpoint.open(str(checkpoint))
+    tokenizer = make_tokenizer("<|another|>")
+    with pytest.raises(ScoreEdgeError, match=r"its token \d+ is '<\|other\|>', not '<\|another\|>'"):
+        check_gguf(Gguf.read(path), opened.config, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": (50, 80)}, "50x80 pixels are no multiple of patch \\* merge = 8"),
+        ({"frames_per_step": 3}, "a step of qwen2_vl has 1 or 2 frames, not 3"),
+    ],
+)
+def test_sizes_that_are_refused(settings: Any, message: str, checkpoint: Path, llm: Path, tmp_path: Path) -> None:
+    with pytest.raises(ScoreEdgeError, match=message):
+        export_bundle(str(checkpoint), tmp_path / "bundle", llm=llm, **settings)
+
+
+def test_a_target_in_the_way_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(ScoreEdgeError, match="already exists"):
+        export_bundle("no/checkpoint", tmp_path / "bundle", llm="no.gguf")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_nothing_is_left_of_an_export_that_broke_off(
+    error: Any, checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_off(module: Any, example: Any, output: str, path: Path, **more: Any) -> None:
+        path.write_bytes(b"half a graph")
+        raise error
+
+    monkeypatch.setattr(bundle_export, "export_onnx", break_off)
+    target = tmp_path / "out" / "bundle"
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ScoreEdgeError) as caught:
+        export_bundle(str(checkpoint), target, llm=llm)
+    assert error is KeyboardInterrupt or caught.value.hint == "free some disk space"
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_full_disk(checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_export, "export_onnx", lambda *given, **more: given[3].write_bytes(bytes(200_000)))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        with pytest.raises(ScoreEdgeError, match="No space left on device"):
+            export_bundle(str(checkpoint), disk / "bundle", llm=llm, size=(48, 80))
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_half_precision_and_one_frame_per_step(checkpoint: Path, llm: Path, tmp_path: Path, clip: np.ndarray) -> None:
+    from score_edge.runtime.graph import OnnxGraph
+    from score_edge.runtime.preprocess import Preprocessing
+
+    options = {"llm": llm, "size": (48, 80), "frames_per_step": 1}
+    half = export_bundle(str(checkpoint), tmp_path / "half", precision="fp16", **options)  # type: ignore[arg-type]
+    assert 0 < max(row.relative for row in half.differences) < 2e-2
+    assert half.bundle.encoder_path.stat().st_size < 250_000
+    vision = half.bundle.manifest.vision
+    assert vision.frames_per_step == 1 and vision.patch_values == 48
+    frame = Preprocessing.of(vision).prepare(clip[:1])
+    assert OnnxGraph(half.bundle.encoder_path).run(**frame)["tokens"].dtype == np.float32
+    with pytest.raises(ScoreEdgeError, match="allow more with --tolerance"):
+        export_bundle(str(checkpoint), tmp_path / "no", precision="fp16", tolerance=1e-7, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_still_step_is_a_step_of_two_equal_frames(qwen2_vl_case: Any) -> None:
+    import torch
+
+    from score_edge.export.qwen2_vl import StepEncoder
+
+    visual = qwen2_vl_case.model.model.visual
+    patches = torch.randn(64, 3, 1, 16)
+    with torch.no_grad():
+        both = StepEncoder(visual, 8, 8)(patches.expand(-1, -1, 2, -1).flatten(1))
+        still = StepEncoder(visual, 8, 8, frames=1)(patches.flatten(1))
+    assert torch.allclose(both, still, atol=1e-5)
