@@ -26,6 +26,7 @@ from score_edge.runtime.graph import OnnxGraph
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.source import open_source
 
+POLICY, NEWLINE = FileRef("policy.onnx"), FileRef("newline.npy")
 CONTEXT = 8192  # KV cells of the language model where its training allows them
 STEPS = 2  # of real frames, on which the graph is compared with torch
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")
@@ -91,35 +92,35 @@ def export_bundle(
     gguf = Gguf.read(Path(llm))
     check_gguf(gguf, checkpoint.config, tokenizer)
     vision = family.vision(checkpoint, size, frames_per_step)
-    prompt = family.prompt(checkpoint, tokenizer)
+    manifest = Manifest(
+        name=Path(folder).resolve().name,
+        family=family.name,
+        vision=vision,
+        selector=_selection(policy),
+        language=Language(
+            family.positions,
+            min(gguf.context or CONTEXT, CONTEXT),
+            vision.dim,
+            path=str(Path(llm).resolve()),
+            time_scale=family.time_scale(checkpoint.config),
+        ),
+        prompt=family.prompt(checkpoint, tokenizer),
+        provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
+    )
+    if policy is not None:
+        graph = OnnxGraph(policy)
+        check_shapes(manifest, "policy", graph.inputs, graph.outputs)
     on_stage("vision tower")
     tower = checkpoint.load(family.model_class)
     with _scratch(Path(folder)) as scratch:
         on_stage("ONNX graph")
         differences = export_encoder(family, tower, vision, scratch / ENCODER.file, precision, tolerance, video)
         if (rows := family.newline(tower)) is not None:
-            np.save(scratch / "newline.npy", rows)
-            vision = dataclasses.replace(vision, newline=FileRef("newline.npy"))
+            np.save(scratch / NEWLINE.file, rows)
+            manifest = dataclasses.replace(manifest, vision=dataclasses.replace(vision, newline=NEWLINE))
         files: dict[str, Path | bytes] = {path.name: path for path in scratch.iterdir()}
-        manifest = Manifest(
-            name=Path(folder).resolve().name,
-            family=family.name,
-            vision=vision,
-            selector=_selection(policy),
-            language=Language(
-                family.positions,
-                min(gguf.context or CONTEXT, CONTEXT),
-                vision.dim,
-                path=str(Path(llm).resolve()),
-                time_scale=family.time_scale(checkpoint.config),
-            ),
-            prompt=prompt,
-            provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
-        )
         if policy is not None:
-            graph = OnnxGraph(policy)
-            check_shapes(manifest, "policy", graph.inputs, graph.outputs)
-            files["policy.onnx"] = policy
+            files[POLICY.file] = policy
         on_stage("bundle")
         bundle = write_bundle(folder, manifest, files, overwrite=overwrite)
     return Exported(bundle, differences, _notes(policy, size, vision))
@@ -167,7 +168,7 @@ def _steps(frames_per_step: int, video: str | Path | None) -> list[list[Frame]]:
 
 
 def _selection(policy: Path | None) -> Selection:
-    return Selection("last-kept") if policy is None else Selection("score", FileRef("policy.onnx"))
+    return Selection("last-kept") if policy is None else Selection("score", POLICY)
 
 
 def _notes(policy: Path | None, size: tuple[int, int] | None, vision: Vision) -> list[str]:

@@ -11,15 +11,8 @@ from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.export.checkpoint import QUESTION, Checkpoint
 from score_edge.manifest import FileRef, Prompt, Vision
 
-# model_type of a checkpoint to the module of this package that exports it.
-MODULES = {
-    "qwen2_vl": "qwen2_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
-    "smolvlm": "smolvlm",
-    "llava_onevision": "llava_onevision",
-    "internvl": "internvl",
-}
+# The model_type of a checkpoint names the file of this package that exports it.
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl")
 ENCODER = FileRef("encoder.onnx")
 
 
@@ -75,9 +68,9 @@ def find_family(model_type: str) -> Family:
     Raises:
         ScoreEdgeError: nobody wrote it yet.
     """
-    if model_type not in MODULES:
-        raise ScoreEdgeError(f"the family {model_type!r} cannot be exported", did_you_mean(model_type, MODULES))
-    family: Family = importlib.import_module(f"score_edge.export.{MODULES[model_type]}").FAMILY
+    if model_type not in FAMILIES:
+        raise ScoreEdgeError(f"the family {model_type!r} cannot be exported", did_you_mean(model_type, FAMILIES))
+    family: Family = importlib.import_module(f"score_edge.export.{model_type}").FAMILY
     return family
 
 

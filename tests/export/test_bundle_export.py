@@ -202,6 +202,23 @@ def test_a_full_disk(checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: p
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_policy_becomes_the_selector_if_it_fits(
+    checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from score_edge.export.policy_graph import Policy, export_policy
+
+    for width in (64, 32):
+        export_policy(Policy(width, hidden=4), tmp_path / f"{width}.onnx")
+    monkeypatch.setattr(bundle_export, "export_onnx", lambda *given, **more: given[3].write_bytes(b"graph") and [])
+    made = export_bundle(str(checkpoint), tmp_path / "bundle", llm=llm, policy=tmp_path / "64.onnx")
+    assert made.bundle.manifest.selector.name == "score"
+    assert made.bundle.policy_path is not None and not any("last-kept" in note for note in made.notes)
+    plain = export_bundle(str(checkpoint), tmp_path / "plain", llm=llm)
+    assert plain.bundle.manifest.selector.name == "last-kept" and any("last-kept" in note for note in plain.notes)
+    with pytest.raises(ScoreEdgeError, match=r"policy graph: input tokens has the shape .*32"):
+        export_bundle(str(checkpoint), tmp_path / "other", llm=llm, policy=tmp_path / "32.onnx")
+
+
 def test_half_precision_and_one_frame_per_step(checkpoint: Path, llm: Path, tmp_path: Path, clip: np.ndarray) -> None:
     from score_edge.runtime.graph import OnnxGraph
     from score_edge.runtime.preprocess import Preprocessing
