@@ -85,14 +85,24 @@ class Preprocessing:
         Raises:
             ScoreEdgeError: no frames, more than fit into a step, or an image that is not (H, W, 3) uint8.
         """
+        return self.cut(self.fit(frames))
+
+    def fit(self, frames: Sequence[Frame] | Uint8) -> Uint8:
+        """The pixels of one step as the encoder sees them, before normalisation; the first half of patchify.
+
+        Returns:
+            (frames_per_step, height, width, 3) uint8 RGB.
+        """
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         if not 1 <= len(images) <= self.frames_per_step:
             raise ScoreEdgeError(f"{len(images)} frames do not make a step of {self.frames_per_step}")
         images = [resize(image, self.height, self.width, self.resample) for image in images]
-        images += images[-1:] * (self.frames_per_step - len(images))
+        return np.stack(images + images[-1:] * (self.frames_per_step - len(images)))
 
+    def cut(self, pixels: Uint8) -> Float32:
+        """Normalised patches of what `fit` returned; the second half of patchify."""
         m, p, grid = self.merge, self.patch, self.grid
-        pixels = np.stack(images).reshape(self.frames_per_step, grid.height, m, p, grid.width, m, p, 3)
+        pixels = pixels.reshape(self.frames_per_step, grid.height, m, p, grid.width, m, p, 3)
         pixels = pixels.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(self.shape[0], 3, -1)
         mean, std = np.array(self.mean), np.array(self.std)
         patches = pixels * (1 / (255 * std)).astype(np.float32)[:, None]

@@ -46,6 +46,8 @@ class Vision:
         fps: frames per second to sample from a source.
         dim: D, floats per visual token.
         grid: visual tokens of one step, (height, width).
+        gate: a live step whose pixels changed less than this since the last encoded one is not encoded again, see
+            `runtime/gate.py`; null where it was never calibrated: then only a step without any change is spared.
     """
 
     graph: FileRef
@@ -60,6 +62,7 @@ class Vision:
     fps: float
     dim: int
     grid: tuple[int, int]
+    gate: float | None = None
 
     @property
     def token_grid(self) -> Grid:
@@ -186,6 +189,7 @@ class Manifest:
             vision.grid == grid,
             f"vision.grid is {list(vision.grid)}, but height, width, patch, merge give {list(grid)}",
         )
+        _expect(vision.gate is None or vision.gate >= 0, f"vision.gate must not be below 0, not {vision.gate}")
         _expect(all(value > 0 for value in vision.std), f"vision.std must be above 0, not {list(vision.std)}")
         _expect(
             0 < self.selector.retention <= 1, f"selector.retention must be in (0, 1], not {self.selector.retention}"
