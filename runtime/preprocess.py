@@ -101,12 +101,18 @@ class Preprocessing:
 
     def cut(self, pixels: Uint8) -> Float32:
         """Normalised patches of what `fit` returned; the second half of patchify."""
+        import cv2
+
         m, p, grid = self.merge, self.patch, self.grid
-        pixels = pixels.reshape(self.frames_per_step, grid.height, m, p, grid.width, m, p, 3)
-        pixels = pixels.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(self.shape[0], 3, -1)
         mean, std = np.array(self.mean), np.array(self.std)
-        patches = pixels * (1 / (255 * std)).astype(np.float32)[:, None]
-        patches -= (mean / std).astype(np.float32)[:, None]
+        scale, offset = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+        frames, height, width = pixels.shape[:3]
+        planes = np.stack(cv2.split(pixels.reshape(frames * height, width, 3)))
+        # The row of a patch moves as one item: much faster than byte by byte.
+        rows = planes.reshape(3, frames, grid.height, m, p, grid.width, m, p).view(f"V{p}")[..., 0]
+        values = np.ascontiguousarray(rows.transpose(2, 5, 3, 6, 0, 1, 4)).view(np.uint8)
+        patches = values.reshape(self.shape[0], 3, -1) * scale[:, None]
+        patches -= offset[:, None]
         return patches.reshape(self.shape)
 
 
