@@ -1,11 +1,12 @@
 """Find the encoder gate's threshold from footage, so that reused tokens stay within a bound of fresh ones."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from score_edge.bundle import Bundle, write_bundle
 from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.gate import pixel_change
@@ -95,10 +96,12 @@ def find_threshold(
     Raises:
         ScoreEdgeError: there is no footage, or the bound is not positive.
     """
-    if not footage or not 0 < bound:
+    if not footage or not bound > 0:
         raise ScoreEdgeError("a gate threshold needs footage and a bound above 0", "0.01 allows 1 % of token error")
     changes = {
-        pixel_change(clip.pixels[t], clip.pixels[t - 1], clip.grid) for clip in footage for t in range(1, len(clip.pixels))
+        pixel_change(clip.pixels[t], clip.pixels[t - 1], clip.grid)
+        for clip in footage
+        for t in range(1, len(clip.pixels))
     }
     candidates = np.unique(np.quantile(sorted(changes), np.linspace(0, 1, CANDIDATES)))
     best = GateReport(0.0, bound, [replay(clip, 0.0) for clip in footage])
@@ -124,3 +127,13 @@ def replay(clip: Footage, threshold: float) -> Reuse:
         worst_token = max(worst_token, float((difference / fresh).max()))
     error, worst = (float(np.mean(steps)), max(steps)) if steps else (0.0, 0.0)
     return Reuse(clip.name, len(clip.pixels), len(steps), error, worst, worst_token)
+
+
+def save_threshold(bundle: Bundle, threshold: float) -> Bundle:
+    """Write the bundle again with this threshold in it; everything else stays.
+
+    Raises:
+        ScoreEdgeError: the bundle cannot be written, or is the shipped one.
+    """
+    vision = replace(bundle.manifest.vision, gate=threshold)
+    return write_bundle(bundle.folder, replace(bundle.manifest, vision=vision), bundle.paths, overwrite=True)

@@ -62,6 +62,7 @@ def pixel_change(pixels: Uint8, other: Uint8, grid: Grid, scratch: Uint8 | None 
     difference = np.empty_like(pixels) if scratch is None else scratch
     cv2.absdiff(pixels.reshape(flat), other.reshape(flat), dst=difference.reshape(flat))
     rows, columns = height // grid.height, width * channels // grid.width
-    corners = cv2.integral(difference.reshape(flat))[::rows, ::columns]  # int32, exact up to 2.8 million pixels
+    # int32: exact up to 2.8 million pixels
+    corners = np.asarray(cv2.integral(difference.reshape(flat)), np.int32)[::rows, ::columns]
     sums = corners[1:, 1:] - corners[:-1, 1:] - corners[1:, :-1] + corners[:-1, :-1]
-    return float(sums.max()) / (rows * columns)
+    return float(sums.max() / (rows * columns))

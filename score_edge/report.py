@@ -11,6 +11,7 @@ from score_edge.asking import Comparison, Reply
 from score_edge.evaluation import Accuracy
 
 if TYPE_CHECKING:
+    from score_edge.calibration.gate_threshold import GateReport
     from score_edge.demo import Demo
 
 STAGES = {
@@ -98,6 +99,20 @@ def inspection_table(description: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None)
     for key, value in _flatten(description):
         table.add_row(f"[bold]{key}[/]", str(value))
+    return table
+
+
+def gate_table(report: "GateReport") -> Table:
+    """What the threshold found does on each clip."""
+    table = Table(
+        title=f"encoder gate: threshold {report.threshold:.2f} grey levels for at most {report.bound:.1%} token error",
+        caption="error: of reused tokens, relative to fresh ones; worst token: the one token furthest off",
+    )
+    for name in ("clip", "steps", "not encoded", "error", "worst step", "worst token"):
+        table.add_column(name, justify="left" if name == "clip" else "right")
+    for clip in report.clips:
+        errors = (f"{value:.2%}" for value in (clip.error, clip.worst_step, clip.worst_token))
+        table.add_row(clip.clip, str(clip.steps), f"{clip.skipped / clip.steps:.0%}", *errors)
     return table
 
 

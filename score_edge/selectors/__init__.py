@@ -85,6 +85,7 @@ def step_scorer(selector: Selector) -> StepScorer:
     """
     if not isinstance(selector, Causal):
         raise ScoreEdgeError(
-            f"selector {selector.name} needs a whole clip, and a stream has no end", "score, last-kept and evs need none"
+            f"selector {selector.name} needs a whole clip, and a stream has no end",
+            "score, last-kept and evs need none",
         )
     return selector.by_step()
