@@ -36,14 +36,22 @@ class EncoderGate:
         if self._encoded is None or self._encoded.shape != pixels.shape:
             self._encoded, self._difference = pixels.copy(), np.empty_like(pixels)
             return False
-        if pixel_change(pixels, self._encoded, self._grid, self._difference) <= self.threshold:
-            return True
-        np.copyto(self._encoded, pixels)
-        return False
+        if self._differs(pixels, self._encoded):
+            np.copyto(self._encoded, pixels)
+            return False
+        return True
 
     def reset(self) -> None:
         """The next step is encoded."""
         self._encoded = None
+
+    def _differs(self, pixels: Uint8, encoded: Uint8) -> bool:
+        import cv2
+
+        # Some cell has changed at least as much as the whole picture: under a moving camera this decides, much faster.
+        if cv2.norm(pixels.reshape(-1), encoded.reshape(-1), cv2.NORM_L1) > self.threshold * pixels.size:
+            return True
+        return pixel_change(pixels, encoded, self._grid, self._difference) > self.threshold
 
 
 def pixel_change(pixels: Uint8, other: Uint8, grid: Grid, scratch: Uint8 | None = None) -> float:
