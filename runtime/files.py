@@ -53,7 +53,7 @@ class VideoFile(Source):
 
     def __init__(self, path: Path) -> None:
         _refuse_unreadable(path)
-        cv2 = _quiet_cv2()
+        cv2 = quiet_cv2()
         self._name = path.name
         # An absolute path, lest FFmpeg take "a:b.mp4" for a protocol; its backend, lest img_01.png become a sequence.
         self._capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
@@ -75,7 +75,7 @@ class VideoFile(Source):
         if self._started:
             raise RuntimeError("a source is read once: open it again")
         self._started = True
-        cv2 = _quiet_cv2()
+        cv2 = quiet_cv2()
         first = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
         first = first if math.isfinite(first) else 0.0
         time_s, index, grabbed = 0.0, 0, True
@@ -83,7 +83,7 @@ class VideoFile(Source):
             if due(time_s):
                 decoded, image = self._capture.retrieve()
                 if decoded:
-                    yield Frame(_rgb(image), time_s, index)
+                    yield Frame(rgb(image), time_s, index)
             grabbed = self._capture.grab()
             if grabbed:
                 stamp = (float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) - first) / 1000
@@ -156,8 +156,9 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def _quiet_cv2() -> ModuleType:
-    # FFmpeg's level is read when the process opens its first capture; what went wrong is ours to say.
+def quiet_cv2() -> ModuleType:
+    """OpenCV, told to leave it to us to say what went wrong."""
+    # FFmpeg's level is read when the process opens its first capture.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     import cv2
 
@@ -166,20 +167,21 @@ def _quiet_cv2() -> ModuleType:
     return cv2
 
 
-def _rgb(image: Uint8) -> Uint8:
+def rgb(image: Uint8) -> Uint8:
+    """OpenCV's channel order turned into ours."""
     import cv2
 
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _decode(path: Path) -> Uint8 | None:
-    cv2 = _quiet_cv2()
+    cv2 = quiet_cv2()
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except (OSError, cv2.error):
         return None
-    return None if image is None else _rgb(image)
+    return None if image is None else rgb(image)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

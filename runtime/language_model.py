@@ -28,10 +28,17 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point in the sequence to roll back to: the next position and the number of cells in use."""
+    """A point in the sequence to roll back to.
+
+    Attributes:
+        position: the next text position.
+        cells: cells of the KV cache in use.
+        video: the position at which the video began that was appended last.
+    """
 
     position: int
     cells: int
+    video: int = 0
 
 
 class LanguageModel(Protocol):
@@ -46,8 +53,28 @@ class LanguageModel(Protocol):
         """Tokenise (special tokens are parsed) and prefill; returns the number of tokens."""
         ...
 
-    def append_tokens(self, kept: KeptTokens) -> None:
-        """Prefill visual tokens. Raises ScoreEdgeError on a wrong width, a row that is not finite, a full context."""
+    def append_tokens(self, kept: KeptTokens, *, continued: bool = False) -> None:
+        """Prefill visual tokens: a new video, or, continued, later steps of the one appended last.
+
+        Step by step gives the same cache as all at once: every step carries the t it has in the whole video, and
+        ``kept.steps`` counts the whole video so far.
+
+        Raises:
+            ScoreEdgeError: a wrong width, a row that is not finite, steps out of order, a full context.
+        """
+        ...
+
+    def forget_oldest(self, cells: int, before_step: int) -> bool:
+        """Drop the oldest visual tokens of the video; the text before it and all later steps stay.
+
+        Args:
+            cells: how many; exactly the tokens of all steps before ``before_step`` that are still there.
+            before_step: t of the first step that stays.
+
+        Returns:
+            False where this model cannot, and nothing happened: reset it and append what should stay. Marks made
+            earlier are worthless afterwards.
+        """
         ...
 
     def logits(self) -> Float32:

@@ -143,11 +143,13 @@ class LlamaCpp:
         self._append_ids(ids)
         return len(ids)
 
-    def append_tokens(self, kept: KeptTokens) -> None:
+    def append_tokens(self, kept: KeptTokens, *, continued: bool = False) -> None:
         """Prefill visual tokens where they stood in the unpruned video, or one after the other on plain RoPE.
 
         Args:
             kept: n rows of the model's width; contiguous float32 rows are handed over without a copy.
+            continued: these are later steps of the video appended last, not a new one; their t and ``kept.steps``
+                count from its beginning.
 
         Raises:
             ScoreEdgeError: wrong width, a row that is not finite, tokens out of order, a full context.
@@ -155,15 +157,46 @@ class LlamaCpp:
         rows = np.ascontiguousarray(kept.embeddings, np.float32)
         _check_rows(rows, self._capabilities.width)
         _check_positions(kept)
-        start, n = self._here.position, len(rows)
+        here, n = self._here, len(rows)
+        start = here.video if continued else here.position
         if self._capabilities.keeps_positions:
             positions: Int32 = np.zeros((4, n), np.int32)  # t | h | w | unused
             positions[:3] = start + kept.positions.T
             # Text goes on behind the unpruned grid, however few of its tokens were kept.
-            end = start + max(kept.steps, kept.grid.height, kept.grid.width)
+            end = max(here.position, start + max(kept.steps, kept.grid.height, kept.grid.width))
         else:
-            positions, end = np.arange(start, start + n, dtype=np.int32), start + n
-        self._prefill(rows, positions, end)
+            positions, end = np.arange(here.position, here.position + n, dtype=np.int32), here.position + n
+        self._here = Mark(here.position, here.cells, start)
+        try:
+            self._prefill(rows, positions, end)
+        except ScoreEdgeError:
+            self._here = here
+            raise
+
+    def forget_oldest(self, cells: int, before_step: int) -> bool:
+        """Drop the oldest visual tokens of the video: positions keep growing on M-RoPE, move up on plain RoPE.
+
+        Args:
+            cells: how many; exactly the tokens of all steps before ``before_step`` that are still there.
+            before_step: t of the first step that stays.
+
+        Returns:
+            False where the model cannot shift what stays; nothing was dropped then.
+        """
+        self._require_open()
+        here, llama, memory = self._here, self._llama, self._memory
+        # llama.cpp aborts when asked to shift what cannot be shifted, M-RoPE among it.
+        if not self._capabilities.keeps_positions and not llama.llama_memory_can_shift(memory):
+            return False
+        end = here.video + (before_step if self._capabilities.keeps_positions else cells)
+        if cells and not llama.llama_memory_seq_rm(memory, 0, here.video, end):
+            return False
+        position = here.position
+        if cells and not self._capabilities.keeps_positions:
+            llama.llama_memory_seq_add(memory, 0, end, -1, -cells)
+            position -= cells
+        self._here, self._logits = Mark(position, here.cells - cells, here.video), None
+        return True
 
     def logits(self) -> Float32:
         """(V,) float32 logits of the next token, after the last text was appended."""
@@ -221,7 +254,7 @@ class LlamaCpp:
         """
         self._require_open()
         is_text, n = content.ndim == 1, len(content)
-        after = Mark(end, self._here.cells + n)
+        after = Mark(end, self._here.cells + n, self._here.video)
         if after.cells > self._capabilities.context:
             raise self._full(after)
         for first in range(0, n, self._batch):

@@ -80,6 +80,19 @@ def contact_sheet(
     return sheet
 
 
+def video_size(image: Uint8) -> tuple[int, int]:
+    """(height, width) of a video of painted frames; encoders want even sides."""
+    width = max(_FRAME_WIDTH, image.shape[1]) // 2 * 2
+    return _height_at(image, width) // 2 * 2, width
+
+
+def painted_frame(frame: Frame, keep: Mask, height: int, width: int, caption: str | None = None) -> Uint8:
+    """One frame of such a video: (height, width, 3) uint8 RGB, a line of text in it; None says time and tokens kept."""
+    painted = paint(_fit(frame.image, height, width), keep)
+    _write(painted, _caption(frame, keep) if caption is None else caption, 10, height - 12)
+    return painted
+
+
 def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float = 2.0) -> None:
     """Write a contact sheet (.png) or a video (.mp4), whole or not at all.
 
@@ -116,16 +129,13 @@ def _write_png(path: Path, image: Uint8) -> None:
 def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float) -> None:
     import cv2
 
-    # Encoders want even sides.
-    width = max(_FRAME_WIDTH, frames[0].image.shape[1]) // 2 * 2
-    height = _height_at(frames[0].image, width) // 2 * 2
+    height, width = video_size(frames[0].image)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise ScoreEdgeError(f"OpenCV cannot encode a {width}x{height} video at {fps} fps", "write a .png instead")
     try:
         for frame, keep in zip(frames, keeps, strict=True):
-            painted = paint(_fit(frame.image, height, width), keep)
-            _write(painted, _caption(frame, keep), 10, height - 12)
+            painted = painted_frame(frame, keep, height, width)
             writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from score_edge.core import Frame
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, did_you_mean
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -20,17 +21,21 @@ class Source(ABC):
         duration_s: seconds of video; what the container promises (0 when it does not), and once all frames were
             read what was really there.
         warning: one line on what could not be read, empty when all is well; complete once all frames were read.
+        live: frames come when they come, and one that is not taken in time is lost.
+        state: what a live source is doing while it gives no frames, empty while it gives some.
     """
 
     duration_s: float = 0.0
     warning: str = ""
+    live: bool = False
+    state: str = ""
 
     @abstractmethod
     def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
         """Frames whose time in seconds is due; the others are passed over without being converted."""
 
     def close(self) -> None:
-        """Free the decoder."""
+        """Free the decoder; called from another thread, make `read` end soon."""
         return
 
     def __iter__(self) -> Iterator[Frame]:
@@ -44,10 +49,13 @@ class Source(ABC):
 
 
 def open_source(uri: str | Path) -> Source:
-    """Open a video file, a folder of images or a single image.
+    """Open whatever gives frames.
 
     Args:
-        uri: a path, or ``file://`` and a path.
+        uri: a path to a video, an image or a folder of images, with or without ``file://``; a camera,
+            ``v4l2:///dev/video0`` or ``csi://0``; a stream, ``rtsp://``, ``rtsps://``, ``http://`` or ``https://``;
+            ``synthetic://``, the reference world without end; ``-``, raw frames on standard input. Options follow a
+            question mark: ``-?size=640x480&fps=10``, ``csi://0?width=1280&height=720``, ``synthetic://?seed=7``.
 
     Returns:
         A context manager to iterate over once; frames are (H, W, 3) uint8 RGB.
@@ -59,13 +67,44 @@ def open_source(uri: str | Path) -> Source:
         >>> with open_source("clip.mp4") as source:
         ...     frames = list(sample(source, fps=2))
     """
-    scheme, separator, place = str(uri).partition("://")
+    text = str(uri)
+    if text == "-" or text.startswith("-?"):
+        from score_edge.runtime.raw_frames import RawFrames
+
+        return RawFrames(text)
+    scheme, separator, _ = text.partition("://")
     if not separator:
-        return _open_path(str(uri))
-    if scheme not in _SCHEMES:
+        return _open_path(text)
+    if scheme.lower() not in _SCHEMES:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
-        raise ScoreEdgeError(f"{scheme}:// is not a source this version can open", f"give a path, or one of: {known}")
-    return _SCHEMES[scheme](place)
+        raise ScoreEdgeError(f"{scheme}:// is not a source this version can open", f"give a path, - or one of: {known}")
+    return _SCHEMES[scheme.lower()](text)
+
+
+def uri_options(uri: str, known: dict[str, str]) -> dict[str, str]:
+    """The options behind a URI's question mark, filled up with defaults.
+
+    Raises:
+        ScoreEdgeError: an option that is not known, or one without a value.
+
+    Example:
+        >>> uri_options("csi://0?width=640", {"width": "1280", "height": "720"})
+        {'width': '640', 'height': '720'}
+    """
+    given = dict(parse_qsl(urlsplit(uri).query, keep_blank_values=True))
+    for name, value in given.items():
+        if name not in known:
+            raise ScoreEdgeError(f"{uri}: {name!r} is not an option of this source", did_you_mean(name, known))
+        if not value:
+            raise ScoreEdgeError(f"{uri}: option {name} has no value", f"for example {name}={known[name] or 1}")
+    return {**known, **given}
+
+
+def whole_number(uri: str, name: str, text: str) -> int:
+    """An option's value as a number from 0 up. Raises ScoreEdgeError when it is none."""
+    if not text.isdecimal():
+        raise ScoreEdgeError(f"{uri}: option {name} must be a whole number, not {text!r}")
+    return int(text)
 
 
 def sample(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
@@ -132,10 +171,26 @@ def _first(frames: Iterator[Frame], count: int) -> list[Frame]:
     return [frame for n, frame in enumerate(frames) if n < count]
 
 
-def _open_path(place: str) -> Source:
+def _open_path(uri: str) -> Source:
     from score_edge.runtime.files import open_path
 
-    return open_path(Path(place))
+    return open_path(Path(uri.removeprefix("file://")))
 
 
-_SCHEMES: Final[dict[str, Callable[[str], Source]]] = {"file": _open_path}
+def _open_camera(uri: str) -> Source:
+    from score_edge.runtime.camera import open_camera
+
+    return open_camera(uri)
+
+
+def _open_synthetic(uri: str) -> Source:
+    from score_edge.runtime.synthetic import Synthetic
+
+    return Synthetic(uri)
+
+
+_SCHEMES: Final[dict[str, Callable[[str], Source]]] = {
+    "file": _open_path,
+    **dict.fromkeys(("v4l2", "csi", "rtsp", "rtsps", "http", "https"), _open_camera),
+    "synthetic": _open_synthetic,
+}

@@ -1,5 +1,6 @@
 """The command line: parse, call one public function, print."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -69,6 +70,14 @@ def _numbers(text: str, kind: type) -> tuple[Any, ...]:
         return tuple(kind(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list like 1,0.25,0.1") from None
+
+
+def _seconds(text: str) -> float:
+    number, unit = text.rstrip("smh"), text[-1:]
+    try:
+        return float(number) * {"m": 60.0, "h": 3600.0}.get(unit, 1.0)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a time like 10s, 2m or 1h") from None
 
 
 def _print_json(value: Any) -> None:
@@ -165,6 +174,7 @@ def evaluate(
         Path | None, typer.Option(help="Instead: a real clip, and whether kept tokens lie in its --boxes.")
     ] = None,
     boxes: Annotated[Path | None, typer.Option(help="JSON with labelled boxes of --video.")] = None,
+    causal: Annotated[bool, typer.Option("--causal", help="Decide step by step, as a stream must.")] = False,
     as_json: Json = False,
 ) -> None:
     """Accuracy on clips of the reference world with 95 % intervals, or where kept tokens of a real clip lie."""
@@ -177,7 +187,12 @@ def evaluate(
         _selectivity(bundle, video, boxes, tuple(selectors.split(",")), _numbers(retention, float), as_json)
         return
     plan = evaluation.Plan(
-        tuple(selectors.split(",")), _numbers(retention, float), _numbers(steps, int), clips=clips, seed=seed
+        tuple(selectors.split(",")),
+        _numbers(retention, float),
+        _numbers(steps, int),
+        clips=clips,
+        seed=seed,
+        budget="causal" if causal else "clip",
     )
     with _progress() as progress:
         task = progress.add_task("clips", total=clips * len(plan.steps))
@@ -387,6 +402,112 @@ def export(
     for note in made.notes:
         err.print(f"[bold]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     err.print(f"bundle written to {escape(str(made.bundle.folder))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def stream(
+    bundle: BundleArgument,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="A path, v4l2:///dev/video0, csi://0, rtsp://…, http(s)://…, synthetic://, or - (raw frames)."
+        ),
+    ],
+    fps: Annotated[float | None, typer.Option(help="Frames per second to take. Default: the bundle's.")] = None,
+    retention: Retention = None,
+    selector: SelectorName = None,
+    ask: Annotated[str, typer.Option(help="A question to ask again and again.")] = "",
+    every: Annotated[str, typer.Option(help="How often, in stream time: 10s, 2m. Default 10s.")] = "",
+    when_surprised: Annotated[
+        bool, typer.Option("--when-surprised", help="Ask it when far more changed than usual.")
+    ] = False,
+    gate: Annotated[bool, typer.Option(help="Spare the encoder steps in which nothing changed.")] = True,
+    gate_threshold: Annotated[
+        float | None, typer.Option(min=0, help="Grey levels that count as no change. Default: the bundle's, or 0.")
+    ] = None,
+    context: Annotated[
+        int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
+    ] = 4096,
+    window: Annotated[int, typer.Option(min=1, help="Newest steps that are remembered, as far as cells allow.")] = 64,
+    span: Annotated[
+        int | None, typer.Option(min=2, help="Steps after which positions restart. Default 2 windows.")
+    ] = None,
+    keep_memorable: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the memory for the most surprising tokens of older steps.")
+    ] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    record: Annotated[Path | None, typer.Option(help="Record what is seen, kept tokens painted: out.mp4.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
+) -> None:
+    """Watch a camera without end; type a question at any time."""
+    from score_edge import live
+    from score_edge.bundle import Bundle
+    from score_edge.runtime.pipeline import Pipeline
+    from score_edge.runtime.recorder import Recorder
+    from score_edge.runtime.source import open_source
+    from score_edge.runtime.stream import Stream, StreamOptions
+
+    opened = Bundle.open(bundle)
+    every_s = _seconds(every or ("10s" if ask and not when_surprised else "0s"))
+    options = StreamOptions(
+        fps=fps,
+        retention=retention,
+        selector=selector,
+        gate=gate,
+        gate_threshold=gate_threshold,
+        window=window,
+        span=span,
+        memorable=keep_memorable,
+        question=ask,
+        every_s=every_s,
+        when_surprised=when_surprised,
+        max_tokens=max_tokens,
+    )
+    vision = opened.manifest.vision
+    steps_per_second = (fps or vision.fps) / vision.frames_per_step
+    recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
+    with (
+        open_source(source) as frames,
+        Pipeline(opened, context=min(context, opened.manifest.language.context)) as pipeline,
+        contextlib.closing(recorder) if recorder else contextlib.nullcontext(),
+    ):
+        watching = Stream(pipeline, frames, options)
+        if recorder:
+            watching.listen(recorder)
+        with live.signals(watching):
+            live.watch(watching, source, vision.token_grid.width, out, as_json=as_json)
+
+
+@app.command()
+def gate(
+    bundle: BundleArgument,
+    video: Annotated[list[str], typer.Option(help="Footage of the place to watch; may be given several times.")],
+    error: Annotated[float, typer.Option(min=1e-6, help="Largest relative error of reused tokens.")] = 0.01,
+    fps: Annotated[float | None, typer.Option(help="Frames per second to sample. Default: the bundle's.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write the threshold into the bundle.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find from footage how little change `stream` may take for none and spare the encoder."""
+    from score_edge.bundle import Bundle
+    from score_edge.calibration.gate_threshold import find_threshold, read_footage, save_threshold
+    from score_edge.report import gate_table
+    from score_edge.runtime.pipeline import Pipeline
+
+    opened = Bundle.open(bundle)
+    with _progress() as progress, Pipeline(opened, context=512) as pipeline:
+        task = progress.add_task("encoding", total=len(video))
+        footage = []
+        for path in video:
+            footage.append(read_footage(pipeline, path, fps or opened.manifest.vision.fps))
+            progress.advance(task)
+        report = find_threshold(footage, error)
+    if save:
+        save_threshold(opened, report.threshold)
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        out.print(gate_table(report))
+        err.print("written into the bundle" if save else "not saved: add --save, or stream with --gate-threshold")
 
 
 @train_app.command("reference")

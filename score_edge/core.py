@@ -22,11 +22,13 @@ class Frame:
         image: (H, W, 3) uint8, RGB.
         time_s: presentation time in seconds from the start of the source.
         index: running number of the frame in its source, before sampling.
+        gap: the source was interrupted before this frame.
     """
 
     image: Uint8
     time_s: float
     index: int
+    gap: bool = False
 
 
 @dataclass(frozen=True, slots=True)

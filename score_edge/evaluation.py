@@ -7,12 +7,14 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 from score_edge.bundle import Bundle
+from score_edge.causal import CausalBudget, select_causally
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
-from score_edge.selectors import Selector, get_selector
+from score_edge.selectors import Selector, get_selector, step_scorer
 
 ANSWER_TOKENS = 8
 
@@ -27,6 +29,7 @@ class Plan:
         steps: clip lengths in encoder steps.
         clips: number of clips per length.
         seed: of the world; clips of the same seed are the same clips.
+        budget: ``clip`` keeps the best of the whole clip; ``causal`` decides step by step, as a stream must.
     """
 
     selectors: tuple[str, ...]
@@ -34,6 +37,7 @@ class Plan:
     steps: tuple[int, ...] = (8, 32)
     clips: int = 500
     seed: int = world.TEST_SEED
+    budget: Literal["clip", "causal"] = "clip"
 
     def variants(self) -> list[tuple[str, float]]:
         """Every (selector, retention) to run: unpruned first."""
@@ -121,7 +125,9 @@ def _check(bundle: Bundle, plan: Plan) -> None:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
     for name in plan.selectors:
-        get_selector(name, policy=bundle.policy_path)
+        selector = get_selector(name, policy=bundle.policy_path)
+        if plan.budget == "causal" and name != "all":
+            step_scorer(selector)
 
 
 def _workers(bundle: str, plan: Plan) -> Executor:
@@ -148,7 +154,11 @@ def _judge(index: int, steps: int) -> list[Verdict]:
     verdicts, known = [], dict[bytes, list[str]]()
     selectors["random"] = pipeline.selector("random", seed=index)  # else every clip would lose the same tokens
     for name, retention in plan.variants():
-        keep = pipeline.select(tokens, selectors[name], retention)
+        if plan.budget == "clip" or name == "all":
+            keep = pipeline.select(tokens, selectors[name], retention)
+        else:
+            budget = CausalBudget(tokens.shape[1], retention)
+            keep = select_causally(tokens, step_scorer(selectors[name]), budget)
         mask = keep.tobytes()
         if mask not in known:  # below one step's worth, several rules keep the very same tokens
             pipeline.watch(tokens, keep)
@@ -173,5 +183,5 @@ def _summarise(plan: Plan, verdicts: Sequence[Verdict]) -> Iterator[Accuracy]:
                     right, asked = sum(verdict.right for verdict in group), len(group)
                     low, high = wilson(right, asked)
                     recall = sum(verdict.recall for verdict in group) / asked
-                    kept = group[0].steps_kept
+                    kept = sum(verdict.steps_kept for verdict in group) / asked
                     yield Accuracy(selector, retention, steps, kind, kept, asked, right / asked, low, high, recall)

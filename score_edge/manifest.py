@@ -51,6 +51,8 @@ class Vision:
             width).
         longest_edge: frames are first resized to this longest edge, with their shape kept; None does it in one go.
         newline: .npy (n, dim) float32, rows that close a clip (LLaVA-OneVision's image newline).
+        gate: a live step whose pixels changed less than this since the last encoded one is not encoded again, see
+            `runtime/gate.py`; null where it was never calibrated: then only a step without any change is spared.
     """
 
     graph: FileRef
@@ -68,6 +70,7 @@ class Vision:
     layout: Literal["patches", "pixels"] = "patches"
     longest_edge: int | None = None
     newline: FileRef | None = None
+    gate: float | None = None
 
     @property
     def token_grid(self) -> Grid:
@@ -225,6 +228,7 @@ class Manifest:
             vision.longest_edge is None or vision.longest_edge > 0,
             f"vision.longest_edge must be above 0, not {vision.longest_edge}",
         )
+        _expect(vision.gate is None or vision.gate >= 0, f"vision.gate must not be below 0, not {vision.gate}")
         _expect(all(value > 0 for value in vision.std), f"vision.std must be above 0, not {list(vision.std)}")
         _expect(
             0 < self.selector.retention <= 1, f"selector.retention must be in (0, 1], not {self.selector.retention}"

@@ -12,6 +12,7 @@ from score_edge.evaluation import Accuracy
 from score_edge.selectivity import Selectivity
 
 if TYPE_CHECKING:
+    from score_edge.calibration.gate_threshold import GateReport
     from score_edge.demo import Demo
     from score_edge.export.onnx_graph import Difference
 
@@ -125,6 +126,20 @@ def export_table(differences: "Sequence[Difference]") -> Table:
     for row in differences:
         numbers = (f"{value:.2g}" for value in (row.largest, row.mean, row.relative))
         table.add_row(row.output, row.data, *numbers, f"{row.cosine:.7f}")
+    return table
+
+
+def gate_table(report: "GateReport") -> Table:
+    """What the threshold found does on each clip."""
+    table = Table(
+        title=f"encoder gate: threshold {report.threshold:.2f} grey levels for at most {report.bound:.1%} token error",
+        caption="error: of reused tokens, relative to fresh ones; worst token: the one token furthest off",
+    )
+    for name in ("clip", "steps", "not encoded", "error", "worst step", "worst token"):
+        table.add_column(name, justify="left" if name == "clip" else "right")
+    for clip in report.clips:
+        errors = (f"{value:.2%}" for value in (clip.error, clip.worst_step, clip.worst_token))
+        table.add_row(clip.clip, str(clip.steps), f"{clip.skipped / clip.steps:.0%}", *errors)
     return table
 
 

@@ -27,6 +27,7 @@ def test_unpruned_is_measured_once_and_first():
         (Plan(("evs",), (0.0,)), "retention 0.0"),
         (Plan(("evs",), (0.1,), clips=0), "at least one clip"),
         (Plan(("nothing",), (0.1,)), "nothing"),
+        (Plan(("vidcom2",), (0.1,), budget="causal"), "needs a whole clip"),
     ],
 )
 def test_an_impossible_plan_is_refused_before_any_work(plan, text):
@@ -48,3 +49,10 @@ def test_two_runs_agree_and_the_rows_add_up():
         right = sum(row.accuracy * row.asked for row in kinds)
         assert overall.accuracy == pytest.approx(right / overall.asked)
     assert rows[0].recall == 1.0
+
+
+def test_causal_decisions_are_measured_with_what_they_kept():
+    rows = evaluate("reference", Plan(("last-kept",), (0.25,), (8,), clips=2, budget="causal"))
+    assert rows[0].selector == "all" and rows[0].steps_kept == 8
+    causal = [row for row in rows if row.selector == "last-kept"]
+    assert causal and 1 <= causal[0].steps_kept < 4

@@ -82,16 +82,7 @@ class FrozenModel:
         self._compact = bundle.manifest.language.positions == "plain"
         self._encoder = OnnxGraph(bundle.encoder_path)
         check_shapes(bundle.manifest, "encoder", self._encoder.inputs, self._encoder.outputs)
-        self._preprocessing = Preprocessing(
-            vision.height,
-            vision.width,
-            vision.patch,
-            vision.merge,
-            vision.frames_per_step,
-            vision.mean,
-            vision.std,
-            vision.resample,
-        )
+        self._preprocessing = Preprocessing.of(vision)
         self._before = self.ids(bundle.manifest.prompt.before)
 
     def ids(self, text: str) -> list[int]:
@@ -109,8 +100,8 @@ class FrozenModel:
         """(T, N, D) float32 visual tokens of RGB images, the runtime's own."""
         per_step = self._preprocessing.frames_per_step
         groups = [images[i : i + per_step] for i in range(0, len(images), per_step)]
-        patches = (self._preprocessing.patchify([_frame(image) for image in group]) for group in groups)
-        return np.stack([self._encoder.run(patches=step)["tokens"] for step in patches])
+        inputs = (self._preprocessing.prepare([_frame(image) for image in group]) for group in groups)
+        return np.stack([self._encoder.run(**step)["tokens"] for step in inputs])
 
     def losses(self, clips: Sequence[Clip], keeps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """CE of every answer, teacher-forced, given the kept tokens at their places in the unpruned clip.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError, did_you_mean
-from score_edge.selectors.base import Selector
+from score_edge.selectors.base import Causal, Selector, StepScorer
 from score_edge.selectors.dtd import Dtd
 from score_edge.selectors.every_token import EveryToken
 from score_edge.selectors.evs import Evs
@@ -17,7 +17,7 @@ from score_edge.selectors.surge import Surge
 from score_edge.selectors.uniform import Uniform
 from score_edge.selectors.vidcom2 import VidCom2
 
-__all__ = ["Selector", "get_selector", "selector_names"]
+__all__ = ["Selector", "StepScorer", "get_selector", "selector_names", "step_scorer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +70,22 @@ def get_selector(name: str, *, policy: Path | None = None, seed: int = 0, grid: 
     if name not in _FACTORIES:
         raise ScoreEdgeError(f"there is no selector {name!r}", did_you_mean(name, _FACTORIES))
     return _FACTORIES[name](_Settings(policy, seed, grid))
+
+
+def step_scorer(selector: Selector) -> StepScorer:
+    """What scores a live stream as this selector scores a clip.
+
+    Raises:
+        ScoreEdgeError: the selector needs the whole clip.
+
+    Example:
+        >>> scorer = step_scorer(get_selector("evs"))
+        >>> scorer.score(np.ones((4, 8), np.float32), np.zeros((4, 8), np.float32))  # doctest: +SKIP
+        array([inf, inf, inf, inf], dtype=float32)
+    """
+    if not isinstance(selector, Causal):
+        raise ScoreEdgeError(
+            f"selector {selector.name} needs a whole clip, and a stream has no end",
+            "score, last-kept and evs need none",
+        )
+    return selector.by_step()

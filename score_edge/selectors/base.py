@@ -1,11 +1,12 @@
-"""The interface of every selector, and how an order of tokens becomes scores."""
+"""The interfaces of selectors, for a clip and for an endless stream, and how an order of tokens becomes scores."""
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from score_edge.core import Float32
+from score_edge.core import Float32, Mask
 
 
 class Selector(Protocol):
@@ -23,6 +24,37 @@ class Selector(Protocol):
         Returns:
             (T, N) float32, higher = keep.
         """
+        ...
+
+
+class StepScorer(ABC):
+    """The same scores for a stream, one step after the other, without knowing what comes."""
+
+    @abstractmethod
+    def score(self, tokens: Float32, previous: Float32) -> Float32:
+        """Score the next step.
+
+        Args:
+            tokens: (N, D) float32, the step.
+            previous: (N, D) float32, the step before it, zeros for the first.
+
+        Returns:
+            (N,) float32, higher = keep; infinite where there is nothing yet to compare with.
+        """
+
+    def kept(self, tokens: Float32, keep: Mask) -> None:
+        """Learn which of the (N, D) tokens of the step just scored a budget kept, (N,) bool."""
+        return
+
+
+@runtime_checkable
+class Causal(Protocol):
+    """A selector that can score a stream."""
+
+    name: str
+
+    def by_step(self) -> StepScorer:
+        """A scorer at the beginning of a stream."""
         ...
 
 

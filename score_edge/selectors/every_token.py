@@ -3,6 +3,7 @@
 import numpy as np
 
 from score_edge.core import Float32
+from score_edge.selectors.base import StepScorer
 
 
 class EveryToken:
@@ -13,3 +14,12 @@ class EveryToken:
     def score(self, tokens: Float32, count: int) -> Float32:
         """(T, N) float32 ones, whatever the (T, N, D) tokens and the count."""
         return np.ones(tokens.shape[:2], np.float32)
+
+    def by_step(self) -> StepScorer:
+        """The same for a stream."""
+        return _ByStep()
+
+
+class _ByStep(StepScorer):
+    def score(self, tokens: Float32, previous: Float32) -> Float32:
+        return np.ones(len(tokens), np.float32)

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from score_edge.core import Float32
+from score_edge.core import Float32, Mask
+from score_edge.selectors.base import StepScorer
 
 _ROUNDS = 16  # most clips need 3 to 7
 _MANY = 64
@@ -33,6 +34,31 @@ class LastKept:
         """
         return _search(tokens, count).change
 
+    def by_step(self) -> StepScorer:
+        """The gate itself for a stream: what the budget keeps becomes the reference."""
+        return _ByStep()
+
+
+class _ByStep(StepScorer):
+    def __init__(self) -> None:
+        self._reference: Float32 | None = None  # (N, D), each token as it was last kept; NaN where it never was
+
+    def score(self, tokens: Float32, previous: Float32) -> Float32:
+        if self._reference is None:
+            self._reference = np.full_like(tokens, np.nan)
+        distance = _distance(tokens, self._reference)
+        distance[np.isnan(self._reference[:, 0])] = np.inf
+        return distance
+
+    def kept(self, tokens: Float32, keep: Mask) -> None:
+        if self._reference is not None:
+            self._reference[keep] = tokens[keep]
+
+
+def _distance(tokens: Float32, reference: Float32) -> Float32:
+    difference = tokens - reference
+    return np.asarray(np.sqrt(np.einsum("nd,nd->n", difference, difference)))
+
 
 class _Gate:
     """Runs the gate at one threshold after another.
@@ -55,9 +81,7 @@ class _Gate:
             stale = np.flatnonzero(self._measured[t] != reference)
             if stale.size:
                 past = reference[stale]
-                difference = self._tokens[t, stale]  # (stale, D)
-                difference -= self._tokens[past, stale]
-                self.change[t, stale] = np.sqrt(np.einsum("nd,nd->n", difference, difference))
+                self.change[t, stale] = _distance(self._tokens[t, stale], self._tokens[past, stale])
                 self._measured[t, stale] = past
             reference[self.change[t] >= threshold] = t
         return int(np.count_nonzero(self.change >= threshold))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from score_edge.core import Float32
+from score_edge.selectors.base import StepScorer
 
 
 class RandomTokens:
@@ -20,3 +21,15 @@ class RandomTokens:
     def score(self, tokens: Float32, count: int) -> Float32:
         """(T, N) float32 in [0, 1), from the seed and the shape of the (T, N, D) tokens alone."""
         return np.random.default_rng(self._seed).random(tokens.shape[:2], np.float32)
+
+    def by_step(self) -> StepScorer:
+        """The same for a stream; its first T steps are scored as a clip of T steps is."""
+        return _ByStep(self._seed)
+
+
+class _ByStep(StepScorer):
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def score(self, tokens: Float32, previous: Float32) -> Float32:
+        return self._rng.random(len(tokens), np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.residual import previous_tokens
+from score_edge.selectors.base import StepScorer
 
 Policy = Callable[[Float32, Float32], Float32]
 
@@ -48,13 +49,27 @@ class Score:
         keep = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
-            result = self._policy(rows[part], previous[part])
-            if result.shape != keep[part].shape:
-                raise ScoreEdgeError(
-                    f"the policy gave {result.shape} for {keep[part].shape[0]} tokens, not one value each"
-                )
-            keep[part] = result
+            keep[part] = _rate(self._policy, rows[part], previous[part])
         return keep.reshape(steps, per_step)
+
+    def by_step(self) -> StepScorer:
+        """The same for a stream."""
+        return _ByStep(self._policy)
+
+
+class _ByStep(StepScorer):
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def score(self, tokens: Float32, previous: Float32) -> Float32:
+        return _rate(self._policy, tokens, previous)
+
+
+def _rate(policy: Policy, tokens: Float32, previous: Float32) -> Float32:
+    keep = policy(tokens, previous)
+    if keep.shape != tokens.shape[:1]:
+        raise ScoreEdgeError(f"the policy gave {keep.shape} for {len(tokens)} tokens, not one value each")
+    return keep
 
 
 def _open(path: Path) -> Policy:

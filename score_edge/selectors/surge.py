@@ -1,11 +1,13 @@
 """``surge``: surprise against a linear prediction (SURGE, ICLR 2026, ``surge_core.py`` of its authors)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from score_edge.core import Float32, Grid
 from score_edge.errors import ScoreEdgeError
+from score_edge.selectors.base import StepScorer
 
 _DECAY = 0.9
 _EPSILON = 1e-8
@@ -41,23 +43,15 @@ class Surge:
         Raises:
             ScoreEdgeError: the N tokens of a step do not lie on the grid.
         """
-        scores = np.full(tokens.shape[:2], np.inf, np.float32)
-        plane = _plane(self._grid_of(tokens.shape[1]))  # (N, r)
-        before: Float32 | None = None
-        average: Float32 | None = None
-        for t in range(1, len(tokens)):
-            moved = tokens[t] - tokens[t - 1]  # (N, D)
-            if before is None:
-                error = moved
-            else:
-                error = plane @ (plane.T @ before)
-                error -= before
-                error += moved
-            before = moved
-            surprise = np.einsum("nd,nd->n", error, error)
-            average = surprise if average is None else _DECAY * average + (1 - _DECAY) * surprise
-            scores[t] = surprise / (average + _EPSILON)
+        scores = np.empty(tokens.shape[:2], np.float32)
+        stream = self.by_step()
+        for t, step in enumerate(tokens):
+            scores[t] = stream.score(step, tokens[t - 1])
         return scores
+
+    def by_step(self) -> StepScorer:
+        """The same for a stream."""
+        return _ByStep(self._grid_of)
 
     def _grid_of(self, tokens_per_step: int) -> Grid:
         side = math.isqrt(tokens_per_step)
@@ -69,6 +63,31 @@ class Surge:
                 "pass the grid of the encoder to get_selector",
             )
         return grid
+
+
+class _ByStep(StepScorer):
+    def __init__(self, grid_of: Callable[[int], Grid]) -> None:
+        self._grid_of = grid_of
+        self._plane: Float32 | None = None  # (N, r)
+        self._moved: Float32 | None = None  # (N, D), how the step before differed from its predecessor
+        self._average: Float32 | None = None  # (N,)
+
+    def score(self, tokens: Float32, previous: Float32) -> Float32:
+        if self._plane is None:
+            self._plane = _plane(self._grid_of(len(tokens)))
+            return np.full(len(tokens), np.inf, np.float32)
+        moved = tokens - previous
+        if self._moved is None:
+            error = moved
+        else:
+            error = self._plane @ (self._plane.T @ self._moved)
+            error -= self._moved
+            error += moved
+        self._moved = moved
+        surprise: Float32 = np.einsum("nd,nd->n", error, error)
+        before = self._average
+        self._average = surprise if before is None else _DECAY * before + (1 - _DECAY) * surprise
+        return np.asarray(surprise / (self._average + _EPSILON), np.float32)
 
 
 def _plane(grid: Grid) -> Float32:

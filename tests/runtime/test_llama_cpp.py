@@ -173,9 +173,9 @@ def test_rollback_to_before_the_video(vl: LlamaCpp) -> None:
 def test_mark_counts_cells_and_positions_apart(vl: LlamaCpp) -> None:
     n = vl.append_text(BEFORE)
     vl.append_tokens(clip(LONG, 0.10))
-    assert vl.mark() == Mark(position=n + 12, cells=n + 24)
+    assert vl.mark() == Mark(position=n + 12, cells=n + 24, video=n)
     vl.append_tokens(clip(WIDE, 0.0))
-    assert vl.mark() == Mark(position=n + 12 + 6, cells=n + 24)
+    assert vl.mark() == Mark(position=n + 12 + 6, cells=n + 24, video=n + 12)
 
 
 def test_generated_tokens_continue_like_appended_ones(vl: LlamaCpp) -> None:
@@ -183,7 +183,7 @@ def test_generated_tokens_continue_like_appended_ones(vl: LlamaCpp) -> None:
     video = vl.mark()
     n = vl.append_text(QUESTION)
     text = "".join(vl.generate(6))
-    assert vl.mark() == Mark(video.position + n + 5, video.cells + n + 5)
+    assert vl.mark() == Mark(video.position + n + 5, video.cells + n + 5, video.video)
     vl.rollback(video)
     vl.append_text(QUESTION)
     pieces = vl.generate(6)

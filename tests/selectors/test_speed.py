@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from score_edge.causal import CausalBudget
+from score_edge.core import Grid, KeptTokens
+from score_edge.runtime.gate import EncoderGate
 from score_edge.runtime.graph import OnnxGraph
-from score_edge.selectors import get_selector, selector_names
+from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.residual import Residual
+from score_edge.selectors import get_selector, selector_names, step_scorer
 from score_edge.selectors.base import Selector
 from score_edge.selectors.score import Score
 
@@ -75,3 +80,33 @@ def test_scoring_costs_under_a_hundredth_of_the_encoder(encoder: OnnxGraph) -> N
             f"of encoding 64 steps: {shares[name]:.3%}"
         )
     assert {name: share for name, share in shares.items() if share > 0.01} == {}
+
+
+@pytest.mark.benchmark
+def test_a_live_step_costs_under_a_twentieth_of_the_encoder(encoder: OnnxGraph) -> None:
+    """Two 640 x 480 frames to kept tokens, everything but the encoder; medians in turns with it, CPU seconds."""
+    preprocessing = Preprocessing(392, 392, 14, 2, 2, (0.5,) * 3, (0.5,) * 3)
+    gate, scorer, budget = (
+        EncoderGate(0.0, Grid(14, 14)),
+        step_scorer(get_selector("last-kept")),
+        CausalBudget(196, 0.1),
+    )
+    residual, rng = Residual(), np.random.default_rng(0)
+    frames = rng.integers(0, 255, (16, 2, 480, 640, 3)).astype(np.uint8)
+    own, encoding = [], []
+    for step, tokens in zip(frames, clip(), strict=False):
+        began = time.process_time()
+        pixels = preprocessing.fit(step)
+        gate.unchanged(pixels)
+        inputs = preprocessing.encoder_input(pixels)
+        between = time.process_time()
+        encoder.run(**inputs)
+        after = time.process_time()
+        keep = budget.keep(scorer.score(tokens, residual.advance(tokens)))
+        scorer.kept(tokens, keep)
+        KeptTokens.gather(tokens[None], keep[None], Grid(14, 14))
+        own.append(between - began + time.process_time() - after)
+        encoding.append(after - between)
+    share = statistics.median(own) / statistics.median(encoding)
+    print(f"own {statistics.median(own) * 1e3:.1f} ms beside {statistics.median(encoding):.2f} s: {share:.2%}")
+    assert share < 0.05

@@ -1,0 +1,97 @@
+"""What a running stream tells its listeners. A terminal is one of them; none is needed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from score_edge.core import Frame, Mask
+
+Why = Literal["asked", "every", "surprise"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeen:
+    """A step was taken into the memory.
+
+    Attributes:
+        step: counts from 0.
+        frame: the newest of the step.
+        keep: (N,) bool.
+        encoded: False where the gate reused the tokens of an earlier step.
+        surprise: far more was kept than usual.
+        gap: the source was interrupted before this step.
+        seconds: own time per stage: preprocess, gate, encode, select, append.
+        late_s: from the arrival of the frame to now.
+        frames, dropped: of the source so far.
+        used, cells: KV cells with visual tokens, and how many there may be.
+        held: steps the memory reaches back.
+    """
+
+    step: int
+    frame: Frame
+    keep: Mask
+    encoded: bool
+    surprise: bool
+    gap: bool
+    seconds: dict[str, float]
+    late_s: float
+    frames: int
+    dropped: int
+    used: int
+    cells: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBegan:
+    """A question is being answered now."""
+
+    question: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPiece:
+    """The next words of an answer."""
+
+    question: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question is done with.
+
+    Attributes:
+        time_s: stream time of the newest frame the model had seen.
+        age_s: how long ago that frame had arrived when the answer began. Large means stale.
+        source: what the source was doing, for example trying to reconnect; empty when all was well.
+        ttft_s: from taking the question up to the first word.
+        waited_s: from asking to taking it up.
+        whole_s: from asking to the last word.
+        stopped: it was stopped before its end.
+        error: why there is no answer; empty when there is one.
+    """
+
+    question: str
+    text: str
+    why: Why
+    time_s: float
+    age_s: float
+    source: str
+    ttft_s: float
+    waited_s: float
+    whole_s: float
+    stopped: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know: the signal is lost or back, frames are broken, recording stopped."""
+
+    text: str
+
+
+Event: TypeAlias = StepSeen | AnswerBegan | AnswerPiece | Answered | Notice
+Listener: TypeAlias = Callable[[Event], None]
