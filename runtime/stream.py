@@ -96,8 +96,8 @@ class Stream:
         manifest = pipeline.bundle.manifest
         if manifest.prompt.step or manifest.vision.newline or manifest.language.time_scale:
             raise ScoreEdgeError(
-                f"{manifest.family} cannot be watched live yet: its prompt numbers or times the steps of a finished clip",
-                "use `ask` on clips; live streams work with qwen2_vl and other models whose clip is one block of tokens",
+                f"{manifest.family} cannot be watched live yet: its prompt numbers or times steps",
+                "use `ask` on clips; live streams need a model whose clip is one block of tokens: qwen2_vl",
             )
         threshold = options.gate_threshold if options.gate_threshold is not None else manifest.vision.gate or 0.0
         self.options, self.source = options, source

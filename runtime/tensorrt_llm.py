@@ -157,8 +157,14 @@ class TensorRtLlm:
         self._add(ids, len(ids))
         return len(ids)
 
-    def append_tokens(self, kept: KeptTokens) -> None:
-        """Note visual tokens. Raises ScoreEdgeError on a wrong width, a row that is not finite, a full context."""
+    def append_tokens(self, kept: KeptTokens, *, continued: bool = False) -> None:
+        """Note visual tokens.
+
+        Raises:
+            ScoreEdgeError: a wrong width, a row that is not finite, a full context, a video to be continued.
+        """
+        if continued:
+            raise ScoreEdgeError("TensorRT-LLM cannot continue a video step by step", "stream with llama.cpp")
         request.prompt_table([kept], self._config.width)
         room = self._config.table
         videos = sum(part.kept for part in self._parts if isinstance(part, KeptTokens)) + kept.kept
@@ -168,6 +174,10 @@ class TensorRtLlm:
                 f"lower the retention, or build the engine with --max_multimodal_len {videos}",
             )
         self._add(kept, kept.kept)
+
+    def forget_oldest(self, cells: int, before_step: int) -> bool:
+        """False: nothing is held that could be dropped."""
+        return False
 
     def logits(self) -> Float32:
         """Not there: raises ScoreEdgeError."""
