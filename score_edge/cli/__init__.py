@@ -1,0 +1,51 @@
+"""The command line: parse, call one public function, print. Only this folder knows typer."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+import score_edge
+from score_edge.cli import asking, making, measuring, training
+from score_edge.cli.options import err
+from score_edge.errors import ScoreEdgeError
+
+app = typer.Typer(
+    help="A video vision-language model on a small board, fast, because it reads only the visual tokens that matter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+for group in (asking, measuring, making):
+    app.add_typer(group.app)
+app.add_typer(training.app, name="train", help="Train the models that score-edge ships.", no_args_is_help=True)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(score_edge.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: a user's error is a message and a hint on stderr and exit code 1, never a traceback."""
+    logging.basicConfig(format="%(message)s", handlers=[_Warnings(logging.WARNING)])
+    try:
+        app()
+    except ScoreEdgeError as error:
+        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True, highlight=False)
+        if error.hint:
+            err.print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(f"[yellow]warning:[/] {escape(record.getMessage())}", soft_wrap=True, highlight=False)

@@ -1,0 +1,182 @@
+"""Commands that measure and look: accuracy, speed, the machine, a bundle."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from score_edge.cli.options import BundleArgument, Json, SelectorName, err, numbers, out, print_json, progress_bar
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    bundle: BundleArgument,
+    selectors: Annotated[str, typer.Option(help="Comma-separated selectors.")] = "score,evs,last-kept,uniform,random",
+    retention: Annotated[str, typer.Option(help="Comma-separated shares of tokens to keep.")] = "1,0.5,0.25,0.1,0.05",
+    clips: Annotated[int, typer.Option(min=1, help="Clips per length.")] = 500,
+    steps: Annotated[str, typer.Option(help="Comma-separated clip lengths in encoder steps.")] = "8,32",
+    seed: Annotated[int, typer.Option(min=2, help="Of the clips; 1 is what the reference model was trained on.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy over retention: out.png, .svg or .pdf.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="Instead: a real clip, and whether kept tokens lie in its --boxes.")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="JSON with labelled boxes of --video.")] = None,
+    causal: Annotated[bool, typer.Option("--causal", help="Decide step by step, as a stream must.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Accuracy on clips of the reference world with 95 % intervals, or where kept tokens of a real clip lie."""
+    from score_edge import evaluation
+    from score_edge.report import accuracy_tables
+
+    if (video is None) != (boxes is None):
+        raise typer.BadParameter("--video and --boxes belong together")
+    if video and boxes:
+        _selectivity(bundle, video, boxes, tuple(selectors.split(",")), numbers(retention, float), as_json)
+        return
+    plan = evaluation.Plan(
+        tuple(selectors.split(",")),
+        numbers(retention, float),
+        numbers(steps, int),
+        clips=clips,
+        seed=seed,
+        budget="causal" if causal else "clip",
+    )
+    with progress_bar() as progress:
+        task = progress.add_task("clips", total=clips * len(plan.steps))
+        rows = evaluation.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
+    if plot:
+        from score_edge.pictures import plot_retention
+
+        plot_retention([dataclasses.asdict(row) for row in rows], plot)
+    if as_json:
+        print_json({"plan": dataclasses.asdict(plan), "rows": [dataclasses.asdict(row) for row in rows]})
+        return
+    for table in accuracy_tables(rows):
+        out.print(table)
+
+
+def _selectivity(
+    bundle: str, video: Path, boxes: Path, selectors: tuple[str, ...], retentions: tuple[float, ...], as_json: bool
+) -> None:
+    from score_edge.bundle import Bundle
+    from score_edge.report import selectivity_table
+    from score_edge.runtime.pipeline import Pipeline
+    from score_edge.selectivity import measure, read_boxes
+
+    labelled = read_boxes(boxes)
+    with Pipeline(Bundle.open(bundle)) as pipeline:
+        rows = measure(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
+    if as_json:
+        print_json({"video": str(video), "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})
+    else:
+        out.print(selectivity_table(rows))
+
+
+@app.command()
+def profile(
+    bundle: BundleArgument = "reference",
+    source: Annotated[
+        str, typer.Option(help="Video file, image, folder or other source; 'synthetic' renders a clip.")
+    ] = "synthetic",
+    retention: Annotated[
+        str, typer.Option(help="Comma-separated shares of tokens; they take turns.")
+    ] = "1,0.25,0.1,0.05",
+    selector: SelectorName = None,
+    steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most.")] = 64,
+    runs: Annotated[int, typer.Option(min=1, help="Measured turns per retention, after the warm-up.")] = 5,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every turn.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: every CPU.")] = None,
+    llm_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the bundle: a language model of this shape, random weights. For example "
+            "qwen2.5-0.5b, smollm2-360m, qwen2.5-3b."
+        ),
+    ] = None,
+    visual_tokens: Annotated[int, typer.Option(min=1, help="With --llm-shape: before pruning.")] = 4096,
+    trt_llm: Annotated[
+        str | None, typer.Option(help="Folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="With --trt-llm: folder of an engine's tokenizer.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write everything as JSON, for --against.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures, in one file.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace; ui.perfetto.dev opens it.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Compare with a file that --report wrote.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where time, memory and energy of an answer go, per stage and retention; compare two machines or versions."""
+    from score_edge.profiling.comparison import compare_reports
+    from score_edge.profiling.profiler import Outputs, Subject, run_profile
+    from score_edge.profiling.report import Report
+    from score_edge.profiling.run import Plan
+    from score_edge.profiling.tables import comparison_tables, profile_tables
+
+    old = Report.read(against) if against else None
+    with progress_bar() as progress:
+        task = progress.add_task("profile", total=None)
+        result = run_profile(
+            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer),
+            Plan(numbers(retention, float), runs, answer_tokens, selector),
+            Outputs(report, html, trace),
+            on_turn=lambda text: progress.update(task, description=text),
+        )
+    changes = compare_reports(result, old) if old else None
+    if as_json:
+        print_json({**result.to_json(), **({"against": dataclasses.asdict(changes)} if changes else {})})
+        return
+    for part in profile_tables(result):
+        out.print(part, highlight=False)
+    for part in comparison_tables(changes, str(against)) if changes else ():
+        out.print(part, highlight=False)
+    for kind, path in (("report", report), ("page", html), ("trace", trace)):
+        if path:
+            err.print(f"{kind} written to {escape(str(path))}", highlight=False)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[
+        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to hold against this machine.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What is on this machine, whether it fits together, and the command that mends what does not."""
+    from score_edge.doctor.check import MARKS, Check, healthy, report_block
+    from score_edge.doctor.doctor import examine, to_json
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    checks: list[Check] = []
+    for check in examine(bundle):
+        checks.append(check)
+        if not as_json:
+            mark = f"[{colours[check.status]}]{MARKS[check.status]}[/]"
+            out.print(f"{mark} [bold]{check.area}[/] {escape(check.finding)}", highlight=False, soft_wrap=True)
+            if check.fix:
+                out.print(f"    {escape(check.fix)}", style="cyan", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(to_json(checks))
+    else:
+        err.print("\nfor a bug report:", style="dim")
+        err.print(escape(report_block(checks)), highlight=False, soft_wrap=True, style="dim")
+    if not healthy(checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
+    """What a bundle holds, after checking that all of it is whole."""
+    from score_edge.bundle import Bundle
+    from score_edge.inspection import check_graphs, describe
+    from score_edge.report import inspection_table
+
+    opened = Bundle.open(bundle)
+    check_graphs(opened)
+    description = describe(opened)
+    if as_json:
+        print_json(description)
+    else:
+        out.print(inspection_table(description))

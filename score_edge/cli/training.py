@@ -1,0 +1,102 @@
+"""Commands that train."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from score_edge.cli.options import err, progress_bar
+
+app = typer.Typer()
+
+
+@app.command("reference")
+def train_reference(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and the finished bundle.")],
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+) -> None:
+    """Train the shipped reference model from nothing and write its bundle."""
+    from score_edge.learning.reference_bundle import write_reference_bundle
+    from score_edge.learning.reference_training import Recipe
+    from score_edge.learning.reference_training import train_reference as train
+
+    recipe = Recipe(threads=threads)
+    with progress_bar() as progress:
+        task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
+
+        def on_step(row: dict[str, float]) -> None:
+            shown = " ".join(
+                f"{name} {value:.2f}" for name, value in row.items() if name in ("loss", "whole", "pruned")
+            )
+            progress.update(task, completed=row["step"] + (row["stage"] == 2) * recipe.see_steps, description=shown)
+
+        weights = train(folder, recipe, on_log=on_step)
+    bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
+    err.print(f"bundle written to {escape(str(bundle.folder))}", highlight=False)
+
+
+@app.command("policy")
+def train_policy(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
+    bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
+    model: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder of its language model. Default: the bundle's own GGUF.")
+    ] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of footage to learn from. Default: the reference world.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines {"video", "question", "answer"}; without answers the model\'s own are taken.'),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of stills for stage 1.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the policy.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
+    rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
+    advantage: Annotated[str | None, typer.Option(help="split or product.")] = None,
+    still_share: Annotated[float | None, typer.Option(min=0, max=1, help="Share of updates in stage 1.")] = None,
+    residual: Annotated[bool, typer.Option(help="Let the policy see the change from the step before.")] = True,
+    warm_steps: Annotated[int | None, typer.Option(min=0, help="Of regression on the size of the change.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Width of the policy's hidden layer.")] = None,
+    clip_steps: Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")] = None,
+    cache_mb: Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+) -> None:
+    """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
+    from score_edge.learning.policy_run import Data, learn_policy
+    from score_edge.learning.policy_training import Recipe
+
+    def given(**options: Any) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if value is not None}
+
+    recipe = Recipe(
+        **given(steps=steps, clips=clips, rollouts=rollouts, still_share=still_share, seed=seed, advantage=advantage),
+        **given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
+        residual=residual,
+    )
+    data = Data(videos, questions, images, **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb))
+    with progress_bar() as progress:
+        encoding = progress.add_task("clips encoded", total=None)
+        task = progress.add_task("learning", total=recipe.steps)
+
+        def on_log(row: dict[str, float]) -> None:
+            shown = " ".join(f"{name} {row[name]:.2f}" for name in ("reward", "quality", "sparsity", "keep"))
+            progress.update(task, completed=row["step"] + 1, description=shown)
+
+        learned = learn_policy(
+            bundle,
+            folder,
+            recipe,
+            data,
+            checkpoint=model,
+            resume=resume,
+            threads=threads,
+            on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
+            on_log=on_log,
+        )
+    err.print(f"bundle written to {escape(str(learned.folder))}", highlight=False)
