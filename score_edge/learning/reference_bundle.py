@@ -1,4 +1,4 @@
-"""The trained reference model as a bundle: encoder and policy as ONNX, the decoder as GGUF."""
+"""The trained reference model as a bundle: the encoder as ONNX, the decoder as GGUF."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from score_edge.bundle import Bundle, write_bundle
 from score_edge.export.gguf_model import write_gguf
 from score_edge.export.onnx_graph import export_onnx
-from score_edge.export.policy_graph import Policy, export_policy
 from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATCH, build_model, step_encoder
 from score_edge.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.provenance import Provenance
@@ -17,30 +16,22 @@ from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
 
-def write_reference_bundle(
-    weights: Path, folder: Path, *, policy: Policy | None = None, selector: str = "last-kept", overwrite: bool = False
-) -> Bundle:
-    """Export the trained weights and write the bundle `reference`.
+def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
+    """Export the trained weights and write the bundle `reference`, without a policy: `train policy` adds one.
 
     Args:
         weights: model.safetensors of the reference training.
         folder: the bundle to write.
-        policy: the learned policy; None writes an untrained one, so that the selector `score` runs.
-        selector: the bundle's default.
         overwrite: replace a bundle that is there.
     """
     model = build_model()
     model.load_state_dict(load_file(weights))
     model.eval()
     width = model.config.text_config.hidden_size
-    if policy is None:
-        torch.manual_seed(0)
-        policy = Policy(width)
     with tempfile.TemporaryDirectory() as scratch:
-        files = {name: Path(scratch) / name for name in ("encoder.onnx", "policy.onnx", "llm.gguf")}
+        files = {name: Path(scratch) / name for name in ("encoder.onnx", "llm.gguf")}
         example = torch.randn((GRID * MERGE) ** 2, 3 * world.FRAMES_PER_STEP * PATCH**2)
         export_onnx(step_encoder(model), {"patches": example}, "tokens", files["encoder.onnx"])
-        export_policy(policy, files["policy.onnx"])
         write_gguf(model, build_tokenizer(), files["llm.gguf"], dtype="f16", name="score-edge reference")
         manifest = Manifest(
             name="reference",
@@ -59,7 +50,7 @@ def write_reference_bundle(
                 dim=width,
                 grid=(GRID, GRID),
             ),
-            selector=Selection(selector, FileRef("policy.onnx"), retention=0.1),
+            selector=Selection("last-kept", None, retention=0.1),
             language=Language("mrope", CONTEXT, width, FileRef("llm.gguf")),
             prompt=Prompt(PROMPT_BEFORE, PROMPT_AFTER),
             provenance=Provenance.now("score-edge train reference", "torch", "transformers", "onnx", "gguf"),
