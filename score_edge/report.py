@@ -106,7 +106,8 @@ def selectivity_table(rows: Sequence[Selectivity]) -> Table:
         table.add_column(name, justify="left" if name == "selector" else "right")
     for row in rows:
         shares = (f"{row.inside * 100:.1f}", f"{row.outside * 100:.1f}")
-        table.add_row(row.selector, f"{row.retention:g}", *shares, f"[bold]{row.ratio:.2f}[/]")
+        ratio = "none outside" if row.ratio is None else f"[bold]{row.ratio:.2f}[/]"
+        table.add_row(row.selector, f"{row.retention:g}", *shares, ratio)
     return table
 
 

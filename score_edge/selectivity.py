@@ -48,9 +48,9 @@ class Selectivity:
     area: float
 
     @property
-    def ratio(self) -> float:
-        """How many times denser kept tokens lie inside; infinite when none lies outside."""
-        return self.inside / self.outside if self.outside else float("inf")
+    def ratio(self) -> float | None:
+        """How many times denser kept tokens lie inside; None when none lies outside."""
+        return self.inside / self.outside if self.outside else None
 
 
 def read_boxes(path: Path) -> Boxes:
