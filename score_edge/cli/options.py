@@ -46,4 +46,4 @@ def seconds(text: str) -> float:
 
 def print_json(value: Any) -> None:
     """One line on stdout."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, ensure_ascii=False))
