@@ -126,6 +126,7 @@ def select_causally(tokens: Float32, scorer: StepScorer, budget: CausalBudget) -
     keep = np.empty(tokens.shape[:2], np.bool_)
     residual = Residual()
     for t, step in enumerate(tokens):
-        keep[t] = budget.keep(scorer.score(step, residual.advance(step)))
+        scores = scorer.score(step, residual.advance(step))
+        keep[t] = budget.keep(scores if t else np.full_like(scores, np.inf))  # a stream begins whole
         scorer.kept(step, keep[t])
     return keep

@@ -73,7 +73,7 @@ def test_a_policy_takes_the_place_of_the_bundles(tmp_path):
     bundle = with_policy(old, tmp_path / "new.onnx", tmp_path / "bundle")
     assert bundle.manifest.selector.name == "score"
     assert bundle.manifest.selector.retention == old.manifest.selector.retention
-    assert bundle.manifest.provenance.source == f"{old.manifest.provenance.source}; score-edge train policy"
+    assert bundle.manifest.provenance.source == "score-edge train reference; score-edge train policy"
     assert bundle.paths.keys() == old.paths.keys()
     assert Path(bundle.policy_path).read_bytes() == (tmp_path / "new.onnx").read_bytes()
 
