@@ -24,6 +24,7 @@ from score_edge.learning.rewards import product_advantage, quality, sparsity, sp
 from score_edge.learning.rollouts import draw_masks, draw_rate, generator, group_loss, rate_bias
 from score_edge.runtime.residual import previous_tokens
 
+WARM_CLIPS = 48  # clips whose tokens the input is normalised by and the regression sees
 Advantage = Literal["split", "product"]
 Log = Callable[[dict[str, float]], None]
 
@@ -45,6 +46,8 @@ class Recipe:
         residual: False hides the change from the policy: it sees x only.
         still_share: share of the steps on pseudo-videos, stage 1; 0 is no curriculum.
         warm_steps: of a regression of the logits on the size of the change, before any reward; 0 starts at random.
+        warm_spread: standard deviation of the logits after it: the larger, the nearer masks are to the top-k that is
+            kept at test time, and the fewer tokens a group explores.
         hidden: width of the policy's hidden layer.
         checkpoint_every: steps between checkpoints.
     """
@@ -62,7 +65,8 @@ class Recipe:
     logit_penalty: float = 1e-4
     residual: bool = True
     still_share: float = 0.2
-    warm_steps: int = 200
+    warm_steps: int = 400
+    warm_spread: float = 2.0
     hidden: int = 32
     checkpoint_every: int = 50
     seed: int = 0
@@ -113,10 +117,12 @@ def new_policy(clips: Sequence[Clip], recipe: Recipe) -> Policy:
         policy.scale[tokens.shape[1] :] = 0  # the graph keeps its two inputs and does not look at the change
     seen = change if recipe.residual else tokens
     size = seen.norm(dim=1).clamp(min=1e-6).log()
-    target = 1.5 * (size - size.mean()) / size.std().clamp(min=1e-6)
+    target = recipe.warm_spread * (size - size.mean()) / size.std().clamp(min=1e-6)
     optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
     stream = generator(recipe.seed, 0)
-    for _ in range(recipe.warm_steps):
+    for step in range(recipe.warm_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - step / recipe.warm_steps)
         rows = torch.randint(len(tokens), (1024,), generator=stream)
         optimizer.zero_grad()
         functional.mse_loss(policy.logits(tokens[rows], previous[rows]), target[rows]).backward()
@@ -202,7 +208,7 @@ def train_policy(
         )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.safetensors"
-    policy = new_policy([features.read(scene) for scene in scenes.moving[:16]], recipe)
+    policy = new_policy([features.read(scene) for scene in scenes.moving[:WARM_CLIPS]], recipe)
     optimizer = torch.optim.Adam(policy.parameters(), recipe.learning_rate)
     start = load_checkpoint(checkpoint, policy, optimizer, recipe) if resume else 0
     metrics = folder / "metrics.jsonl"

@@ -90,7 +90,7 @@ def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
 
     model = load_frozen(Bundle.open("reference"))
     features = Features(tmp_path / "features", model, 64 << 20)
-    moving, held_out = world_scenes(40, 8), world_scenes(12, 8, start=5000)
+    moving, held_out = world_scenes(30, 8), world_scenes(10, 8, start=5000)
     features.prepare([*moving, *held_out])
     recipe = Recipe(steps=50, clips=4, warm_steps=0, still_share=0, learning_rate=4e-3, lowest=0.1, highest=0.2)
 
