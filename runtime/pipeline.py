@@ -33,7 +33,11 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.add(name, began, time.perf_counter())
+
+    def add(self, name: str, began: float, ended: float) -> None:
+        """Count a stretch that is over, by `time.perf_counter()`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Pipeline:
         vision = bundle.manifest.vision
         self.preprocessing = Preprocessing.of(vision)
         self._newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
+        self._threads = threads
         self.encoder = OnnxGraph(bundle.encoder_path, threads=threads)
         check_shapes(bundle.manifest, "encoder", self.encoder.inputs, self.encoder.outputs)
         self.model: LanguageModel = model or LlamaCpp(
@@ -112,6 +117,7 @@ class Pipeline:
             policy=self.bundle.policy_path,
             seed=seed,
             grid=manifest.vision.token_grid,
+            threads=self._threads,
         )
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:

@@ -25,12 +25,13 @@ class _Settings:
     policy: Path | None
     seed: int
     grid: Grid | None
+    threads: int | None
 
 
 def _score(settings: _Settings) -> Selector:
     if settings.policy is None:
         raise ScoreEdgeError("selector score needs a policy graph", "use a bundle that has one, or another selector")
-    return Score(settings.policy)
+    return Score(settings.policy, settings.threads)
 
 
 _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
@@ -51,7 +52,9 @@ def selector_names() -> list[str]:
     return list(_FACTORIES)
 
 
-def get_selector(name: str, *, policy: Path | None = None, seed: int = 0, grid: Grid | None = None) -> Selector:
+def get_selector(
+    name: str, *, policy: Path | None = None, seed: int = 0, grid: Grid | None = None, threads: int | None = None
+) -> Selector:
     """Open a selector by name.
 
     Args:
@@ -59,6 +62,7 @@ def get_selector(name: str, *, policy: Path | None = None, seed: int = 0, grid: 
         policy: the policy graph, for ``score``.
         seed: for ``random``.
         grid: the grid of one step, for ``surge``; None takes a square one.
+        threads: CPU threads of the policy; None lets ONNX Runtime choose.
 
     Raises:
         ScoreEdgeError: there is no such selector, or it lacks its policy.
@@ -69,7 +73,7 @@ def get_selector(name: str, *, policy: Path | None = None, seed: int = 0, grid: 
     """
     if name not in _FACTORIES:
         raise ScoreEdgeError(f"there is no selector {name!r}", did_you_mean(name, _FACTORIES))
-    return _FACTORIES[name](_Settings(policy, seed, grid))
+    return _FACTORIES[name](_Settings(policy, seed, grid, threads))
 
 
 def step_scorer(selector: Selector) -> StepScorer:
