@@ -32,7 +32,7 @@ types:  ## the package tree as it is installed, for type checkers
 	rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/score_edge build/types/
 	for part in calibration export runtime; do cp -rs $(CURDIR)/$$part build/types/score_edge/; done
 
-reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about two hours on two cores
+reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about three hours on two cores
 	$(BIN)/score-edge train reference --out build/reference
 	$(BIN)/score-edge train policy --bundle build/reference/bundle --out build/policy
 

@@ -52,17 +52,17 @@ ANSWER_CLIPS = 1_000_000  # where the clips of stage 2 start
 class Recipe:
     """Every number of the training run."""
 
-    see_steps: int = 1700
+    see_steps: int = 3200
     see_clips: int = 16  # of SHORT_STEPS steps: many different things, nearly all of them acting
     see_rate: float = 3e-3
     place: float = 4.0  # weight of the distance in cells, in stage 1
     motion: float = 3.0  # weight of the squared motion within a step, in typical motions, in stage 1
     resting: float = 0.4  # weight of the motion of what rests, in stage 1
     background: float = 0.1  # weight of a token that shows nothing, in stage 1
-    answer_steps: int = 3750
+    answer_steps: int = 5150
     answer_clips: int = 16
     fresh_clips: int = 6  # of each batch; the rest are replayed with other tokens dropped
-    easy: float = 0.235  # share of stage 2 in which few tokens are kept and evidence is favoured
+    easy: float = 0.17  # share of stage 2 in which few tokens are kept and evidence is favoured
     answer_rate: float = 1.5e-3
     questions: int = 6  # of a clip per pass
     auxiliary: float = 0.5  # weight of the dense losses in stage 2
