@@ -14,7 +14,7 @@ from score_edge.selectivity import Selectivity
 if TYPE_CHECKING:
     from score_edge.calibration.gate_threshold import GateReport
     from score_edge.demo import Demo
-    from score_edge.export.onnx_graph import Difference
+    from score_edge.difference import Difference
 
 STAGES = {
     "read": "read video",
