@@ -1,8 +1,8 @@
-"""An ONNX graph on ONNX Runtime: named arrays in, named arrays out."""
+"""What runs a graph, named arrays in and named arrays out, and the one that ONNX Runtime is."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -15,8 +15,28 @@ Shape: TypeAlias = tuple[int | str | None, ...]
 _FATAL = 4  # onnxruntime's severity scale; what is an error for the caller is raised, not printed
 
 
+class Graph(Protocol):
+    """`OnnxGraph` here, `TensorRTGraph` in `tensorrt_graph.py`.
+
+    Attributes:
+        inputs, outputs: shape of every input and output by name.
+        provider: what runs it.
+    """
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]: ...  # noqa: D102
+    @property
+    def outputs(self) -> Mapping[str, Shape]: ...  # noqa: D102
+    @property
+    def provider(self) -> str: ...  # noqa: D102
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once; arrays of the graph's own dtypes, a ScoreEdgeError for any others."""
+        ...
+
+
 class OnnxGraph:
-    """A loaded graph.
+    """A graph on ONNX Runtime.
 
     Args:
         path: the .onnx file; external data is looked for beside it.

@@ -198,10 +198,11 @@ def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:
     path.parent.mkdir(parents=True, exist_ok=True)
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader, path.open("xb") as writer:
         shutil.copyfileobj(reader, writer, CHUNK)
-    return FileRef(file, _sha256(path), path.stat().st_size)
+    return FileRef(file, file_sha256(path), path.stat().st_size)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as reader:
         while chunk := reader.read(CHUNK):
@@ -242,7 +243,7 @@ def _check_file(folder: Path, where: str, ref: FileRef, checksums: bool) -> None
         raise ScoreEdgeError(
             f"{where}: {ref.file} has {path.stat().st_size} bytes, bundle.json says {ref.bytes}", again
         )
-    if checksums and _sha256(path) != ref.sha256:
+    if checksums and file_sha256(path) != ref.sha256:
         raise ScoreEdgeError(f"{where}: the checksum of {ref.file} is wrong, its content has changed", again)
 
 

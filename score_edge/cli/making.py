@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Turn a Hugging Face checkpoint and its GGUF into a bundle, and prove the graph against torch."""
     from score_edge.export.bundle_export import export_bundle
-    from score_edge.report import export_table
+    from score_edge.report import difference_table
 
     sides = numbers((resolution or "").replace("x", ","), int) if resolution else ()
     if len(sides) > 2 or any(side < 1 for side in sides):
@@ -57,7 +57,7 @@ def export(
         rows = [dataclasses.asdict(row) for row in made.differences]
         print_json({"bundle": str(made.bundle.folder), "differences": rows, "notes": made.notes})
         return
-    out.print(export_table(made.differences))
+    out.print(difference_table(made.differences))
     for note in made.notes:
         err.print(f"[bold]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     err.print(f"bundle written to {escape(str(made.bundle.folder))}", highlight=False, soft_wrap=True)

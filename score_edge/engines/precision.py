@@ -25,6 +25,51 @@ def halve(model: Any) -> Any:
     return half
 
 
+def to_older_opset(model: Any, opset: int, name: str) -> None:
+    """Make a model one of an older opset, in place.
+
+    onnx's own converter has no way back for Split, which every attention has; but for most operators nothing changed,
+    and a Split into equal parts only has to forget how many there are.
+
+    Args:
+        model: onnx.ModelProto.
+        opset: older than the model's.
+        name: for messages.
+
+    Raises:
+        ScoreEdgeError: it uses an operator that was another one then.
+    """
+    onnx = require("onnx", "tensorrt")
+    (entry,) = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    sizes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in model.graph.value_info
+    }
+    changed = set()
+    for node in model.graph.node:
+        if (
+            node.domain not in ("", "ai.onnx")
+            or onnx.defs.get_schema(node.op_type, entry.version).since_version <= opset
+        ):
+            continue
+        parts = [attribute for attribute in node.attribute if attribute.name == "num_outputs"]
+        if node.op_type == "Split" and parts and _splits_evenly(sizes, node):
+            node.attribute.remove(parts[0])
+        else:
+            changed.add(node.op_type)
+    if changed:
+        raise ScoreEdgeError(
+            f"{name} is of opset {entry.version}; in opset {opset} {', '.join(sorted(changed))} was another operator",
+            "use a newer TensorRT (JetPack 6.1 or later), or --provider cpu",
+        )
+    entry.version = opset
+
+
+def _splits_evenly(sizes: dict[str, list[int]], node: Any) -> bool:
+    """Opset 18 lets the last part be smaller, older ones do not; the exporter notes every shape."""
+    parts = [sizes.get(output) for output in node.output]
+    return parts[0] is not None and all(part == parts[0] for part in parts)
+
+
 def load(path: Path) -> Any:
     """An onnx.ModelProto with its external weights.
 
