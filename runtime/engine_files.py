@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle import REFERENCE, Bundle, file_sha256
+from score_edge.bundle import ENGINES, REFERENCE, Bundle, file_sha256
 from score_edge.errors import ScoreEdgeError
 from score_edge.record import read_record
 from score_edge.runtime.tensorrt_library import short_version
 
-FOLDER, RECORD = "engines", "engine.json"
+RECORD = "engine.json"
 _RECORD_LIMIT = 1 << 20
 
 GraphName = Literal["encoder", "policy"]
@@ -72,18 +72,18 @@ class EngineRecord:
 
 def engine_folder(bundle: Bundle, architecture: str, tensorrt: str, precision: str) -> Path:
     """Where engines of this kind belong."""
-    return bundle.folder / FOLDER / f"{architecture}-trt{short_version(tensorrt)}-{precision}"
+    return bundle.folder / ENGINES / f"{architecture}-trt{short_version(tensorrt)}-{precision}"
 
 
 def timing_cache(bundle: Bundle, architecture: str, tensorrt: str) -> Path:
     """Kernel timings, shared by all precisions."""
-    return bundle.folder / FOLDER / f"{architecture}-trt{short_version(tensorrt)}.timing"
+    return bundle.folder / ENGINES / f"{architecture}-trt{short_version(tensorrt)}.timing"
 
 
 def read_records(bundle: Bundle) -> dict[Path, EngineRecord | str]:
     """By folder: its record, or what is wrong with it."""
     records: dict[Path, EngineRecord | str] = {}
-    for path in sorted((bundle.folder / FOLDER).glob(f"*/{RECORD}")):
+    for path in sorted((bundle.folder / ENGINES).glob(f"*/{RECORD}")):
         try:
             if path.stat().st_size > _RECORD_LIMIT:
                 raise ValueError("it is too large")
@@ -94,10 +94,14 @@ def read_records(bundle: Bundle) -> dict[Path, EngineRecord | str]:
     return records
 
 
+def bundle_name(bundle: Bundle) -> str:
+    """What opens a bundle on the command line."""
+    return "reference" if bundle.folder == REFERENCE else str(bundle.folder)
+
+
 def build_command(bundle: Bundle, precision: str | None = None) -> str:
     """What makes engines for this machine."""
-    folder = "reference" if bundle.folder == REFERENCE else bundle.folder
-    return f"score-edge build {folder}{f' --precision {precision}' if precision else ''}"
+    return f"score-edge build {bundle_name(bundle)}{f' --precision {precision}' if precision else ''}"
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:

@@ -1,10 +1,12 @@
 """The deployable folder: `bundle.json` and the files it names. Opened only when whole, written all or nothing."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from score_edge.record import read_record
 
 REFERENCE = Path(__file__).parent / "reference" / "bundle"
 MANIFEST = "bundle.json"
+ENGINES = "engines"  # a folder in the bundle that bundle.json does not list, see runtime/engine_files.py
 MANIFEST_LIMIT = 1 << 20
 CHUNK = 1 << 20
 
@@ -131,6 +134,7 @@ def write_bundle(
         check_target(target, overwrite)
         with atomic_folder(target, overwrite=overwrite) as new:
             sealed = manifest.sealed({file: _write(new, file, source) for file, source in files.items()})
+            _keep_engines(target, new, sealed)
             document = json.dumps(dataclasses.asdict(sealed), indent=2, ensure_ascii=False) + "\n"
             _write(new, MANIFEST, document.encode())
             Bundle.open(new, checksums=False)
@@ -191,6 +195,21 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise ScoreEdgeError(f"{target} already exists", "choose another folder, or replace it with --overwrite")
     if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
         raise ScoreEdgeError(f"{target} is not a bundle and will not be overwritten", "choose another folder")
+
+
+def _keep_engines(old: Path, new: Path, manifest: Manifest) -> None:
+    """Take TensorRT engines along where the encoder they were built from is still the same; linked, not copied."""
+    if (old / ENGINES).is_dir() and not (new / ENGINES).exists():
+        with contextlib.suppress(ScoreEdgeError):  # what is replaced may be a bundle nobody can read
+            if _read_manifest(old).vision.graph == manifest.vision.graph:
+                shutil.copytree(old / ENGINES, new / ENGINES, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:

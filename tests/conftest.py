@@ -1,5 +1,6 @@
 """A small random Qwen2-VL with a real byte-level BPE tokenizer, and its GGUF files; torch is imported only on use."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,18 @@ SHAPE = {
 class Tiny(NamedTuple):
     model: Any
     tokenizer: Any
+
+
+@pytest.fixture
+def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An Orin and a TensorRT that are none: see fake_gpu.py and fake_tensorrt.py."""
+    spec = importlib.util.spec_from_file_location("fake_gpu", Path(__file__).with_name("fake_gpu.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path / "fakes"
+    folder.mkdir()
+    return module.install(folder, monkeypatch)
 
 
 @pytest.fixture(scope="session")

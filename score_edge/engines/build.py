@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.atomic import atomic_folder, remove_leftovers
-from score_edge.bundle import Bundle, file_sha256
+from score_edge.bundle import ENGINES, Bundle, file_sha256
 from score_edge.difference import Difference, compare
 from score_edge.engines import tensorrt_versions as versions
 from score_edge.engines.plan import GraphPlan, plan_graphs, prepare
@@ -21,7 +21,6 @@ from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.cuda_driver import Gpu, require_gpu
 from score_edge.runtime.engine_files import (
-    FOLDER,
     Engine,
     EngineRecord,
     Precision,
@@ -140,7 +139,7 @@ def describe_plan(bundle: Bundle, precision: Precision | None = None) -> dict[st
         gpu, tensorrt = this_machine(bundle, wanted)
         machine, folder = f"{gpu}, TensorRT {tensorrt}", engine_folder(bundle, gpu.architecture, tensorrt, wanted)
     except ScoreEdgeError as error:
-        machine, folder = error.message, bundle.folder / FOLDER / f"smXX-trtX.Y.Z-{wanted}"
+        machine, folder = error.message, bundle.folder / ENGINES / f"smXX-trtX.Y.Z-{wanted}"
     graphs = [
         {
             "graph": plan.graph,

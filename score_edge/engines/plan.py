@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.bundle import Bundle
-from score_edge.engines.graph_rules import broken_rules, precision_of
+from score_edge.engines.graph_rules import precision_of, refused_operators
 from score_edge.engines.precision import halve, load, save, to_older_opset
 from score_edge.engines.worker import Profile
 from score_edge.errors import ScoreEdgeError, require
-from score_edge.runtime.engine_files import GraphName, Precision
+from score_edge.runtime.engine_files import GraphName, Precision, bundle_name
 
 POLICY_ROWS = 4096  # rows of one call of the policy, at most
 _QUANTISED_HALF = 19  # from this opset on Q/DQ scales may be float16
@@ -87,9 +87,8 @@ def prepare(plan: GraphPlan, folder: Path, *, typed: bool, newest_opset: int) ->
 
 
 def _plan(graph: GraphName, path: Path, model: Any, precision: Precision, profiles: dict[str, Profile]) -> GraphPlan:
-    if rules := broken_rules(model):
-        more = f" (and {len(rules) - 1} more)" if len(rules) > 1 else ""
-        raise ScoreEdgeError(f"{path.name}: TensorRT will refuse {rules[0]}{more}", "export or calibrate it again")
+    for name, remedy in refused_operators(model).items():
+        raise ScoreEdgeError(f"{path.name} has the operator {name}, which TensorRT refuses", remedy)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return GraphPlan(graph, path, precision_of(model), precision, opset, profiles)
 
@@ -98,7 +97,7 @@ def _check_precision(bundle: Bundle, made_as: Precision, wanted: Precision) -> N
     if wanted == "int8" and made_as != "int8":
         raise ScoreEdgeError(
             f"{bundle.encoder_path.name} has no quantised layers: INT8 needs scales measured on your footage",
-            f"score-edge calibrate {bundle.folder} --video YOUR_FOOTAGE",
+            f"score-edge calibrate {bundle_name(bundle)} --video YOUR_FOOTAGE -o CALIBRATED, and build that",
         )
     if made_as == "int8" and wanted != "int8":
         raise ScoreEdgeError(
