@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle import ENGINES, Bundle, check_shapes
+from score_edge.bundle import Bundle, check_shapes
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.cuda_driver import cuda_devices, require_gpu
-from score_edge.runtime.engine_files import GraphName, build_command, find_engine
+from score_edge.runtime.engine_files import GraphName, build_command, find_engine, read_records
 from score_edge.runtime.graph import Graph, OnnxGraph
 
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
@@ -48,7 +48,7 @@ def open_graph(
                 raise
             passed_over[candidate] = error.message
             # Not to have engines is no news; to have some and not use them is.
-            if candidate == "tensorrt" and not isinstance(cuda_devices(), str) and (bundle.folder / ENGINES).is_dir():
+            if candidate == "tensorrt" and not isinstance(cuda_devices(), str) and read_records(bundle):
                 _log.warning("the %s runs without TensorRT: %s (%s)", name, error.message, error.hint)
             continue
         check_shapes(bundle.manifest, name, graph.inputs, graph.outputs)

@@ -55,7 +55,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     fake.tensorrt = module
     module.Context.capturing = staticmethod(fake.driver.fake_capturing)
-    replay = ctypes.CFUNCTYPE(None)(lambda: [compute() for compute in module.Context.recorded])
+    replay = ctypes.CFUNCTYPE(None, ctypes.c_long)(lambda capture: module.Context.recorded[capture]())
     fake.driver.fake_set_on_launch(replay)
     monkeypatch.setattr(module, "REPLAY", replay, raising=False)  # ctypes calls it, so it must live
     return fake

@@ -202,8 +202,8 @@ class Engine:
 
 
 class Context:
-    recorded = []  # noqa: RUF012 - what is queued while the driver captures
-    capturing = staticmethod(lambda: False)
+    recorded = {}  # noqa: RUF012 - what is queued while the driver captures, by capture
+    capturing = staticmethod(lambda: 0)
 
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.sizes = engine, {}, {}, {}
@@ -222,8 +222,8 @@ class Context:
 
     def execute_async_v3(self, stream_handle):
         assert stream_handle == 5
-        if self.capturing():
-            Context.recorded.append(self.compute)
+        if capture := self.capturing():
+            Context.recorded[capture] = self.compute
         else:
             self.compute()
         return True

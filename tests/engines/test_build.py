@@ -119,7 +119,7 @@ def test_a_build_that_fails_leaves_the_older_engines(fake_gpu, bundle, monkeypat
 
 def test_an_engine_that_computes_something_else_is_not_kept(fake_gpu, bundle, monkeypatch):
     monkeypatch.setattr(fake_gpu.tensorrt, "FAULT", "wrong")
-    with pytest.raises(ScoreEdgeError, match="the encoder engine in fp16 is .* allowed is 0.02 .* it was not kept"):
+    with pytest.raises(ScoreEdgeError, match=r"the encoder engine in fp16 is .* allowed is 0.02 .* it was not kept"):
         build_engines(bundle)
     assert files(bundle) == ["sm87-trt10.3.0.timing"]
 
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing(fake_gpu, bundle, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(building, "_filed", full)
-    with pytest.raises(ScoreEdgeError, match="cannot write .*sm87-trt10.3.0-fp16.*No space left") as caught:
+    with pytest.raises(ScoreEdgeError, match=r"cannot write .*sm87-trt10.3.0-fp16.*No space left") as caught:
         build_engines(bundle)
     assert caught.value.hint == "free some disk space"
     assert files(bundle) == ["sm87-trt10.3.0.timing"]

@@ -23,13 +23,13 @@ typedef struct exec *CUgraphExec; typedef int CUstreamCaptureMode; typedef unsig
 #endif
 
 static __thread int entered;
-static int capturing;
+static long capturing, captures;
 int fake_blocks, fake_launches;
 size_t fake_memory = 1 << 30;
-void (*fake_on_launch)(void);
+void (*fake_on_launch)(long);
 
-int fake_capturing(void) { return capturing; }
-void fake_set_on_launch(void (*call)(void)) { fake_on_launch = call; }
+long fake_capturing(void) { return capturing; }
+void fake_set_on_launch(void (*call)(long)) { fake_on_launch = call; }
 
 CUresult cuInit(unsigned int flags) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int *version) { *version = 12060; return CUDA_SUCCESS; }
@@ -68,19 +68,22 @@ CUresult cuMemcpyDtoHAsync(void *dst, CUdeviceptr src, size_t count, CUstream st
 CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags) { *phStream = (CUstream)0x5; return CUDA_SUCCESS; }
 CUresult cuStreamDestroy(CUstream hStream) { return CUDA_SUCCESS; }
 CUresult cuStreamSynchronize(CUstream hStream) { return CUDA_SUCCESS; }
-CUresult cuStreamBeginCapture(CUstream hStream, CUstreamCaptureMode mode) { capturing = 1; return CUDA_SUCCESS; }
+CUresult cuStreamBeginCapture(CUstream hStream, CUstreamCaptureMode mode) {
+    capturing = ++captures;
+    return CUDA_SUCCESS;
+}
 CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph) {
+    *phGraph = (CUgraph)capturing;
     capturing = 0;
-    *phGraph = (CUgraph)0x6;
     return CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags) {
-    *phGraphExec = (CUgraphExec)0x7;
+    *phGraphExec = (CUgraphExec)hGraph;
     return CUDA_SUCCESS;
 }
 CUresult cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) {
     fake_launches++;
-    if (fake_on_launch) fake_on_launch();
+    if (fake_on_launch) fake_on_launch((long)hGraphExec);
     return CUDA_SUCCESS;
 }
 CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) { return CUDA_SUCCESS; }
