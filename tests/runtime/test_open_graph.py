@@ -1,4 +1,4 @@
-"""Which provider is taken on a machine without a GPU, and what is said about the others; with engines: test_build.py."""
+"""Which provider is taken on a machine without a GPU, and what is said about the others; engines: test_build.py."""
 
 import subprocess
 import sys
