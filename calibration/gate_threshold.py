@@ -1,12 +1,12 @@
 """Find the encoder gate's threshold from footage, so that reused tokens stay within a bound of fresh ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from score_edge.bundle import Bundle, write_bundle
+from score_edge.bundle import REFERENCE, Bundle, write_bundle
 from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.gate import pixel_change
@@ -81,9 +81,7 @@ def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> Footage:
     return Footage(Path(path).name, np.stack(pixels), np.stack(tokens), vision.token_grid)
 
 
-def find_threshold(
-    footage: Sequence[Footage], bound: float = 0.01, on_try: Callable[[], None] = lambda: None
-) -> GateReport:
+def find_threshold(footage: Sequence[Footage], bound: float = 0.01) -> GateReport:
     """Try thresholds from 0 upwards until a reused step leaves the bound.
 
     The error of a step is relative and over all its tokens; the report shows the worst single token beside it.
@@ -91,7 +89,6 @@ def find_threshold(
     Args:
         footage: at least one clip, of the place and camera the bundle will watch.
         bound: largest relative error of a reused step.
-        on_try: called after every threshold, for a progress bar.
 
     Raises:
         ScoreEdgeError: there is no footage, or the bound is not positive.
@@ -107,7 +104,6 @@ def find_threshold(
     best = GateReport(0.0, bound, [replay(clip, 0.0) for clip in footage])
     for threshold in candidates:
         tried = [replay(clip, float(threshold)) for clip in footage]
-        on_try()
         if max(clip.worst_step for clip in tried) > bound:
             break
         best = GateReport(float(threshold), bound, tried)
@@ -135,5 +131,9 @@ def save_threshold(bundle: Bundle, threshold: float) -> Bundle:
     Raises:
         ScoreEdgeError: the bundle cannot be written, or is the shipped one.
     """
+    if bundle.folder == REFERENCE:
+        raise ScoreEdgeError(
+            "the shipped bundle stays as it is", f"copy {REFERENCE} and write the threshold into the copy"
+        )
     vision = replace(bundle.manifest.vision, gate=threshold)
     return write_bundle(bundle.folder, replace(bundle.manifest, vision=vision), bundle.paths, overwrite=True)

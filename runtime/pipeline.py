@@ -36,7 +36,11 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.add(name, began, time.perf_counter())
+
+    def add(self, name: str, began: float, ended: float) -> None:
+        """Count a stretch that is over, by `time.perf_counter()`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class Pipeline:
         vision = bundle.manifest.vision
         self.preprocessing = Preprocessing.of(vision)
         self._newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
-        self._provider = provider
+        self._provider, self._threads = provider, threads
         self.encoder, self.passed_over = open_graph(bundle, "encoder", provider, threads=threads)
         self.model: LanguageModel = model or LlamaCpp(
             bundle.gguf_path, context=context or bundle.manifest.language.context, threads=threads
@@ -123,8 +127,7 @@ class Pipeline:
     @functools.cached_property
     def policy(self) -> Graph:
         """The learned policy, opened on first use."""
-        # CPU threads: as many as a selector opened alone takes, whatever the encoder has.
-        return open_graph(self.bundle, "policy", self._provider)[0]
+        return open_graph(self.bundle, "policy", self._provider, threads=self._threads)[0]
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.

@@ -82,7 +82,7 @@ class Preprocessing:
         """(patches, values per patch) of what patchify returns."""
         return self.grid.tokens * self.merge**2, 3 * self.frames_per_step * self.patch**2
 
-    def prepare(self, frames: Sequence[Frame] | Uint8) -> dict[str, Float32]:
+    def prepare(self, frames: Sequence[Frame | Uint8] | Uint8) -> dict[str, Float32]:
         """The encoder's input by name, for one step; frames as in `patchify`."""
         return self.encoder_input(self.fit(frames))
 
@@ -90,11 +90,7 @@ class Preprocessing:
         """The same from what `fit` returned: its patches or its pixels, whatever the layout asks for."""
         return {self.layout: self._cut(pixels) if self.layout == "patches" else self._planes(pixels)}
 
-    def pixels(self, frames: Sequence[Frame] | Uint8) -> Float32:
-        """(frames_per_step, 3, height, width) float32 of one step; frames as in `patchify`."""
-        return self._planes(self.fit(frames))
-
-    def patchify(self, frames: Sequence[Frame] | Uint8) -> Float32:
+    def patchify(self, frames: Sequence[Frame | Uint8] | Uint8) -> Float32:
         """Encoder input of one step.
 
         Args:
@@ -110,7 +106,7 @@ class Preprocessing:
         """
         return self._cut(self.fit(frames))
 
-    def fit(self, frames: Sequence[Frame] | Uint8) -> Uint8:
+    def fit(self, frames: Sequence[Frame | Uint8] | Uint8) -> Uint8:
         """The pixels of one step as the encoder sees them, before normalisation; frames as in `patchify`.
 
         Returns:

@@ -85,8 +85,6 @@ class Vision:
             tokens: Float32 = self._pipeline.encoder.run(**inputs)["tokens"]
         with watch.stage("select"):
             scores = self._scorer.score(tokens, self._residual.advance(tokens))
-            if self._steps == 1:  # a stream begins whole, as in select_causally
-                scores = np.full_like(scores, np.inf)
             keep = self._budget.keep(scores)
             self._scorer.kept(tokens, keep)
             surprise = self._is_surprise(int(np.count_nonzero(keep)))

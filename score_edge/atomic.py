@@ -9,6 +9,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from score_edge.errors import ScoreEdgeError
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with its parents; one that is there is kept.
+
+    Raises:
+        ScoreEdgeError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScoreEdgeError(f"{folder} cannot be made: {error.strerror}", "choose another folder") from error
+
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:

@@ -23,7 +23,7 @@ class CausalBudget:
 
     A token bucket with a moving threshold. Every step earns ``retention * N`` tokens, every kept token costs one. The
     threshold is the score that as many of the recent tokens exceed as the retention wants, fewer after a burst, more
-    after saving. A burst may spend what was saved and borrow as much again; a scene's first step is whole. From step
+    after saving. A burst may spend what was saved and borrow as much again; the first step is kept whole. From step
     200 on ``kept / (steps * N)`` is within 2 % of the retention whatever the scores are, because what may be saved or
     borrowed is bounded by 2 % of what was earned, and by one step of N tokens.
 
@@ -39,6 +39,8 @@ class CausalBudget:
 
     Example:
         >>> budget = CausalBudget(tokens_per_step=4, retention=0.25)
+        >>> budget.keep(np.array([0.1, 0.2, 0.2, 0.3], np.float32))  # a stream begins whole
+        array([ True,  True,  True,  True])
         >>> budget.keep(np.array([0.1, 0.9, 0.2, 0.3], np.float32))
         array([False,  True, False, False])
     """
@@ -71,6 +73,9 @@ class CausalBudget:
             raise ScoreEdgeError(f"{scores.shape} scores for a step of {self._tokens} visual tokens")
         self._steps += 1
         self.overspent -= self._earned
+        if self._steps == 1:
+            self.overspent += self._tokens
+            return clip_top_k(scores[None], self._tokens)[0]
         self._remember(scores)
         bound = self._bound()
         at_first = self._tokens * (1 - self._steps / SETTLED)  # a stream may begin on credit
@@ -127,6 +132,6 @@ def select_causally(tokens: Float32, scorer: StepScorer, budget: CausalBudget) -
     residual = Residual()
     for t, step in enumerate(tokens):
         scores = scorer.score(step, residual.advance(step))
-        keep[t] = budget.keep(scores if t else np.full_like(scores, np.inf))  # a stream begins whole
+        keep[t] = budget.keep(scores)
         scorer.kept(step, keep[t])
     return keep

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from score_edge.atomic import atomic_folder, remove_leftovers
+from score_edge.atomic import atomic_folder, make_folder, remove_leftovers
+from score_edge.errors import ScoreEdgeError
 
 
 @pytest.fixture
@@ -127,3 +128,9 @@ def test_leftovers_of_other_folders_stay(target: Path) -> None:
         (target.parent / name).mkdir()
     remove_leftovers(target)
     assert names(target.parent) == sorted([*others, "folder"])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ScoreEdgeError, match="cannot be made"):
+        make_folder(tmp_path / "file" / "folder")

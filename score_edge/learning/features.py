@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from score_edge.atomic import make_folder
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.frozen_model import FrozenModel
@@ -27,7 +28,7 @@ class Features:
     """
 
     def __init__(self, folder: Path, model: FrozenModel, limit: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder, self._model, self._limit = folder, model, limit
 
     def fit(self, scenes: Sequence[Scene], steps: int) -> list[Scene]:

@@ -100,7 +100,7 @@ class FrozenModel:
         """(T, N, D) float32 visual tokens of RGB images, the runtime's own."""
         per_step = self._preprocessing.frames_per_step
         groups = [images[i : i + per_step] for i in range(0, len(images), per_step)]
-        inputs = (self._preprocessing.prepare([_frame(image) for image in group]) for group in groups)
+        inputs = (self._preprocessing.prepare(group) for group in groups)
         return np.stack([self._encoder.run(**step)["tokens"] for step in inputs])
 
     def losses(self, clips: Sequence[Clip], keeps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -178,12 +178,6 @@ class FrozenModel:
     def _end(self) -> set[int]:
         known = self._tokenizer.get_vocab()
         return {i for i in (known.get("<|im_end|>"), self._tokenizer.eos_token_id) if i is not None}
-
-
-def _frame(image: Uint8) -> Any:
-    from score_edge.core import Frame
-
-    return Frame(image, 0.0, 0)
 
 
 def _qwen2_vl(bundle: Bundle, checkpoint: Path | None, device: torch.device) -> tuple[Decoder, Any]:

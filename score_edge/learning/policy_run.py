@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from score_edge.bundle import Bundle, check_shapes, write_bundle
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import export_policy
 from score_edge.learning.curriculum import footage_scenes, image_scenes, world_scenes, world_stills
 from score_edge.learning.curves import plot_policy
@@ -71,10 +71,8 @@ def learn_policy(
     Raises:
         ScoreEdgeError: unreadable or missing input, a loss that is not a number.
     """
-    from accelerate import PartialState
-
     opened = Bundle.open(bundle)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = require("accelerate", "train").PartialState(cpu=not torch.cuda.is_available())
     if threads is not None:
         torch.set_num_threads(threads)
     held = folder / "checkpoint.safetensors"

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional
 
+from score_edge.atomic import make_folder
 from score_edge.errors import ScoreEdgeError, did_you_mean, require
 from score_edge.export.policy_graph import Policy
 from score_edge.learning.curriculum import Scene
@@ -206,7 +207,7 @@ def train_policy(
             f"{recipe.clips} clips per step cannot be shared evenly by {workers} processes",
             "choose a multiple with --clips",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     checkpoint = folder / "checkpoint.safetensors"
     policy = new_policy([features.read(scene) for scene in scenes.moving[:WARM_CLIPS]], recipe)
     optimizer = torch.optim.Adam(policy.parameters(), recipe.learning_rate)

@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import Qwen2VLForConditionalGeneration
 
+from score_edge.atomic import make_folder
 from score_edge.export.qwen2_vl import StepEncoder
 from score_edge.learning.batches import (
     MOST_TOKENS,
@@ -235,11 +236,14 @@ def train_reference(
         folder: created if need be.
         recipe: every number of the run.
         on_log: told what is written to metrics.jsonl.
+
+    Raises:
+        ScoreEdgeError: the folder cannot be made.
     """
     torch.manual_seed(recipe.seed)
     random.seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model = build_model()
     encoder = step_encoder(model)
     weights, seeing = folder / "model.safetensors", folder / "encoder.safetensors"

@@ -1,8 +1,6 @@
 """What ran when: named stretches of time with the run they belong to, and the Chrome trace made of them."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,17 +36,8 @@ class Spans(Stopwatch):
     run: int = -1
     retention: float | None = None
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Note what happens inside as a stretch of this run and turn."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, began, time.perf_counter())
-
     def add(self, name: str, began: float, ended: float) -> None:
-        """Note a stretch that is over."""
+        """Note a stretch that is over, of this run and turn."""
         self.spans.append(Span(name, began, ended, self.run, self.retention))
 
     def of(self, name: str, run: int, retention: float | None) -> list[float]:

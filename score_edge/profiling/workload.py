@@ -11,7 +11,6 @@ from score_edge.core import Float32, Frame, Grid
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.llm_shapes import LlmShape, random_rows
 from score_edge.profiling.spans import Spans
-from score_edge.runtime.graph import Graph
 from score_edge.runtime.language_model import LanguageModel
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.source import sample_clip
@@ -90,7 +89,7 @@ class BundleWorkload:
     def selector(self, name: str | None, spans: Spans) -> Selector:
         """The bundle's own when no name is given."""
         selector = self._pipeline.selector(name)
-        return _timed_policy(self._pipeline.policy, spans) if isinstance(selector, Score) else selector
+        return _timed(selector, spans) if isinstance(selector, Score) else selector
 
 
 class ShapeWorkload:
@@ -147,11 +146,10 @@ class ShapeWorkload:
         return Score(policy)
 
 
-def _timed_policy(graph: Graph, spans: Spans) -> Selector:
+def _timed(selector: Score, spans: Spans) -> Selector:
     def policy(tokens: Float32, previous: Float32) -> Float32:
         with spans.stage("policy"):
-            keep: Float32 = graph.run(tokens=tokens, previous=previous)["keep"]
-        return keep
+            return selector.policy(tokens, previous)
 
     return Score(policy)
 

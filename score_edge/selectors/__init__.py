@@ -25,12 +25,13 @@ class _Settings:
     policy: Path | Policy | None
     seed: int
     grid: Grid | None
+    threads: int | None
 
 
 def _score(settings: _Settings) -> Selector:
     if settings.policy is None:
         raise ScoreEdgeError("selector score needs a policy graph", "use a bundle that has one, or another selector")
-    return Score(settings.policy)
+    return Score(settings.policy, settings.threads)
 
 
 _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
@@ -52,7 +53,12 @@ def selector_names() -> list[str]:
 
 
 def get_selector(
-    name: str, *, policy: Path | Policy | None = None, seed: int = 0, grid: Grid | None = None
+    name: str,
+    *,
+    policy: Path | Policy | None = None,
+    seed: int = 0,
+    grid: Grid | None = None,
+    threads: int | None = None,
 ) -> Selector:
     """Open a selector by name.
 
@@ -61,6 +67,7 @@ def get_selector(
         policy: the policy graph, or a function like it, for ``score``.
         seed: for ``random``.
         grid: the grid of one step, for ``surge``; None takes a square one.
+        threads: CPU threads of the policy; None lets ONNX Runtime choose.
 
     Raises:
         ScoreEdgeError: there is no such selector, or it lacks its policy.
@@ -71,7 +78,7 @@ def get_selector(
     """
     if name not in _FACTORIES:
         raise ScoreEdgeError(f"there is no selector {name!r}", did_you_mean(name, _FACTORIES))
-    return _FACTORIES[name](_Settings(policy, seed, grid))
+    return _FACTORIES[name](_Settings(policy, seed, grid, threads))
 
 
 def step_scorer(selector: Selector) -> StepScorer:

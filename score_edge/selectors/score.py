@@ -7,6 +7,7 @@ import numpy as np
 
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.graph import OnnxGraph
 from score_edge.runtime.residual import previous_tokens
 from score_edge.selectors.base import StepScorer
 
@@ -21,6 +22,10 @@ class Score:
     Args:
         policy: a graph with inputs ``tokens`` (M, D) and ``previous`` (M, D) and output ``keep`` (M,), all float32, or
             a function of the same signature.
+        threads: CPU threads of a graph; None lets ONNX Runtime choose.
+
+    Attributes:
+        policy: the graph as a function.
 
     Raises:
         ScoreEdgeError: the graph is missing, broken or has other inputs and outputs.
@@ -28,8 +33,8 @@ class Score:
 
     name = "score"
 
-    def __init__(self, policy: Path | Policy) -> None:
-        self._policy = _open(policy) if isinstance(policy, Path) else policy
+    def __init__(self, policy: Path | Policy, threads: int | None = None) -> None:
+        self.policy = _open(policy, threads) if isinstance(policy, Path) else policy
 
     def score(self, tokens: Float32, count: int) -> Float32:
         """Score a clip.
@@ -49,12 +54,12 @@ class Score:
         keep = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
-            keep[part] = _rate(self._policy, rows[part], previous[part])
+            keep[part] = _rate(self.policy, rows[part], previous[part])
         return keep.reshape(steps, per_step)
 
     def by_step(self) -> StepScorer:
         """The same for a stream."""
-        return _ByStep(self._policy)
+        return _ByStep(self.policy)
 
 
 class _ByStep(StepScorer):
@@ -72,27 +77,17 @@ def _rate(policy: Policy, tokens: Float32, previous: Float32) -> Float32:
     return keep
 
 
-def _open(path: Path) -> Policy:
-    """A policy graph on ONNX Runtime, as a function."""
+def _open(path: Path, threads: int | None) -> Policy:
+    """A policy graph as a function."""
     if not path.is_file():
         raise ScoreEdgeError(f"no policy graph at {path}", "choose another selector, or a bundle that has a policy")
-    import onnxruntime  # and only the policy pays for loading it
-
-    try:
-        options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else idle threads slow the prefill
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a class of its own per kind of broken file
-        reason = str(error).splitlines()[0]
-        raise ScoreEdgeError(f"{path} is not a graph that ONNX Runtime can open: {reason}") from error
-    inputs = {value.name: value.shape for value in session.get_inputs()}
-    outputs = [value.name for value in session.get_outputs()]
-    if set(inputs) != {"tokens", "previous"} or outputs != ["keep"]:
+    graph = OnnxGraph(path, threads=threads)
+    if set(graph.inputs) != {"tokens", "previous"} or set(graph.outputs) != {"keep"}:
         raise ScoreEdgeError(
-            f"{path} is not a policy: it maps {', '.join(inputs)} to {', '.join(outputs)}",
+            f"{path} is not a policy: it maps {', '.join(graph.inputs)} to {', '.join(graph.outputs)}",
             "a policy maps tokens and previous to keep",
         )
-    expected = inputs["tokens"][-1]
+    expected = graph.inputs["tokens"][-1]
 
     def run(tokens: Float32, previous: Float32) -> Float32:
         if isinstance(expected, int) and tokens.shape[1] != expected:
@@ -100,7 +95,7 @@ def _open(path: Path) -> Policy:
                 f"{path} is for visual tokens of width {expected}, these have {tokens.shape[1]}",
                 "use the policy that was trained with this encoder",
             )
-        keep: Float32 = session.run(["keep"], {"tokens": tokens, "previous": previous})[0]
+        keep: Float32 = graph.run(tokens=tokens, previous=previous)["keep"]
         return keep
 
     return run

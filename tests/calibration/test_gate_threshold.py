@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from score_edge.calibration.gate_threshold import Footage, find_threshold, replay
+from score_edge.bundle import Bundle
+from score_edge.calibration.gate_threshold import Footage, find_threshold, replay, save_threshold
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.gate import EncoderGate
@@ -47,3 +48,8 @@ def test_the_gate_skips_what_the_report_says() -> None:
 def test_nothing_to_go_by(clips: list[Footage]) -> None:
     with pytest.raises(ScoreEdgeError, match="footage and a bound"):
         find_threshold(clips, 0.0)
+
+
+def test_the_shipped_bundle_is_not_written_into() -> None:
+    with pytest.raises(ScoreEdgeError, match="stays as it is"):
+        save_threshold(Bundle.open("reference"), 1.0)

@@ -343,7 +343,7 @@ def test_score_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ScoreEdgeError, match="no policy graph at"):
         get_selector("score", policy=path)
     path.write_text("not a graph")
-    with pytest.raises(ScoreEdgeError, match="not a graph that ONNX Runtime can open"):
+    with pytest.raises(ScoreEdgeError, match="cannot be loaded by ONNX Runtime"):
         get_selector("score", policy=path)
     write_policy(path, width=8, output="probability")
     with pytest.raises(ScoreEdgeError, match="maps tokens, previous to probability"):

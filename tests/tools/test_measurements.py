@@ -1,0 +1,22 @@
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines(script: str, *options: str) -> list[str]:
+    command = [sys.executable, str(ROOT / "tools" / script), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_every_rule_is_asked_every_question():
+    found = lines("rules_not_taken.py", "--clips", "2", "--steps", "8")
+    assert [line.split()[0] for line in found][1:] == ["spread", "told"]
+    assert len({line.split(" of ")[1].split(":")[0] for line in found}) == 1
+
+
+def test_every_distance_is_asked_every_question():
+    found = lines("far_from_prompt.py", "--clips", "1", "--steps", "4")
+    assert [int(line.split()[0]) for line in found] == [0, 16, 64, 128, 256, 512, 1024, 20000]
+    assert len({line.split(" of ")[1] for line in found}) == 1
