@@ -76,7 +76,8 @@ def _show_plan(opened: Any, precision: Any, as_json: bool) -> None:
         print_json(plan)
         return
     out.print(plan_table(plan))
-    for line in (f"folder: {plan['folder']}", f"here: {plan['machine']}", f"build: {plan['command']}"):
+    files = ", ".join(graph["engine"] for graph in plan["graphs"])
+    for line in (f"files: {plan['folder']}/ {files}", f"here: {plan['machine']}", f"build: {plan['command']}"):
         out.print(escape(line), highlight=False, soft_wrap=True)
 
 

@@ -146,6 +146,7 @@ def describe_plan(bundle: Bundle, precision: Precision | None = None) -> dict[st
             "onnx": plan.onnx.name,
             "opset": plan.opset,
             "precision": plan.precision,
+            "engine": f"{plan.graph}.engine",
             "shapes": {name: [profile.least, profile.usual, profile.most] for name, profile in plan.profiles.items()},
             "tolerance": TOLERANCE[plan.precision],
         }
