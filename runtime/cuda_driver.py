@@ -27,6 +27,11 @@ class Gpu:
     architecture: str
     processors: int
 
+    @property
+    def slug(self) -> str:
+        """For file names: ``"sm87x16"``."""
+        return f"{self.architecture}x{self.processors}"
+
     def __str__(self) -> str:
         return f"{self.name} ({self.architecture}, {self.processors} multiprocessors)"
 

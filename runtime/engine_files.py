@@ -1,9 +1,9 @@
 """Where a bundle keeps its TensorRT engines, and which of them this machine may load.
 
-    engines/sm87-trt10.3.0-fp16/engine.json      what was built, from what, for what
-                                encoder.engine
-                                policy.engine
-    engines/sm87-trt10.3.0.timing                kernel timings: a second build takes a fraction of the time
+    engines/sm87x16-trt10.3.0-fp16/engine.json      what was built, from what, for what
+                                   encoder.engine
+                                   policy.engine
+    engines/sm87x16-trt10.3.0.timing                TensorRT's kernel timings, for later builds
 
 An engine is only good for the GPU and the TensorRT that built it and for the ONNX file it was made of; so each says so,
 and none that does not fit is loaded. They are no part of `bundle.json`: a bundle travels, its engines may stay.
@@ -19,6 +19,7 @@ from typing import Literal
 from score_edge.bundle import ENGINES, REFERENCE, Bundle, file_sha256
 from score_edge.errors import ScoreEdgeError
 from score_edge.record import read_record
+from score_edge.runtime.cuda_driver import Gpu
 from score_edge.runtime.tensorrt_library import short_version
 
 RECORD = "engine.json"
@@ -60,7 +61,6 @@ class EngineRecord:
 
     tensorrt: str
     gpu: str
-    architecture: str
     precision: Precision
     created: str
     engines: tuple[Engine, ...]
@@ -70,14 +70,14 @@ class EngineRecord:
         (folder / RECORD).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def engine_folder(bundle: Bundle, architecture: str, tensorrt: str, precision: str) -> Path:
+def engine_folder(bundle: Bundle, gpu: Gpu, tensorrt: str, precision: str) -> Path:
     """Where engines of this kind belong."""
-    return bundle.folder / ENGINES / f"{architecture}-trt{short_version(tensorrt)}-{precision}"
+    return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}-{precision}"
 
 
-def timing_cache(bundle: Bundle, architecture: str, tensorrt: str) -> Path:
+def timing_cache(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Path:
     """Kernel timings, shared by all precisions."""
-    return bundle.folder / ENGINES / f"{architecture}-trt{short_version(tensorrt)}.timing"
+    return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}.timing"
 
 
 def read_records(bundle: Bundle) -> dict[Path, EngineRecord | str]:

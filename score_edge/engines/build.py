@@ -83,7 +83,7 @@ def build_engines(
 
     Example:
         >>> build_engines(Bundle.open("bundle"), "fp16").folder.name  # doctest: +SKIP
-        'sm87-trt10.3.0-fp16'
+        'sm87x16-trt10.3.0-fp16'
     """
     gpu, tensorrt = this_machine(bundle, precision)
     plans = plan_graphs(bundle, precision)
@@ -91,13 +91,13 @@ def build_engines(
     if dla is not None and wanted != "fp16":
         raise ScoreEdgeError(f"a DLA takes no {wanted} graph of ours", "--precision fp16 with --dla")
     steps = sample_steps(bundle.manifest.vision, video)
-    target = engine_folder(bundle, gpu.architecture, tensorrt, wanted)
+    target = engine_folder(bundle, gpu, tensorrt, wanted)
     with _disk(target):
         remove_leftovers(target)
         with atomic_folder(target, overwrite=True) as new:
             engines, differences, seconds = [], [], {}
             for plan in plans:
-                timing = timing_cache(bundle, gpu.architecture, tensorrt)
+                timing = timing_cache(bundle, gpu, tensorrt)
                 core = dla if plan.graph == "encoder" else None
                 seconds[plan.graph] = _build_one(plan, new, timing, workspace, core, on_progress)
                 on_progress(f"comparing the {plan.graph} with ONNX Runtime", 0, 0)
@@ -105,7 +105,7 @@ def build_engines(
                 differences.append(difference)
                 engines.append(_filed(bundle, plan, new, difference))
             created = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-            record = EngineRecord(tensorrt, str(gpu), gpu.architecture, wanted, created, tuple(engines))
+            record = EngineRecord(tensorrt, str(gpu), wanted, created, tuple(engines))
             record.write(new)
     return Built(target, record, differences, seconds)
 
@@ -121,8 +121,8 @@ def this_machine(bundle: Bundle, precision: Precision | None = None) -> tuple[Gp
     except ScoreEdgeError as error:
         raise ScoreEdgeError(
             error.message,
-            f"engines are built where they run: on the board {build_command(bundle, precision)}. Here --dry-run shows "
-            "the plan, and --check has TensorRT for RTX parse and build the graphs",
+            f"engines are built where they run: `{build_command(bundle, precision)}` on the board. Here --dry-run "
+            "shows the plan, and --check has TensorRT for RTX parse and build the graphs",
         ) from error
     return gpu, str(load_tensorrt().__version__)
 
@@ -137,9 +137,9 @@ def describe_plan(bundle: Bundle, precision: Precision | None = None) -> dict[st
     wanted = plans[0].precision
     try:
         gpu, tensorrt = this_machine(bundle, wanted)
-        machine, folder = f"{gpu}, TensorRT {tensorrt}", engine_folder(bundle, gpu.architecture, tensorrt, wanted)
+        machine, folder = f"{gpu}, TensorRT {tensorrt}", engine_folder(bundle, gpu, tensorrt, wanted)
     except ScoreEdgeError as error:
-        machine, folder = error.message, bundle.folder / ENGINES / f"smXX-trtX.Y.Z-{wanted}"
+        machine, folder = error.message, bundle.folder / ENGINES / f"smXXxN-trtX.Y.Z-{wanted}"
     graphs = [
         {
             "graph": plan.graph,

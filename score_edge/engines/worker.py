@@ -5,9 +5,11 @@ something to lose does not build in its own. Every line on stdout is JSON: {"pha
 and {"error", "hint"} or {"tensorrt", "bytes", "seconds"} at the end.
 """
 
+import ctypes
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -147,7 +149,8 @@ def main(text: str, stdout: TextIO) -> int:
 
 
 if __name__ == "__main__":
-    # TensorRT's libraries print where they like: what they print on stdout must not mix with ours.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with whoever started this, even if it is killed
+    # TensorRT's libraries print on stdout where they like, and that must not mix with ours.
     ours = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     code = main(sys.argv[1], ours)

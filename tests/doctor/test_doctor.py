@@ -13,6 +13,7 @@ from score_edge.doctor import machine, software
 from score_edge.doctor.bundle import check_bundle, check_engines
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
+from score_edge.runtime.cuda_driver import Gpu
 from score_edge.runtime.engine_files import Engine, EngineRecord, engine_folder, graph_hash
 
 GPU = "Orin (sm87, 16 multiprocessors)"
@@ -24,9 +25,9 @@ def bundle_with_engine(folder: Path) -> Bundle:
     shutil.copytree(REFERENCE, folder / "bundle", ignore=shutil.ignore_patterns(ENGINES))
     bundle = Bundle.open(folder / "bundle", checksums=False)
     engine = Engine("encoder", "0" * 64, graph_hash(bundle, "encoder"), "fp16", 0.01, 0.9999)
-    target = engine_folder(bundle, "sm87", "10.3.0", "fp16")
+    target = engine_folder(bundle, Gpu("Orin", "sm87", 16), "10.3.0", "fp16")
     target.mkdir(parents=True)
-    EngineRecord("10.3.0", GPU, "sm87", "fp16", "2026-11-23T00:00:00", (engine,)).write(target)
+    EngineRecord("10.3.0", GPU, "fp16", "2026-11-23T00:00:00", (engine,)).write(target)
     return bundle
 
 

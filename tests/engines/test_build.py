@@ -37,10 +37,10 @@ def files(bundle: Bundle) -> list[str]:
 
 
 FILED = [
-    "sm87-trt10.3.0-fp16/encoder.engine",
-    "sm87-trt10.3.0-fp16/engine.json",
-    "sm87-trt10.3.0-fp16/policy.engine",
-    "sm87-trt10.3.0.timing",
+    "sm87x16-trt10.3.0-fp16/encoder.engine",
+    "sm87x16-trt10.3.0-fp16/engine.json",
+    "sm87x16-trt10.3.0-fp16/policy.engine",
+    "sm87x16-trt10.3.0.timing",
 ]
 
 
@@ -59,9 +59,9 @@ def test_engines_are_built_compared_filed_and_taken(fake_gpu, bundle):
     assert policy.relative < 1e-5
     graph, passed_over = open_graph(Bundle.open(bundle.folder), "encoder")
     assert graph.provider == "TensorRT 10.3.0" and passed_over == {}
-    assert said(bundle, "sm87-trt10.3.0-fp16", "encoder")["network"] == 0b11  # explicit batch, strongly typed
-    assert said(bundle, "sm87-trt10.3.0-fp16", "encoder")["flags"] == []
-    assert said(bundle, "sm87-trt10.3.0-fp16", "policy")["profile"]["tokens"] == [[1, 192], [36, 192], [4096, 192]]
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")["network"] == 0b11  # explicit batch, strongly typed
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")["flags"] == []
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "policy")["profile"]["tokens"] == [[1, 192], [36, 192], [4096, 192]]
 
 
 def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
@@ -81,10 +81,10 @@ def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
 
 def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
     build_engines(bundle, "fp16", dla=0, workspace=64)
-    encoder = said(bundle, "sm87-trt10.3.0-fp16", "encoder")
+    encoder = said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")
     assert encoder["network"] == 0b01 and encoder["dla"] == 0
     assert encoder["flags"] == ["FP16", "GPU_FALLBACK"] and encoder["pools"] == {"WORKSPACE": 64 << 20}
-    assert said(bundle, "sm87-trt10.3.0-fp16", "policy")["dla"] is None
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "policy")["dla"] is None
     with pytest.raises(ScoreEdgeError, match="offers 1 DLA cores here, so there is no core 1"):
         build_engines(bundle, "fp16", dla=1)
     with pytest.raises(ScoreEdgeError, match="a DLA takes no fp32 graph"):
@@ -93,7 +93,7 @@ def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
 
 def test_a_second_build_takes_the_kernel_timings_along(fake_gpu, bundle):
     build_engines(bundle, "fp16")
-    timing = bundle.folder / ENGINES / "sm87-trt10.3.0.timing"
+    timing = bundle.folder / ENGINES / "sm87x16-trt10.3.0.timing"
     assert timing.read_bytes() == b"timed timed "
     build_engines(bundle, "fp32")
     assert timing.read_bytes() == b"timed " * 4
@@ -121,7 +121,7 @@ def test_an_engine_that_computes_something_else_is_not_kept(fake_gpu, bundle, mo
     monkeypatch.setattr(fake_gpu.tensorrt, "FAULT", "wrong")
     with pytest.raises(ScoreEdgeError, match=r"the encoder engine in fp16 is .* allowed is 0.02 .* it was not kept"):
         build_engines(bundle)
-    assert files(bundle) == ["sm87-trt10.3.0.timing"]
+    assert files(bundle) == ["sm87x16-trt10.3.0.timing"]
 
 
 def test_a_full_disk_leaves_nothing(fake_gpu, bundle, monkeypatch):
@@ -129,10 +129,10 @@ def test_a_full_disk_leaves_nothing(fake_gpu, bundle, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(building, "_filed", full)
-    with pytest.raises(ScoreEdgeError, match=r"cannot write .*sm87-trt10.3.0-fp16.*No space left") as caught:
+    with pytest.raises(ScoreEdgeError, match=r"cannot write .*sm87x16-trt10.3.0-fp16.*No space left") as caught:
         build_engines(bundle)
     assert caught.value.hint == "free some disk space"
-    assert files(bundle) == ["sm87-trt10.3.0.timing"]
+    assert files(bundle) == ["sm87x16-trt10.3.0.timing"]
 
 
 def test_ctrl_c_ends_the_builder_and_leaves_nothing(fake_gpu, bundle, monkeypatch, tmp_path):
@@ -209,7 +209,7 @@ def test_without_a_gpu_build_says_what_to_run_where(bundle):
     assert f"score-edge build {bundle.folder} --precision fp32" in caught.value.hint
     assert "--dry-run" in caught.value.hint and "--check" in caught.value.hint
     plan = describe_plan(bundle)
-    assert plan["folder"].endswith("engines/smXX-trtX.Y.Z-fp16")
+    assert plan["folder"].endswith("engines/smXXxN-trtX.Y.Z-fp16")
     assert [(graph["graph"], graph["precision"]) for graph in plan["graphs"]] == [
         ("encoder", "fp16"),
         ("policy", "fp32"),
