@@ -1,7 +1,7 @@
 """Which of TensorRT, CUDA and the CPU runs a bundle's graph."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,8 @@ def open_graph(
         ('CPUExecutionProvider', {'tensorrt': 'no NVIDIA driver', 'cuda': 'no NVIDIA driver'})
     """
     passed_over: dict[str, str] = {}
-    for candidate in _OPENERS if provider == "auto" else (provider,):
+    candidates: Iterable[str] = _OPENERS if provider == "auto" else (provider,)
+    for candidate in candidates:
         try:
             graph = _OPENERS[candidate](bundle, name, threads)
         except ScoreEdgeError as error:

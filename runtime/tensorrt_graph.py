@@ -68,7 +68,8 @@ class TensorRTGraph:
         self._runs = 0
 
     def _read_tensors(self, trt: Any) -> None:
-        inputs, outputs = {}, {}
+        inputs: dict[str, Shape] = {}
+        outputs: dict[str, Shape] = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             kind = self._engine.get_tensor_dtype(name).name

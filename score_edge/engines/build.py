@@ -95,7 +95,9 @@ def build_engines(
     with _disk(target):
         remove_leftovers(target)
         with atomic_folder(target, overwrite=True) as new:
-            engines, differences, seconds = [], [], {}
+            engines: list[Engine] = []
+            differences: list[Difference] = []
+            seconds: dict[str, float] = {}
             for plan in plans:
                 timing = timing_cache(bundle, gpu, tensorrt)
                 core = dla if plan.graph == "encoder" else None

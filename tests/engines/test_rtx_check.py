@@ -22,7 +22,7 @@ real = pytest.mark.skipif(
 
 
 def quantised(bundle: Bundle, folder: Path, **options: Any) -> Bundle:
-    """The bundle with a Q/DQ encoder by the recipe of facts in docs/hardware.md, or one that breaks it."""
+    """The bundle with a Q/DQ encoder by the recipe TensorRT takes, or, with other options, by one that it refuses."""
     from onnxruntime import quantization
 
     class Steps(quantization.CalibrationDataReader):
