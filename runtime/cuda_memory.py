@@ -101,11 +101,12 @@ class Cuda:
 
     def allocate(self, size: int) -> "Buffer":
         """Memory of `size` bytes on the GPU, and as much page-locked memory to copy through."""
-        pointer, host = ctypes.c_uint64(), _P()
+        pointer, memory = ctypes.c_uint64(), _P()
         self._call("cuMemAlloc_v2", ctypes.byref(pointer), max(size, 1))
-        self._call("cuMemAllocHost_v2", ctypes.byref(host), max(size, 1))
-        buffer = Buffer(pointer.value, int(host.value or 0), max(size, 1))
-        weakref.finalize(buffer, self._free, self._library, pointer.value, host.value)
+        self._call("cuMemAllocHost_v2", ctypes.byref(memory), max(size, 1))
+        host = int(memory.value or 0)
+        buffer = Buffer(pointer.value, host, max(size, 1))
+        weakref.finalize(buffer, self._free, self._library, pointer.value, host)
         return buffer
 
     @staticmethod

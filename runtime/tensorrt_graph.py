@@ -18,7 +18,7 @@ from score_edge.runtime.cuda_memory import Buffer, Cuda
 from score_edge.runtime.graph import Array, Shape
 from score_edge.runtime.tensorrt_library import load_tensorrt, make_logger
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype(np.float32),
     "HALF": np.dtype(np.float16),
     "INT32": np.dtype(np.int32),
@@ -52,9 +52,10 @@ class TensorRTGraph:
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        self._context = None if self._engine is None else self._engine.create_execution_context()
-        if self._context is None:
+        context: Any = None if self._engine is None else self._engine.create_execution_context()
+        if context is None:
             raise ScoreEdgeError(f"TensorRT {trt.__version__} cannot load {path}: {self._why()}", "score-edge build")
+        self._context = context
         self.provider = f"TensorRT {trt.__version__}"
         self.inputs: Mapping[str, Shape] = {}
         self.outputs: Mapping[str, Shape] = {}
