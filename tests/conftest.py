@@ -52,6 +52,12 @@ def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture(scope="session")
+def quantised() -> Callable[..., Any]:
+    """A bundle with a Q/DQ encoder: see `_quantised`."""
+    return _quantised
+
+
+@pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Any]:
     """Qwen2's normaliser and pre-tokenizer over merges learned from a few sentences, with these special tokens too."""
 
@@ -148,3 +154,45 @@ def _randomize(model: Any) -> Any:
         if head is not model.get_decoder().embed_tokens.weight:
             head.copy_(torch.randn(head.shape, generator=generator) * 2 / head.shape[1] ** 0.5)
     return model.float().eval()
+
+
+def _quantised(bundle: Any, folder: Path, **options: Any) -> Any:
+    """The bundle with a Q/DQ encoder by the recipe TensorRT takes, or, with other options, by one that it refuses."""
+    import onnx
+    from onnxruntime import quantization
+
+    from score_edge.bundle import write_bundle
+    from score_edge.sample_steps import sample_steps
+
+    class Steps(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(sample_steps(bundle.manifest.vision, None, 2))
+
+        def get_next(self) -> Any:
+            return next(self.left, None)
+
+    kinds = ["MatMul", "Gemm", "Conv"]
+    model = onnx.load(bundle.encoder_path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    free = [node.name for node in model.graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
+    recipe = {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": kinds,
+    }
+    path = folder / "encoder.onnx"
+    folder.mkdir()
+    quantization.quantize_static(
+        bundle.encoder_path,
+        path,
+        Steps(),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=kinds,
+        nodes_to_exclude=free,
+        extra_options={**recipe, **options},
+    )
+    return write_bundle(folder / "bundle", bundle.manifest, {**bundle.paths, "encoder.onnx": path})

@@ -4,59 +4,18 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from score_edge.bundle import Bundle, write_bundle
+from score_edge.bundle import Bundle
 from score_edge.engines import rtx_check
 from score_edge.engines.plan import plan_graphs
 from score_edge.errors import ScoreEdgeError
-from score_edge.sample_steps import sample_steps
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 real = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason='no TensorRT for RTX: pip install ".[rtx-check]"'
 )
-
-
-def quantised(bundle: Bundle, folder: Path, **options: Any) -> Bundle:
-    """The bundle with a Q/DQ encoder by the recipe TensorRT takes, or, with other options, by one that it refuses."""
-    from onnxruntime import quantization
-
-    class Steps(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(sample_steps(bundle.manifest.vision, None, 2))
-
-        def get_next(self) -> Any:
-            return next(self.left, None)
-
-    kinds = ["MatMul", "Gemm", "Conv"]
-    model = onnx.load(bundle.encoder_path)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    free = [node.name for node in model.graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
-    recipe = {
-        "ActivationSymmetric": True,
-        "WeightSymmetric": True,
-        "QuantizeBias": False,
-        "OpTypesToExcludeOutputQuantization": kinds,
-    }
-    path = folder / "encoder.onnx"
-    folder.mkdir()
-    quantization.quantize_static(
-        bundle.encoder_path,
-        path,
-        Steps(),
-        quant_format=quantization.QuantFormat.QDQ,
-        activation_type=quantization.QuantType.QInt8,
-        weight_type=quantization.QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=kinds,
-        nodes_to_exclude=free,
-        extra_options={**recipe, **options},
-    )
-    return write_bundle(folder / "bundle", bundle.manifest, {**bundle.paths, "encoder.onnx": path})
 
 
 @real
@@ -72,7 +31,7 @@ def test_the_reference_bundle_in_every_precision():
 
 
 @real
-def test_a_calibrated_encoder(tmp_path):
+def test_a_calibrated_encoder(quantised, tmp_path):
     bundle = quantised(Bundle.open("reference"), tmp_path / "good")
     (encoder, _) = plan_graphs(bundle)
     assert (encoder.made_as, encoder.precision) == ("int8", "int8")
@@ -83,7 +42,7 @@ def test_a_calibrated_encoder(tmp_path):
 
 
 @real
-def test_a_graph_against_the_rules_is_refused_in_nvidias_words(tmp_path):
+def test_a_graph_against_the_rules_is_refused_in_nvidias_words(quantised, tmp_path):
     bundle = quantised(Bundle.open("reference"), tmp_path / "bad", ActivationSymmetric=False)
     verdict = rtx_check.check_graph(plan_graphs(bundle)[0])
     assert verdict.bytes == 0
