@@ -22,6 +22,7 @@ class Seen:
     Attributes:
         tokens: (n, D) float16.
         positions: (n, 3) int64, (t, h, w).
+        travelled: (n, 2) float32 in cells, NaN where a token shows nothing.
         acts: (n,) int64.
         evidence: (n,) float32, 1 where the token carries evidence.
         steps: T of the unpruned clip.
@@ -29,10 +30,16 @@ class Seen:
 
     tokens: torch.Tensor
     positions: torch.Tensor
+    travelled: torch.Tensor
     acts: torch.Tensor
     evidence: torch.Tensor
     steps: int
     questions: list[Asked]
+
+    @property
+    def shown(self) -> torch.Tensor:
+        """(n,) bool: the tokens that show any thing at all."""
+        return ~self.travelled[:, 0].isnan()
 
 
 @torch.no_grad()
@@ -47,18 +54,19 @@ def look(encoder: StepEncoder, sample: Sample, generator: torch.Generator) -> Se
         chosen = rank.topk(MOST_TOKENS).indices.sort().values
     cell = chosen % (GRID * GRID)
     positions = torch.stack([chosen // (GRID * GRID), cell // GRID, cell % GRID], dim=1)
-    acts, questions = sample.acts.flatten()[chosen], [question.at(chosen) for question in sample.questions]
-    return Seen(tokens[chosen].half(), positions, acts, evidence[chosen], steps, questions)
+    labels = [rows[chosen] for rows in (sample.travelled.flatten(0, 1), sample.acts.flatten(), evidence)]
+    questions = [question.at(chosen) for question in sample.questions]
+    return Seen(tokens[chosen].half(), positions, *labels, steps, questions)
 
 
-def drop(seen: Seen, count: int, favour: float, generator: torch.Generator) -> Seen:
-    """Keep `count` tokens of a clip at random; from favour 1 on, evidence is kept before all else."""
+def drop(seen: Seen, count: int, favoured: torch.Tensor, favour: float, generator: torch.Generator) -> Seen:
+    """Keep `count` tokens of a clip at random; from favour 1 on, favoured (n,) bool ones are kept before all else."""
     if count >= len(seen.tokens):
         return seen
-    rank = torch.rand(len(seen.tokens), generator=generator) + seen.evidence * favour
+    rank = torch.rand(len(seen.tokens), generator=generator) + favoured * favour
     kept = rank.topk(count).indices.sort().values
-    rows = (seen.tokens[kept], seen.positions[kept], seen.acts[kept], seen.evidence[kept])
-    return Seen(*rows, seen.steps, [question.at(kept) for question in seen.questions])
+    rows = (seen.tokens, seen.positions, seen.travelled, seen.acts, seen.evidence)
+    return Seen(*(row[kept] for row in rows), seen.steps, [question.at(kept) for question in seen.questions])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,7 @@ class Batch:
         ask: (B, Q) index of the last prompt token of each question, -1 where there is none.
         answers, kinds: (B, Q) int64.
         evidence: (B, Q, n) float32, 1 where a kept token carries the answer.
+        travelled: (B, n, 2) float32 and acts: (B, n) int64, as in Seen.
         visual: slice of the visual tokens in L.
     """
 
@@ -80,6 +89,7 @@ class Batch:
     answers: torch.Tensor
     kinds: torch.Tensor
     evidence: torch.Tensor
+    travelled: torch.Tensor
     acts: torch.Tensor
     visual: slice
 
@@ -113,12 +123,13 @@ def collate(clips: list[Seen], embedding: nn.Embedding, prompts: Prompts, most: 
     segment = torch.cat([torch.zeros(start), torch.arange(1, slots + 1).repeat_interleave(width)])
     mask = (segment[None, :] == 0) | (segment[None, :] == segment[:, None])
     mask &= torch.ones_like(mask).tril()
-    acts = torch.stack([clip.acts for clip in clips])
-    return Batch(embeds, positions, mask[None, None], ask, answers, kinds, evidence, acts, slice(before, start))
+    travelled, acts = torch.stack([clip.travelled for clip in clips]), torch.stack([clip.acts for clip in clips])
+    visual = slice(before, start)
+    return Batch(embeds, positions, mask[None, None], ask, answers, kinds, evidence, travelled, acts, visual)
 
 
-def hidden_states(model: Qwen2VLForConditionalGeneration, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L, D) hidden states of the decoder: half-way and at the end."""
+def hidden_states(model: Qwen2VLForConditionalGeneration, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """(B, L, D) hidden states of the decoder: behind the first layer, half-way and at the end."""
     output = model.model.language_model(
         inputs_embeds=batch.embeds,
         position_ids=batch.positions,
@@ -126,7 +137,8 @@ def hidden_states(model: Qwen2VLForConditionalGeneration, batch: Batch) -> tuple
         use_cache=False,
         output_hidden_states=True,
     )
-    return output.hidden_states[len(output.hidden_states) // 2], output.last_hidden_state
+    layers = output.hidden_states
+    return layers[1], layers[len(layers) // 2], output.last_hidden_state
 
 
 def predict(model: Qwen2VLForConditionalGeneration, batch: Batch, hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:

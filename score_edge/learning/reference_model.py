@@ -1,5 +1,9 @@
 """The reference model: real Qwen2-VL classes in a small configuration."""
 
+import math
+
+import torch
+from torch import nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from score_edge.export.qwen2_vl import StepEncoder
@@ -15,8 +19,14 @@ PREPROCESSING = Preprocessing(world.SIZE, world.SIZE, PATCH, MERGE, world.FRAMES
 
 # M-RoPE gives time the highest frequencies and columns the lowest. At the usual 10,000 and heads of 32, neighbouring
 # columns lie 0.003 rad apart, which no attention head can tell; at 5 every pair turns so fast that a question no longer
-# finds a token by its content at any distance. 1000 leaves 0.18 to 0.05 rad to the rows, 0.03 and less to the columns.
-ROPE_THETA = 1000.0
+# finds a token by its content at any distance. 100 leaves 0.56 to 0.24 rad to the rows, 0.18 and less to the columns.
+ROPE_THETA = 100.0
+MROPE_SECTION = (2, 4, 10)  # pairs of a head for time, rows and columns
+
+# A third of the attention of the first layer starts as "the same cell, that many steps before". Nothing else lets a
+# slow drift be learned: from one step to the next it is less than the camera's shake.
+SAME_CELL_LAGS = (6, 4, 2)
+SHARPNESS = 4.0  # by how much a neighbouring cell's attention logit is lower
 
 
 def build_model() -> Qwen2VLForConditionalGeneration:
@@ -33,7 +43,7 @@ def build_model() -> Qwen2VLForConditionalGeneration:
             "num_attention_heads": 6,
             "num_key_value_heads": 2,
             "max_position_embeddings": CONTEXT,
-            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": [4, 4, 8]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": list(MROPE_SECTION)},
             "bos_token_id": None,
             "eos_token_id": end,
             "pad_token_id": pad,
@@ -61,7 +71,32 @@ def build_model() -> Qwen2VLForConditionalGeneration:
     # random the tower learns where things are and never how they move.
     filters = model.model.visual.patch_embed.proj.weight.data
     filters[: len(filters) // 3, :, 1] = -filters[: len(filters) // 3, :, 0]
+    _start_with_same_cell_heads(model.model.language_model.layers[0].self_attn)
     return model
+
+
+def _start_with_same_cell_heads(attention: nn.Module) -> None:
+    """Give the heads of the first key group no content, and biases that RoPE turns into a look at one place.
+
+    A pair of biases q and k of length a, the query's turned back by lag * f, meets as a² cos(f * (distance - lag)).
+    """
+    time, rows, columns = MROPE_SECTION
+    pairs = time + rows + columns
+    turn = ROPE_THETA ** -(torch.arange(pairs) / pairs)  # rad per position
+    weight = torch.full((pairs,), SHARPNESS / 2)
+    for axis in (slice(time, time + rows), slice(time + rows, pairs)):
+        weight[axis] = SHARPNESS / (1 - turn[axis].cos()).sum()
+    length = (weight * math.sqrt(2 * pairs)).sqrt()
+    query, key = attention.q_proj, attention.k_proj
+    for projection, heads in ((query, len(SAME_CELL_LAGS)), (key, 1)):
+        projection.weight.data[: heads * 2 * pairs] = 0
+        projection.bias.data[: heads * 2 * pairs] = 0
+    key.bias.data[:pairs] = length
+    for head, lag in enumerate(SAME_CELL_LAGS):
+        angle = torch.where(torch.arange(pairs) < time, -lag * turn, 0)
+        start = head * 2 * pairs
+        query.bias.data[start : start + pairs] = length * angle.cos()
+        query.bias.data[start + pairs : start + 2 * pairs] = length * angle.sin()
 
 
 def step_encoder(model: Qwen2VLForConditionalGeneration) -> StepEncoder:

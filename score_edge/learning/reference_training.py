@@ -44,6 +44,7 @@ from score_edge.reference import world
 
 SHORT_STEPS = 3
 TYPICAL_MOTION = 5.5 / world.CELL  # cells a mover goes between the two frames of a step
+ACT_WEIGHTS = torch.tensor([3.0 if act == "drifter" else 1.0 for act in ACTS])  # rare, and the hardest to see
 ANSWER_CLIPS = 1_000_000  # where the clips of stage 2 start
 
 
@@ -51,22 +52,22 @@ ANSWER_CLIPS = 1_000_000  # where the clips of stage 2 start
 class Recipe:
     """Every number of the training run."""
 
-    see_steps: int = 1200
+    see_steps: int = 1700
     see_clips: int = 16  # of SHORT_STEPS steps: many different things, nearly all of them acting
     see_rate: float = 3e-3
     place: float = 4.0  # weight of the distance in cells, in stage 1
     motion: float = 3.0  # weight of the squared motion within a step, in typical motions, in stage 1
     resting: float = 0.4  # weight of the motion of what rests, in stage 1
     background: float = 0.1  # weight of a token that shows nothing, in stage 1
-    answer_steps: int = 2700
+    answer_steps: int = 3750
     answer_clips: int = 16
-    fresh_clips: int = 4  # of each batch; the rest is replayed with other tokens dropped
-    easy: float = 0.3  # share of stage 2 in which few tokens are kept and evidence is favoured
-    memory_clips: int = 6000
+    fresh_clips: int = 6  # of each batch; the rest are replayed with other tokens dropped
+    easy: float = 0.235  # share of stage 2 in which few tokens are kept and evidence is favoured
     answer_rate: float = 1.5e-3
     questions: int = 6  # of a clip per pass
-    auxiliary: float = 0.5  # weight of the dense loss in stage 2
-    whole: float = 0.25  # share of batches that drop nothing
+    auxiliary: float = 0.5  # weight of the dense losses in stage 2
+    way: float = 40.0  # weight, among these, of the squared error of how far a thing has come, in cells
+    whole: float = 0.4  # share of batches that drop nothing
     threads: int = 2
     seed: int = 0
 
@@ -163,7 +164,8 @@ def learn_to_answer(
     decoder = model.model.language_model
     acts = nn.Linear(decoder.config.hidden_size, len(ACTS))
     pointer = Pointer(decoder.config.hidden_size)
-    trained = (decoder, model.lm_head, acts, pointer)
+    travelled = nn.Linear(decoder.config.hidden_size, 2)
+    trained = (decoder, model.lm_head, acts, pointer, travelled)
     parameters = [parameter for module in trained for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, recipe.answer_rate, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.answer_rate, recipe.answer_steps, pct_start=0.05)
@@ -175,30 +177,33 @@ def learn_to_answer(
     began = time.monotonic()
     for step in range(recipe.answer_steps):
         for _ in range(recipe.fresh_clips if memory else recipe.answer_clips):
-            fresh = look(encoder, next(stream), generator)
-            if len(memory) < recipe.memory_clips:
-                memory.append(fresh)
-            else:
-                memory[random.randrange(len(memory))] = fresh
+            memory.append(look(encoder, next(stream), generator))
         newest = memory[-recipe.fresh_clips :]
         easy = step < recipe.easy * recipe.answer_steps
         whole = not easy and random.random() < recipe.whole
         count = MOST_TOKENS if whole else int(MOST_TOKENS * 0.1 * (3 if easy else 8) ** random.random())
         chosen = newest + random.choices(memory, k=recipe.answer_clips - len(newest))
-        batch = collate(
-            [drop(c, count, 1.0 if easy else random.uniform(0, 1.5), generator) for c in chosen],
-            decoder.embed_tokens,
-            prompts,
-            recipe.questions,
-        )
-        halfway, hidden = hidden_states(model, batch)
+        # Evidence tells on a drifter: of what rests, only what is asked for is evidence. So things are favoured, too.
+        kept = [
+            drop(c, count, c.evidence, 1.0, generator)
+            if easy
+            else drop(c, count, random.choice((c.evidence, c.shown)), random.uniform(0, 1.5), generator)
+            for c in chosen
+        ]
+        batch = collate(kept, decoder.embed_tokens, prompts, recipe.questions)
+        early, halfway, hidden = hidden_states(model, batch)
         first, second, answers, kinds = predict(model, batch, hidden)
         loss = functional.cross_entropy(first, answers)
         loss_end = functional.cross_entropy(second, torch.full_like(answers, prompts.end))
-        loss_act = functional.cross_entropy(acts(halfway[:, batch.visual]).flatten(0, 1), batch.acts.flatten())
+        loss_act = functional.cross_entropy(
+            acts(halfway[:, batch.visual]).flatten(0, 1), batch.acts.flatten(), weight=ACT_WEIGHTS
+        )
         optimizer.zero_grad(set_to_none=True)
         loss_point = pointer.loss(halfway, batch)
-        (loss + 0.1 * loss_end + recipe.auxiliary * (loss_act + loss_point)).backward()
+        shown = ~batch.travelled[..., 0].isnan()
+        loss_way = (travelled(early[:, batch.visual]) - batch.travelled)[shown].square().mean()
+        dense = loss_act + loss_point + recipe.way * loss_way
+        (loss + 0.1 * loss_end + recipe.auxiliary * dense).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -207,7 +212,11 @@ def learn_to_answer(
         seen_all[int(whole)].index_add_(0, kinds, torch.ones_like(right))
         if step % 50 == 49:
             share = seen_right / seen_all.clamp(min=1)
-            kinds_shown = dict(zip(world.QUESTION_TYPES, share[0].tolist(), strict=True))
+            kinds_shown = {
+                f"{name}{suffix}": right
+                for suffix, rights in (("", share[0]), ("_whole", share[1]))
+                for name, right in zip(world.QUESTION_TYPES, rights.tolist(), strict=True)
+            }
             log(
                 {
                     "stage": 2,
@@ -215,6 +224,7 @@ def learn_to_answer(
                     "loss": loss.item(),
                     "act": loss_act.item(),
                     "point": loss_point.item(),
+                    "way": loss_way.item(),
                     "pruned": (seen_right[0].sum() / seen_all[0].sum()).item(),
                     "whole": (seen_right[1].sum() / seen_all[1].sum()).item(),
                     "seconds": time.monotonic() - began,

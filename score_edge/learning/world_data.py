@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from score_edge.learning.reference_model import PREPROCESSING
+from score_edge.learning.reference_model import PREPROCESSING, SAME_CELL_LAGS
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
+FARTHEST = 0.6  # cells of travel worth telling apart: more is no drift
 ACTS = ("none", *world.DIRECTIONS, "flash", "drifter")
 
 
@@ -44,6 +45,8 @@ class Sample:
         looks: (T, N, 2) int64: shape and colour of what a token shows, 0 = nothing.
         offsets: (T, N, 2 * frames per step) float32: where its centre is in each frame, from the token's centre, in
             cells; motion within a step is their difference.
+        travelled: (T, N, 2) float32: how far what a token shows has come in the last SAME_CELL_LAGS[0] steps, in cells,
+            a mover's way cut short; NaN where it shows nothing.
         acts: (T, N) int64 index into ACTS: what the thing a token shows is doing in that step.
         evidence: (T, N) bool, union over the questions.
         questions: what is asked, with the evidence of each.
@@ -52,6 +55,7 @@ class Sample:
     patches: torch.Tensor
     looks: torch.Tensor
     offsets: torch.Tensor
+    travelled: torch.Tensor
     acts: torch.Tensor
     evidence: torch.Tensor
     questions: list[Asked]
@@ -117,11 +121,15 @@ def make_sample(clip: world.Clip, prompts: Prompts) -> Sample:
     row, column = np.divmod(np.arange(tokens), side)
     middle = np.tile(np.stack([column, row], axis=1) * world.CELL + world.CELL / 2, (1, world.FRAMES_PER_STEP))
     offsets = ((paths[owner, when] - middle) / world.CELL).astype(np.float32)
+    centres = np.stack([thing.path[world.FRAMES_PER_STEP - 1 :: world.FRAMES_PER_STEP] for thing in clip.things])
+    since = centres - centres[:, np.maximum(np.arange(steps) - SAME_CELL_LAGS[0], 0)]
+    travelled = np.clip(since / world.CELL, -FARTHEST, FARTHEST)[owner, when]
     images = clip.images.reshape(steps, world.FRAMES_PER_STEP, *clip.images.shape[1:])
     return Sample(
         torch.from_numpy(np.stack([PREPROCESSING.patchify(step) for step in images])),
         torch.from_numpy(np.where(shown[..., None], np.array(names)[owner], 0)),
         torch.from_numpy(offsets),
+        torch.from_numpy(np.where(shown[..., None], travelled, np.nan).astype(np.float32)),
         torch.from_numpy(
             np.where(shown & np.stack(acting)[owner, when], np.array([ACTS.index(act) for act in acts])[owner], 0)
         ),

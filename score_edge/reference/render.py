@@ -20,7 +20,7 @@ RGB = {
     "cyan": (50, 205, 215),
     "white": (245, 245, 245),
 }
-WINDOW = 18  # pixels, holds the largest thing
+WINDOW = 20  # pixels, holds the largest thing
 SHAKE = 2  # pixels of border that camera shake may uncover
 
 

@@ -25,7 +25,7 @@ DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down
 NUMBERS = ("none", "one", "two", "three")
 QUESTION_TYPES = ("color", "shape", "direction", "flash", "order", "drift", "count", "still")
 
-MARGIN = 10.0  # pixels a centre stays away from the border
+MARGIN = 11.0  # pixels a centre stays away from the border
 GAP = 3.0  # pixels between the boxes that two things sweep
 
 
@@ -142,7 +142,7 @@ def _place_things(rng: np.random.Generator, steps: int) -> tuple[Thing, ...]:
         color, shape = _draw_look(rng, role, things)
         for _ in range(30):
             direction = str(rng.choice(list(DIRECTIONS)))
-            radius = float(rng.uniform(6.0, 7.5))
+            radius = float(rng.uniform(6.5, 8.0))
             offset, visible, acting = _draw_motion(rng, role, steps, direction)
             low, high = MARGIN - offset.min(axis=0), SIZE - MARGIN - offset.max(axis=0)
             path = (rng.uniform(low, high) + offset).astype(np.float32)
@@ -185,7 +185,7 @@ def _draw_motion(rng: np.random.Generator, role: str, steps: int, direction: str
         visible = np.repeat(acting, FRAMES_PER_STEP)
     elif role == "drifter":
         acting[:] = True
-        per_step = min(float(rng.uniform(0.8, 0.98)), 40.0 / steps)
+        per_step = min(float(rng.uniform(0.85, 0.98)), 40.0 / steps)
         travelled = np.arange(frames, dtype=np.float32) * (per_step / FRAMES_PER_STEP)
     else:
         acting[:] = True

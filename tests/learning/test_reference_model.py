@@ -13,7 +13,7 @@ from score_edge.bundle import Bundle  # noqa: E402
 from score_edge.core import KeptTokens  # noqa: E402
 from score_edge.export.gguf_model import load_gguf, write_gguf  # noqa: E402
 from score_edge.learning.batches import Seen, collate, hidden_states, predict  # noqa: E402
-from score_edge.learning.reference_model import GRID, MERGE, build_model, step_encoder  # noqa: E402
+from score_edge.learning.reference_model import GRID, MERGE, SAME_CELL_LAGS, build_model, step_encoder  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.runtime.llama_cpp import LlamaCpp  # noqa: E402
@@ -120,6 +120,22 @@ def test_the_step_encoder_is_the_tower_of_transformers():
     assert torch.allclose(found.flatten(0, 1), expected, atol=1e-6)
 
 
+def test_the_first_heads_start_as_looks_at_the_same_cell():
+    model = build_model().eval()
+    model.set_attn_implementation("eager")
+    steps, start = 8, 5
+    place = torch.cartesian_prod(torch.arange(steps), torch.arange(GRID), torch.arange(GRID)) + start
+    rows = torch.randn(1, len(place), 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        decoder = model.get_decoder()
+        attention = decoder(inputs_embeds=rows, position_ids=place.T[:, None], output_attentions=True).attentions[0][0]
+    per_step = GRID * GRID
+    for head, lag in enumerate(SAME_CELL_LAGS):
+        from_last_step = attention[head, -per_step:]
+        assert from_last_step.argmax(dim=1).tolist() == [(steps - 1 - lag) * per_step + c for c in range(per_step)]
+        assert from_last_step.max(dim=1).values.min() > 10 / len(place)
+
+
 def test_training_asks_as_the_runtime_asks(model, pipeline, clip, tokens):
     """Many questions packed behind one video, each as if it were alone: the logits of the runtime."""
     prompts = Prompts()
@@ -128,12 +144,13 @@ def test_training_asks_as_the_runtime_asks(model, pipeline, clip, tokens):
     cell = place % per_step
     positions = torch.stack([place // per_step, cell // GRID, cell % GRID], dim=1)
     zeros = torch.zeros(len(place))
+    travelled = torch.zeros(len(place), 2)
     rows = torch.from_numpy(tokens).flatten(0, 1)
     questions = [prompts.question(question) for question in clip.questions]
-    seen = Seen(rows, positions, zeros.long(), zeros, steps, questions)
+    seen = Seen(rows, positions, travelled, zeros.long(), zeros, steps, questions)
     with torch.no_grad():
         batch = collate([seen], model.get_input_embeddings(), prompts, len(questions))
-        logits, _, answers, _ = predict(model, batch, hidden_states(model, batch)[1])
+        logits, _, answers, _ = predict(model, batch, hidden_states(model, batch)[-1])
     kept = KeptTokens.gather(tokens, np.ones((steps, per_step), bool), BUNDLE.manifest.vision.token_grid)
     for question in clip.questions:
         expected = transformers_logits(model, kept, question.text)
