@@ -1,25 +1,23 @@
 """`score-edge calibrate`: a bundle and footage become a bundle with an INT8 encoder whose loss was measured."""
 
-import contextlib
 import dataclasses
-import errno
 import json
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from score_edge.bundle import Bundle, check_target, write_bundle
+from score_edge.bundle import Bundle, check_target, scratch_beside, write_bundle
 from score_edge.calibration.accuracy import Accuracy
 from score_edge.calibration.answers import Answers, compare_answers
-from score_edge.calibration.frames import choose_steps, group_steps
-from score_edge.calibration.layers import find_layers, pick
+from score_edge.calibration.frames import Choice, choose_steps, group_steps
+from score_edge.calibration.layers import Layer, find_layers, pick
 from score_edge.calibration.qdq_lint import lint
 from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare, save
 from score_edge.calibration.ranges import Method, collect_ranges
 from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
 from score_edge.calibration.simulate import Switchboard
-from score_edge.calibration.trials import Bench, Inputs, Trial, best_trial, encode_runs, in_turns, tokens_of
+from score_edge.calibration.trials import TURNS, Bench, Inputs, Trial, best_trial, encode_runs, in_turns, tokens_of
 from score_edge.core import Frame, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.manifest import Int8, Manifest
@@ -133,7 +131,7 @@ def calibrate_bundle(
         raise ScoreEdgeError(f"a loss of cosine of {max_loss} is no bound", f"{MAX_LOSS} is the default")
     vision = bundle.manifest.vision
     preprocessing = Preprocessing.of(vision)
-    with _scratch(target) as scratch:
+    with scratch_beside(target, "calibrate") as scratch:
         on_stage("graph", None)
         plain = prepare(bundle.encoder_path, scratch)
         layers = find_layers(plain)
@@ -144,45 +142,21 @@ def calibrate_bundle(
         on_stage("choosing frames", None)
         sizes: set[str] = set()
         choice = choose_steps((group_steps(clip, preprocessing, sizes) for clip in footage), frames, seed)
-        held = [[preprocessing.encoder_input(pixels) for pixels in run] for run in choice.held_out]
-        fp32 = OnnxGraph(bundle.encoder_path)
-        expected = encode_runs(tokens_of(fp32), held)
-
-        on_stage("ranges", len(choice.calibration) * (1 if method == "minmax" else 2))
-        activations = sorted({layer.activation for layer in layers})
-        save(expose(plain, activations), scratch / "exposed.onnx")
-        ranges = collect_ranges(
-            OnnxGraph(scratch / "exposed.onnx"),
-            activations,
-            _Inputs(choice.calibration, preprocessing),
-            method,
-            symmetric=form == "int8",
-            on_step=on_advance,
-        )
-        bench = Bench(plain, layers, ranges, fp32, held, expected, _selector_of(bundle), scratch)
+        bench = _bench(bundle, plain, layers, choice, method, form, scratch, on_stage, on_advance)
 
         on_stage("sensitivity", len(layers))
         board = Switchboard(bench.graph("s8s8", ()), plain, layers, scratch / "switched.onnx")
-        (seconds,) = in_turns([fp32], held[0][0], 5)
-        errors = measure_layers(board, layers, ranges, [run[0] for run in held], seconds, on_advance)
+        (seconds,) = in_turns([bench.fp32], bench.held[0][0], TURNS)
+        first = [run[0] for run in bench.held]
+        errors = measure_layers(board, layers, bench.ranges, first, seconds, on_advance)
 
-        on_stage("measuring", None)
-        excluded, trials = sorted(fixed), list[Trial]()
-        if form == "int8-cpu":  # kernels are judged by themselves: the simulation knows no dynamic ranges
-            trials = bench.run(form, excluded)
-        if best_trial(trials, max_loss) is None:
-
-            def loss(left: Collection[str]) -> float:
-                on = [layer.name for layer in layers if layer.name not in left]
-                return bench.loss(lambda inputs: board.run(inputs, on))
-
-            excluded = plan_exclusions(errors, loss, max_loss, fixed)
-            trials = bench.run(form, excluded)
+        on_stage("plan", None)
+        excluded, trials = _plan(bench, board, errors, form, fixed, max_loss)
         best = best_trial(trials, max_loss)
         if best is None or len(excluded) == len(layers):
             raise ScoreEdgeError(
-                f"no layer can be INT8 within a loss of {max_loss:g} (all but {len(excluded)} of {len(layers)} lose "
-                f"{min(trial.accuracy.loss for trial in trials):.2g})",
+                f"no layer can be INT8 within a loss of {max_loss:g} ({len(excluded)} of {len(layers)} left in FP32 "
+                f"lose {min(trial.accuracy.loss for trial in trials):.2g})",
                 "allow more with --max-loss, or calibrate on footage like that of the camera",
             )
 
@@ -221,6 +195,53 @@ def calibrate_bundle(
         document = json.dumps(dataclasses.asdict(report), indent=2).encode()
         write_bundle(target, manifest, {**_files(bundle, best.path), REPORT: document}, overwrite=overwrite)
     return report
+
+
+def _bench(
+    bundle: Bundle,
+    plain: Any,
+    layers: Sequence[Layer],
+    choice: Choice,
+    method: Method,
+    form: Form,
+    scratch: Path,
+    on_stage: OnStage,
+    on_advance: Callable[[], None],
+) -> Bench:
+    """Ranges from the calibration steps, FP32's tokens of the held-out ones."""
+    preprocessing = Preprocessing.of(bundle.manifest.vision)
+    held = [[preprocessing.encoder_input(pixels) for pixels in run] for run in choice.held_out]
+    fp32 = OnnxGraph(bundle.encoder_path)
+    expected = encode_runs(tokens_of(fp32), held)
+    on_stage("ranges", len(choice.calibration) * (1 if method == "minmax" else 2))
+    activations = sorted({layer.activation for layer in layers})
+    save(expose(plain, activations), scratch / "exposed.onnx")
+    ranges = collect_ranges(
+        OnnxGraph(scratch / "exposed.onnx"),
+        activations,
+        _Inputs(choice.calibration, preprocessing),
+        method,
+        symmetric=form == "int8",
+        on_step=on_advance,
+    )
+    return Bench(plain, layers, ranges, fp32, held, expected, _selector_of(bundle), scratch)
+
+
+def _plan(
+    bench: Bench, board: Switchboard, errors: Sequence[LayerError], form: Form, fixed: set[str], max_loss: float
+) -> tuple[list[str], list[Trial]]:
+    """Layers to leave in FP32, and the variants made so."""
+    if form == "int8-cpu":  # kernels are judged by themselves: the simulation knows no dynamic ranges
+        trials = bench.run(form, fixed)
+        if best_trial(trials, max_loss) is not None:
+            return sorted(fixed), trials
+
+    def loss(left: Collection[str]) -> float:
+        on = [layer.name for layer in bench.layers if layer.name not in left]
+        return bench.loss(lambda inputs: board.run(inputs, on))
+
+    excluded = plan_exclusions(errors, loss, max_loss, fixed)
+    return excluded, bench.run(form, excluded)
 
 
 class _Inputs:
@@ -277,16 +298,3 @@ def _notes(bench: Bench, best: Trial, form: Form, sizes: set[str], preprocessing
                 "without VNNI: this bundle is for TensorRT; for this machine calibrate with --form int8-cpu"
             )
     return notes
-
-
-@contextlib.contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside the bundle, gone afterwards: /tmp may be small, and what does not fit here fits no bundle."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".calibrate") as scratch:
-            yield Path(scratch)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some disk space" if full else "check the path and its permissions"
-        raise ScoreEdgeError(f"cannot write into {target.parent}: {error}", hint) from error

@@ -1,4 +1,4 @@
-"""What INT8 gains on this CPU and costs in accuracy, on an encoder of SigLIP-base's size. Run on its own: ``make benchmark``."""
+"""What INT8 gains on this CPU and costs, on an encoder of SigLIP-base's size. Run on its own: ``make benchmark``."""
 
 import json
 import subprocess
