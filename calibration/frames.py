@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from score_edge.core import Float32, Frame, Uint8
 from score_edge.errors import ScoreEdgeError
@@ -201,7 +200,7 @@ def _check_enough(seen: int, held: list[list[Uint8]], chosen: list[Uint8]) -> No
             "others must judge",
             "give longer footage, minutes are better than seconds",
         )
-    spans: list[NDArray[np.float32]] = [np.ptp(_thumbnail(pixels)) for pixels in chosen]
+    spans = [float(np.ptp(_thumbnail(pixels))) for pixels in chosen]
     if max(spans) < PLAIN:
         level = float(np.mean([pixels.mean() for pixels in chosen]))
         raise ScoreEdgeError(

@@ -68,7 +68,7 @@ def plot_layers(layers: Sequence[dict[str, Any]], excluded: Collection[str], pic
     axes.barh(names, [100 * layer["alone"] for layer in layers], color=colours)
     axes.axvline(100 * layers[0]["everything"], color="black", linestyle=":")
     axes.set_xlabel("error of the output with this layer alone in INT8, %; red stays in FP32; dotted: all in INT8")
-    axes.xaxis.label.set_size("small")
+    axes.xaxis.label.set_fontsize("small")
     axes.tick_params(labelsize=7)
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
