@@ -1,17 +1,14 @@
 """`score-edge export`: a checkpoint and the GGUF of its language model become a bundle, proven against torch."""
 
-import contextlib
 import dataclasses
-import errno
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from score_edge.bundle import Bundle, check_shapes, check_target, write_bundle
+from score_edge.bundle import Bundle, check_shapes, check_target, scratch_beside, write_bundle
 from score_edge.difference import Difference
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
@@ -108,7 +105,7 @@ def export_bundle(
         check_shapes(manifest, "policy", graph.inputs, graph.outputs)
     on_stage("vision tower")
     tower = checkpoint.load(family.model_class)
-    with _scratch(Path(folder)) as scratch:
+    with scratch_beside(Path(folder), "export") as scratch:
         on_stage("ONNX graph")
         differences = export_encoder(family, tower, vision, scratch / ENCODER.file, precision, tolerance, video)
         if (rows := family.newline(tower)) is not None:
@@ -157,17 +154,3 @@ def _notes(policy: Path | None, size: tuple[int, int] | None, vision: Vision) ->
     if policy is None:
         notes.append("no trained policy was given: the bundle selects with last-kept, a rule that needs no training")
     return notes
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside the bundle, gone afterwards: /tmp may be small, and what does not fit here fits no bundle."""
-    parent = folder.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=".export") as scratch:
-            yield Path(scratch)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some disk space" if full else "check the path and its permissions"
-        raise ScoreEdgeError(f"cannot write into {parent}: {error}", hint) from error

@@ -8,7 +8,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -139,10 +140,30 @@ def write_bundle(
             _write(new, MANIFEST, document.encode())
             Bundle.open(new, checksums=False)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some disk space" if full else "check the path and its permissions"
-        raise ScoreEdgeError(f"cannot write the bundle {target}: {error}", hint) from error
+        raise _cannot_write(f"the bundle {target}", error) from error
     return Bundle(target, sealed)
+
+
+@contextlib.contextmanager
+def scratch_beside(folder: Path, purpose: str) -> Iterator[Path]:
+    """A folder beside a bundle to be, gone afterwards: /tmp may be small, and what does not fit here fits no bundle.
+
+    Raises:
+        ScoreEdgeError: it cannot be made, or the disk is full.
+    """
+    parent = folder.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=f".{purpose}") as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise _cannot_write(f"into {parent}", error) from error
+
+
+def _cannot_write(what: str, error: OSError) -> ScoreEdgeError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "free some disk space" if full else "check the path and its permissions"
+    return ScoreEdgeError(f"cannot write {what}: {error}", hint)
 
 
 def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs: Shapes, outputs: Shapes) -> None:
