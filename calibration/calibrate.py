@@ -12,13 +12,13 @@ from score_edge.calibration.accuracy import Accuracy
 from score_edge.calibration.answers import Answers, compare_answers
 from score_edge.calibration.frames import Choice, choose_steps, group_steps
 from score_edge.calibration.layers import Layer, find_layers, pick
-from score_edge.calibration.qdq_lint import lint
 from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare, save
 from score_edge.calibration.ranges import Method, collect_ranges
 from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
 from score_edge.calibration.simulate import Switchboard
 from score_edge.calibration.trials import TURNS, Bench, Inputs, Trial, best_trial, encode_runs, in_turns, tokens_of
 from score_edge.core import Frame, Uint8
+from score_edge.engines.graph_rules import lint
 from score_edge.errors import ScoreEdgeError
 from score_edge.manifest import Int8, Manifest
 from score_edge.provenance import Provenance
@@ -289,8 +289,7 @@ def _notes(bench: Bench, best: Trial, form: Form, sizes: set[str], preprocessing
             f"frames of {len(sizes)} sizes ({shown}) were all stretched to {preprocessing.width}x{preprocessing.height}"
         )
     if form == "int8":
-        findings = lint(onnx.load(str(best.path)))
-        notes += [f"TensorRT may refuse this graph: {finding}" for finding in findings]
+        notes += [f"TensorRT may refuse this graph: {row.problem}" for row in lint(onnx.load(str(best.path)))]
         here = 1 - bench.loss(tokens_of(OnnxGraph(best.path)))
         if here < best.accuracy.tokens.worst_cosine - OVERFLOW:
             notes.append(

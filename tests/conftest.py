@@ -156,43 +156,26 @@ def _randomize(model: Any) -> Any:
     return model.float().eval()
 
 
-def _quantised(bundle: Any, folder: Path, **options: Any) -> Any:
-    """The bundle with a Q/DQ encoder by the recipe TensorRT takes, or, with other options, by one that it refuses."""
-    import onnx
-    from onnxruntime import quantization
+def _quantised(bundle: Any, folder: Path, variant: Any = "s8s8") -> Any:
+    """The bundle as `score-edge calibrate` writes it, every layer in INT8 and nothing measured."""
+    import dataclasses
 
     from score_edge.bundle import write_bundle
+    from score_edge.calibration.layers import find_layers
+    from score_edge.calibration.quantize import expose, prepare, quantize, save
+    from score_edge.calibration.ranges import collect_ranges
+    from score_edge.manifest import Int8
+    from score_edge.runtime.graph import OnnxGraph
     from score_edge.sample_steps import sample_steps
 
-    class Steps(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(sample_steps(bundle.manifest.vision, None, 2))
-
-        def get_next(self) -> Any:
-            return next(self.left, None)
-
-    kinds = ["MatMul", "Gemm", "Conv"]
-    model = onnx.load(bundle.encoder_path)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    free = [node.name for node in model.graph.node if node.op_type == "MatMul" and not weights & set(node.input)]
-    recipe = {
-        "ActivationSymmetric": True,
-        "WeightSymmetric": True,
-        "QuantizeBias": False,
-        "OpTypesToExcludeOutputQuantization": kinds,
-    }
-    path = folder / "encoder.onnx"
     folder.mkdir()
-    quantization.quantize_static(
-        bundle.encoder_path,
-        path,
-        Steps(),
-        quant_format=quantization.QuantFormat.QDQ,
-        activation_type=quantization.QuantType.QInt8,
-        weight_type=quantization.QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=kinds,
-        nodes_to_exclude=free,
-        extra_options={**recipe, **options},
-    )
-    return write_bundle(folder / "bundle", bundle.manifest, {**bundle.paths, "encoder.onnx": path})
+    path, vision = folder / "encoder.onnx", bundle.manifest.vision
+    model = prepare(bundle.encoder_path, folder)
+    layers = find_layers(model)
+    names = sorted({layer.activation for layer in layers})
+    save(expose(model, names), folder / "exposed.onnx")
+    ranges = collect_ranges(OnnxGraph(folder / "exposed.onnx"), names, sample_steps(vision, None), symmetric=True)
+    save(quantize(model, layers, ranges, variant, folder), path)
+    int8 = Int8("int8" if variant == "s8s8" else "int8-cpu", variant, "minmax", 2, 0, 2.0, 1.0)
+    manifest = dataclasses.replace(bundle.manifest, vision=dataclasses.replace(vision, int8=int8))
+    return write_bundle(folder / "bundle", manifest, {**bundle.paths, vision.graph.file: path})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.bundle import Bundle
-from score_edge.engines.graph_rules import precision_of, refused_operators
+from score_edge.engines.graph_rules import lint, precision_of
 from score_edge.engines.precision import halve, load, save, to_older_opset
 from score_edge.engines.worker import Profile
 from score_edge.errors import ScoreEdgeError, require
@@ -87,13 +87,20 @@ def prepare(plan: GraphPlan, folder: Path, *, typed: bool, newest_opset: int) ->
 
 
 def _plan(graph: GraphName, path: Path, model: Any, precision: Precision, profiles: dict[str, Profile]) -> GraphPlan:
-    for name, remedy in refused_operators(model).items():
-        raise ScoreEdgeError(f"{path.name} has the operator {name}, which TensorRT refuses", remedy)
+    for finding in lint(model):
+        raise ScoreEdgeError(f"{path.name}: {finding.problem}", finding.remedy)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return GraphPlan(graph, path, precision_of(model), precision, opset, profiles)
 
 
 def _check_precision(bundle: Bundle, made_as: Precision, wanted: Precision) -> None:
+    int8 = bundle.manifest.vision.int8
+    if int8 is not None and int8.form == "int8-cpu":
+        raise ScoreEdgeError(
+            f"{bundle.encoder_path.name} was calibrated with --form int8-cpu ({int8.variant}), for ONNX Runtime on a "
+            "CPU: no TensorRT reads it",
+            "calibrate the FP32 bundle with --form int8, and build that",
+        )
     if wanted == "int8" and made_as != "int8":
         raise ScoreEdgeError(
             f"{bundle.encoder_path.name} has no quantised layers: INT8 needs scales measured on your footage",

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from score_edge.calibration.qdq_lint import lint
 from score_edge.calibration.quantize import VARIANTS, prepare, quantize, save
 from score_edge.calibration.simulate import Switchboard, simulate
+from score_edge.engines.graph_rules import lint
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graph import OnnxGraph
 

@@ -74,6 +74,27 @@ def test_int8_needs_a_calibrated_encoder(bundle):
     assert caught.value.hint.startswith("score-edge calibrate reference --video")
 
 
+def test_a_calibrated_encoder_stays_int8(bundle, quantised, tmp_path):
+    made = quantised(bundle, tmp_path / "int8")
+    encoder = plan_graphs(made)[0]
+    assert (encoder.made_as, encoder.precision) == ("int8", "int8")
+    assert plan_graphs(made, "int8")[0] == encoder
+    for precision in ("fp16", "fp32"):
+        with pytest.raises(ScoreEdgeError, match=f"is quantised, there is no way back to {precision}") as caught:
+            plan_graphs(made, precision)
+        assert "build the bundle that it was calibrated from" in caught.value.hint
+
+
+@pytest.mark.parametrize("precision", [None, "int8", "fp16"])
+def test_an_encoder_calibrated_for_cpus_is_no_engine(bundle, quantised, tmp_path, precision):
+    made = quantised(bundle, tmp_path / "cpu", "u8s8")
+    with pytest.raises(
+        ScoreEdgeError, match=r"calibrated with --form int8-cpu \(u8s8\).*no TensorRT reads it"
+    ) as caught:
+        plan_graphs(made, precision)
+    assert "--form int8" in caught.value.hint
+
+
 def test_a_half_encoder_stays_half(bundle, tmp_path):
     half = prepare(plan_graphs(bundle)[0], tmp_path, typed=True, newest_opset=20)
     halved = with_encoder(bundle, tmp_path / "half", onnx.load(half))

@@ -4,15 +4,17 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from score_edge.bundle import Bundle
 from score_edge.engines import rtx_check
+from score_edge.engines.graph_rules import lint
 from score_edge.engines.plan import plan_graphs
 from score_edge.errors import ScoreEdgeError
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 real = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason='no TensorRT for RTX: pip install ".[rtx-check]"'
 )
@@ -33,18 +35,17 @@ def test_the_reference_bundle_in_every_precision():
 @real
 def test_a_calibrated_encoder(quantised, tmp_path):
     bundle = quantised(Bundle.open("reference"), tmp_path / "good")
-    (encoder, _) = plan_graphs(bundle)
+    encoder = plan_graphs(bundle)[0]
     assert (encoder.made_as, encoder.precision) == ("int8", "int8")
     verdict = rtx_check.check_graph(encoder)
     assert verdict.problem == "" and verdict.bytes
-    with pytest.raises(ScoreEdgeError, match="is quantised, there is no way back to fp16"):
-        plan_graphs(bundle, "fp16")
 
 
 @real
-def test_a_graph_against_the_rules_is_refused_in_nvidias_words(quantised, tmp_path):
-    bundle = quantised(Bundle.open("reference"), tmp_path / "bad", ActivationSymmetric=False)
-    verdict = rtx_check.check_graph(plan_graphs(bundle)[0])
+def test_a_graph_against_our_rules_is_against_nvidias_too(quantised, tmp_path):
+    good, bad = (quantised(Bundle.open("reference"), tmp_path / name, name) for name in ("s8s8", "u8s8"))
+    assert lint(onnx.load(bad.encoder_path))
+    verdict = rtx_check.check_graph(replace(plan_graphs(good)[0], onnx=bad.encoder_path))
     assert verdict.bytes == 0
     assert "TensorRT's parser refuses it" in verdict.problem and "zero point" in verdict.problem
 
