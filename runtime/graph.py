@@ -42,6 +42,7 @@ class OnnxGraph:
         path: the .onnx file; external data is looked for beside it.
         providers: ONNX Runtime execution providers, best first; those this machine lacks are passed over.
         threads: threads within an operator; None lets ONNX Runtime choose.
+        exact: compute Q/DQ graphs as TensorRT does, slowly: fused into integer kernels they overflow on x86 without VNNI.
 
     Attributes:
         inputs, outputs: shape of every input and output by name.
@@ -56,7 +57,12 @@ class OnnxGraph:
     """
 
     def __init__(
-        self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+        exact: bool = False,
     ) -> None:
         import onnxruntime
 
@@ -74,6 +80,8 @@ class OnnxGraph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
+        if exact:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=usable)
         except Exception as error:  # its exceptions share no base class

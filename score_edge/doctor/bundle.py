@@ -9,7 +9,7 @@ from score_edge.bundle import Bundle
 from score_edge.doctor.check import Check
 from score_edge.doctor.software import tensorrt_version
 from score_edge.errors import ScoreEdgeError
-from score_edge.profiling.board import memory_bytes
+from score_edge.profiling.board import cpu_features, memory_bytes
 from score_edge.runtime.cuda_driver import cuda_devices, require_gpu
 from score_edge.runtime.engine_files import build_command, misfit, read_records
 
@@ -39,7 +39,10 @@ def check_bundle(folder: str) -> Iterator[Check]:
 
         check_graphs(bundle)
         yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
-        yield check_provider(folder)
+        provider = check_provider(folder)
+        yield provider
+        if provider.finding.startswith("runs on CPU"):
+            yield from check_int8(bundle, cpu_features())
     except ScoreEdgeError as error:
         yield Check("graphs", "fail", error.message, error.hint)
     yield from _memory(bundle)
@@ -87,6 +90,23 @@ def check_provider(folder: str) -> Check:
         )
     why = "".join(f"; not {provider}: {reason}" for provider, reason in passed_over.items())
     return Check("encoder", "ok", f"runs on {taken}{why}")
+
+
+def check_int8(bundle: Bundle, features: list[str]) -> Iterator[Check]:
+    """Whether this CPU computes an encoder right that was quantised for TensorRT.
+
+    Args:
+        bundle: opened.
+        features: of the CPU, see `cpu_features`.
+    """
+    int8 = bundle.manifest.vision.int8
+    if int8 is not None and int8.form == "int8" and "avx2" in features and not any("vnni" in name for name in features):
+        yield Check(
+            "INT8",
+            "warn",
+            "the encoder was quantised for TensorRT; this CPU, x86 without VNNI, overflows on it: tokens are wrong",
+            "score-edge calibrate FP32_BUNDLE --video FOOTAGE -o NEW --form int8-cpu",
+        )
 
 
 def _memory(bundle: Bundle) -> Iterator[Check]:

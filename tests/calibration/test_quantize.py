@@ -58,6 +58,17 @@ def test_all_switches_on_is_the_simulation_without_switches(prepared, steps) -> 
     np.testing.assert_array_equal(found, board.run(steps[0], board.layers))
 
 
+def test_an_exact_graph_is_the_simulation(prepared, steps) -> None:
+    """What engines are compared with, on CPUs whose integer kernels overflow too."""
+    plain, layers, ranges, folder = prepared(steps)
+    quantised = quantize(plain, layers, ranges, "s8s8", folder)
+    save(quantised, folder / "quantised.onnx")
+    save(simulate(quantised, plain, layers, switched=False), folder / "simulated.onnx")
+    exact, simulated = OnnxGraph(folder / "quantised.onnx", exact=True), OnnxGraph(folder / "simulated.onnx")
+    for inputs in steps:
+        np.testing.assert_allclose(exact.run(**inputs)["tokens"], simulated.run(**inputs)["tokens"], atol=1e-5)
+
+
 def test_the_tensorrt_form_passes_the_linter_and_leaves_the_rest_alone(prepared, steps) -> None:
     plain, layers, ranges, folder = prepared(steps)
     made = quantize(plain, layers, ranges, "s8s8", folder)

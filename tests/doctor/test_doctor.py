@@ -10,7 +10,7 @@ import pytest
 
 from score_edge.bundle import ENGINES, REFERENCE, Bundle
 from score_edge.doctor import machine, software
-from score_edge.doctor.bundle import check_bundle, check_engines
+from score_edge.doctor.bundle import check_bundle, check_engines, check_int8
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
 from score_edge.runtime.cuda_driver import Gpu
@@ -143,6 +143,17 @@ def test_what_runs_the_encoder_and_why_nothing_better_does(found):
     assert by_area(found)["encoder"].finding.startswith("runs on ")
     if "GPU" in by_area(found) and "no NVIDIA driver" in by_area(found)["GPU"].finding:
         assert "not tensorrt: TensorRT needs an NVIDIA GPU" in by_area(found)["encoder"].finding
+
+
+def test_int8_for_tensorrt_on_a_cpu_that_overflows(quantised, tmp_path):
+    pytest.importorskip("onnx")
+    reference = Bundle.open("reference")
+    for_tensorrt, for_cpus = (quantised(reference, tmp_path / name, name) for name in ("s8s8", "u8s8"))
+    (check,) = check_int8(for_tensorrt, ["avx2"])
+    assert check.status == "warn" and "overflows" in check.finding and "--form int8-cpu" in check.fix
+    for features in (["avx2", "avx512_vnni"], ["asimddp"]):
+        assert list(check_int8(for_tensorrt, features)) == []
+    assert list(check_int8(for_cpus, ["avx2"])) == list(check_int8(reference, ["avx2"])) == []
 
 
 def test_a_bundle_that_is_none():

@@ -64,6 +64,14 @@ def test_engines_are_built_compared_filed_and_taken(fake_gpu, bundle):
     assert said(bundle, "sm87x16-trt10.3.0-fp16", "policy")["profile"]["tokens"] == [[1, 192], [36, 192], [4096, 192]]
 
 
+def test_a_calibrated_encoder_becomes_an_int8_engine(fake_gpu, quantised, tmp_path):
+    bundle = quantised(Bundle.open("reference"), tmp_path / "int8")
+    built = build_engines(bundle)
+    assert (built.folder.name, built.record.precision) == ("sm87x16-trt10.3.0-int8", "int8")
+    assert 0 < built.record.engines[0].relative < 0.05
+    assert said(bundle, built.folder.name, "encoder")["flags"] == []
+
+
 def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
     pytest.importorskip("llama_cpp")
     build_engines(bundle, "fp32")
