@@ -190,7 +190,7 @@ def _bytes(path: Path) -> int:
 def quiet() -> Iterator[None]:
     """The quantizer's advice is for its callers, not for ours."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # it prints tracebacks of what it survives
     try:
         yield
     finally:

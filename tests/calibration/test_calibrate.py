@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -111,9 +113,61 @@ def test_options_that_make_no_sense(frames, tmp_path, options, words) -> None:
     assert untouched(tmp_path / "x")
 
 
-def test_footage_of_one_frame(frames, tmp_path) -> None:
-    with pytest.raises(ScoreEdgeError, match="10 are needed"):
-        calibrate_bundle(Bundle.open("reference"), tmp_path / "x" / "new", [frames[:2]])
+@pytest.mark.parametrize(
+    ("footage", "words"),
+    [
+        (lambda frames: [], "no frames that fill an encoder step"),
+        (lambda frames: [frames[:1]], "no frames that fill an encoder step"),
+        (lambda frames: [frames[:2]], "gives 1 encoder step, 10 are needed"),
+        (lambda frames: [[Frame(np.zeros_like(f.image), f.time_s, f.index) for f in frames]], "the lens covered"),
+    ],
+    ids=["none", "one frame", "one step", "black"],
+)
+def test_footage_that_cannot_calibrate(frames, tmp_path, footage, words) -> None:
+    with pytest.raises(ScoreEdgeError) as caught:
+        calibrate_bundle(Bundle.open("reference"), tmp_path / "x" / "new", footage(frames))
+    assert words in f"{caught.value.message} {caught.value.hint}" and caught.value.hint
+    assert untouched(tmp_path / "x")
+
+
+def test_ctrl_c_leaves_nothing_and_the_older_bundle_as_it_was(made, frames, tmp_path) -> None:
+    folder = tmp_path / "x" / "new"
+    shutil.copytree(made[1].folder, folder)
+    stages = []
+
+    def interrupted(name: str, parts: int | None) -> None:
+        stages.append(name)
+        if name == "bundle":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_bundle(
+            Bundle.open("reference"),
+            folder,
+            [frames],
+            frames=8,
+            clips=0,
+            only=["visual.merger.mlp.0"],
+            overwrite=True,
+            on_stage=interrupted,
+        )
+    assert stages[-1] == "bundle" and list((tmp_path / "x").iterdir()) == [folder]
+    assert Bundle.open(folder).manifest == made[1].manifest
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path) -> None:
+    """Files may not grow beyond 1 MB in this process: the graphs on the way to INT8 are larger."""
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "from score_edge.cli import main; main()"
+    )
+    options = ["--video", "synthetic://?seed=5&steps=32", "-o", str(tmp_path / "x" / "new")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "calibrate", "reference", *options], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: cannot write into" in done.stderr and "hint: free some disk space" in done.stderr
     assert untouched(tmp_path / "x")
 
 
