@@ -4,6 +4,7 @@
                                    encoder.engine
                                    policy.engine
     engines/sm87x16-trt10.3.0.timing                TensorRT's kernel timings, for later builds
+    engines/trt10.3.0-0361ea6e05dd.ranges           INT8 ranges that TensorRT found itself, of this encoder
 
 An engine is only good for the GPU and the TensorRT that built it and for the ONNX file it was made of; so each says so,
 and none that does not fit is loaded. They are no part of `bundle.json`: a bundle travels, its engines may stay.
@@ -57,6 +58,7 @@ class EngineRecord:
         gpu: `str(Gpu)` of the GPU that built them.
         precision: that was asked for.
         created: ISO 8601 date and time; of several that fit, the newest is loaded.
+        implicit: INT8 by TensorRT's own calibration.
     """
 
     tensorrt: str
@@ -64,6 +66,7 @@ class EngineRecord:
     precision: Precision
     created: str
     engines: tuple[Engine, ...]
+    implicit: bool = False
 
     def write(self, folder: Path) -> None:
         """Into a folder that holds the engines."""
@@ -78,6 +81,11 @@ def engine_folder(bundle: Bundle, gpu: Gpu, tensorrt: str, precision: str) -> Pa
 def timing_cache(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Path:
     """Kernel timings, shared by all precisions."""
     return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}.timing"
+
+
+def calibration_cache(bundle: Bundle, tensorrt: str) -> Path:
+    """The INT8 ranges that a TensorRT found for this encoder; other versions may count otherwise."""
+    return bundle.folder / ENGINES / f"trt{short_version(tensorrt)}-{graph_hash(bundle, 'encoder')[:12]}.ranges"
 
 
 def read_records(bundle: Bundle) -> dict[Path, EngineRecord | str]:
@@ -99,9 +107,10 @@ def bundle_name(bundle: Bundle) -> str:
     return "reference" if bundle.folder == REFERENCE else str(bundle.folder)
 
 
-def build_command(bundle: Bundle, precision: str | None = None) -> str:
+def build_command(bundle: Bundle, precision: str | None = None, implicit: bool = False) -> str:
     """What makes engines for this machine."""
-    return f"score-edge build {bundle_name(bundle)}{f' --precision {precision}' if precision else ''}"
+    how = " --implicit --video FOOTAGE" if implicit else f" --precision {precision}" if precision else ""
+    return f"score-edge build {bundle_name(bundle)}{how}"
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:
@@ -154,6 +163,6 @@ def find_engine(bundle: Bundle, graph: GraphName, gpu: str, tensorrt: str) -> tu
     if not path.is_file() or file_sha256(path) != engine.sha256:
         raise ScoreEdgeError(
             f"{path} is missing or damaged: its checksum is not the one in {RECORD}",
-            build_command(bundle, record.precision),
+            build_command(bundle, record.precision, record.implicit),
         )
     return path, record

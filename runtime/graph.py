@@ -42,7 +42,7 @@ class OnnxGraph:
         path: the .onnx file; external data is looked for beside it.
         providers: ONNX Runtime execution providers, best first; those this machine lacks are passed over.
         threads: threads within an operator; None lets ONNX Runtime choose.
-        exact: compute Q/DQ graphs as TensorRT does, slowly: fused into integer kernels they overflow on x86 without VNNI.
+        exact: compute Q/DQ graphs as TensorRT does, slowly: the fast integer kernels overflow on x86 without VNNI.
 
     Attributes:
         inputs, outputs: shape of every input and output by name.

@@ -65,6 +65,10 @@ class IProgressMonitor:
     pass
 
 
+class IInt8EntropyCalibrator2:
+    pass
+
+
 class HostMemory(bytes):
     @property
     def nbytes(self):
@@ -163,7 +167,23 @@ class Builder:
             return None
         said = {**config.said, "network": network.flags, "profile": dict(config.profile)}
         said["dla"] = getattr(config, "DLA_core", None)
+        if calibrator := getattr(config, "int8_calibrator", None):
+            said["calibrated"] = calibrate(calibrator, config.profile)
         return HostMemory(json.dumps(said).encode() + b"\n" + Path(network.path).read_bytes())
+
+
+def calibrate(calibrator, profile):
+    """The mean of every step, which stands for the ranges."""
+    assert calibrator.get_batch_size() == 1
+    cache = calibrator.read_calibration_cache()
+    if cache is None:
+        ((name, shapes),) = profile.items()
+        size, means = int(np.prod(shapes[2])), []
+        while (addresses := calibrator.get_batch([name])) is not None:
+            means.append(float(np.ctypeslib.as_array((ctypes.c_float * size).from_address(addresses[0])).mean()))
+        cache = json.dumps(means).encode()
+        calibrator.write_calibration_cache(memoryview(cache))
+    return json.loads(cache)
 
 
 class Runtime:

@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,18 @@ MONITOR = {
     "step_complete": ("phase_name", "step"),
     "phase_finish": ("phase_name",),
 }
+# Where TensorRT still calibrates, up to 10, these are what it calls.
+CALIBRATOR = {
+    "get_batch_size": (),
+    "get_batch": ("names",),
+    "read_calibration_cache": (),
+    "write_calibration_cache": ("cache",),
+}
 # Only looked at with hasattr, in tensorrt_versions.py; or of TensorRT for RTX alone.
 OPTIONAL = {"IProgressMonitor", "progress_monitor", "ComputeCapability", "num_compute_capabilities", "SM86"} | {
-    "set_compute_capability"
+    "set_compute_capability",
+    "IInt8EntropyCalibrator2",
+    "int8_calibrator",
 }
 # Of Python, numpy and ours, which TensorRT uses for something too.
 OURS = {
@@ -198,6 +208,10 @@ def look() -> dict[str, Any]:
     for member, arguments in MONITOR.items() if has_monitor else ():
         if problem := _problem(trt.IProgressMonitor, member, arguments):
             problems.append(f"IProgressMonitor.{member} {problem}")
+    calibrates = hasattr(trt, "IInt8EntropyCalibrator2")
+    for member, arguments in CALIBRATOR.items() if calibrates else ():
+        if problem := _problem(trt.IInt8EntropyCalibrator2, member, arguments):
+            problems.append(f"IInt8EntropyCalibrator2.{member} {problem}")
     phases: list[tuple[str, int, int]] = []
     monitor = versions.progress_monitor(trt, lambda *phase: phases.append(phase))
     if monitor is not None:
@@ -215,7 +229,7 @@ def look() -> dict[str, Any]:
         "problems": problems,
         "names": sorted({name for kind in kinds for name in vars(kind)} | set(dir(trt))),
         "typed": typed,
-        "typed_on_dla": versions.strongly_typed(trt, dla=True),
+        "typed_by_flags": versions.strongly_typed(trt, by_flags=True),
         "flag_values": {name: int(value) for name, value in getattr(flags, "__members__", {}).items()},
         "network_flags": versions.network_flags(trt, typed),
         "precision_flags": {
@@ -228,7 +242,34 @@ def look() -> dict[str, Any]:
         "monitor": monitor is not None and bool(getattr(trt.IBuilderConfig, "progress_monitor", None)),
         "phases": phases,
         "logged": logger.errors,
+        "calibrates": _calibrated(trt)
+        if calibrates and hasattr(trt.IBuilderConfig, "int8_calibrator")
+        else _refused(trt),
     }
+
+
+def _calibrated(trt: Any) -> list[Any]:
+    """What TensorRT would hear from our calibrator over two steps, before and after it wrote its cache."""
+    from score_edge.engines import tensorrt_versions as versions
+
+    with tempfile.TemporaryDirectory() as folder:
+        addresses = iter((4096, 8192))
+        calibrator = versions.entropy_calibrator(trt, lambda: next(addresses, None), Path(folder, "ranges"))
+        said = [calibrator.get_batch_size(), calibrator.read_calibration_cache()]
+        said += [calibrator.get_batch(["patches"]) for _ in range(3)]
+        calibrator.write_calibration_cache(memoryview(b"ranges"))
+        return [*said, calibrator.read_calibration_cache().decode()]
+
+
+def _refused(trt: Any) -> str:
+    from score_edge.engines import tensorrt_versions as versions
+    from score_edge.errors import ScoreEdgeError
+
+    try:
+        versions.require_calibrator(trt)
+    except ScoreEdgeError as error:
+        return error.message
+    return "nothing"
 
 
 def _problem(kind: Any, member: str, arguments: tuple[str, ...] | None) -> str:
@@ -246,7 +287,13 @@ def uncovered(root: Path, names: set[str]) -> set[str]:
     for source in SOURCES:
         tree = ast.parse((root / source).read_text(encoding="utf-8"))
         used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    covered = {member for members in CALLS.values() for member in members} | set(CALLS) | set(MONITOR) | OPTIONAL
+    covered = (
+        {member for members in CALLS.values() for member in members}
+        | set(CALLS)
+        | set(MONITOR)
+        | set(CALIBRATOR)
+        | OPTIONAL
+    )
     return (used & names) - covered - OURS
 
 
@@ -257,20 +304,21 @@ def main() -> int:
     parser.add_argument("--offline", action="store_true", help="do not fetch what is missing")
     arguments = parser.parse_args()
     calls = sum(len(members) for members in CALLS.values())
-    print(f"| bindings | {calls} calls | strongly typed | FP16, INT8 flags | opset | progress |")
-    print("|---|---|---|---|---|---|")
+    print(f"| bindings | {calls} calls | strongly typed | FP16, INT8 flags | opset | progress | calibrates |")
+    print("|---|---|---|---|---|---|---|")
     fits = True
     for version in WHEELS:
         there = (arguments.folder / version).is_dir() if arguments.offline else fetch(arguments.folder, version)
         if not there:
-            print(f"| {version} | not there for this Python and machine | | | | |")
+            print(f"| {version} | not there for this Python and machine | | | | | |")
             continue
         found = probe(arguments.folder, version)
         fits &= not found["problems"]
         said = "all fit" if not found["problems"] else "; ".join(found["problems"])
         typed = f"yes, flag {found['network_flags']}" if found["typed"] else f"no, flag {found['network_flags']}"
         weak, monitor = ("yes" if found[key] else "no" for key in ("weak_flags", "monitor"))
-        print(f"| {found['version']} | {said} | {typed} | {weak} | {found['opset']} | {monitor} |")
+        ranges = "yes" if isinstance(found["calibrates"], list) else "no"
+        print(f"| {found['version']} | {said} | {typed} | {weak} | {found['opset']} | {monitor} | {ranges} |")
     return 0 if fits else 1
 
 

@@ -21,10 +21,18 @@ def build(
     workspace: Annotated[
         int | None, typer.Option(min=1, metavar="MIB", help="Memory the builder may use. Default: TensorRT's.")
     ] = None,
-    dla: Annotated[int | None, typer.Option(min=0, help="Core of the deep learning accelerator; fp16 only.")] = None,
+    dla: Annotated[
+        int | None, typer.Option(min=0, help="Core of the deep learning accelerator; fp16 or --implicit.")
+    ] = None,
     video: Annotated[
         str | None, typer.Option(help="Compare with ONNX Runtime on this video's first frames. Default: rendered ones.")
     ] = None,
+    implicit: Annotated[
+        bool,
+        typer.Option(
+            "--implicit", help="INT8 by TensorRT's own calibration on --video; up to TensorRT 10, unreported."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built; needs no GPU.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Have TensorRT for RTX parse and build the graphs; needs no GPU.")
@@ -33,14 +41,16 @@ def build(
 ) -> None:
     """Turn a bundle's graphs into TensorRT engines for this board, and prove them against ONNX Runtime."""
     from score_edge.bundle import Bundle
-    from score_edge.engines.build import build_engines
+    from score_edge.engines.build import build_engines, describe_plan
     from score_edge.report import difference_table
 
     if dry_run and check:
         raise typer.BadParameter("--dry-run and --check exclude each other")
+    if implicit and (check or precision not in (None, "int8")):
+        raise typer.BadParameter("--implicit is INT8 of TensorRT up to 10: without --check, and no other --precision")
     opened = Bundle.open(bundle)
     if dry_run:
-        _show_plan(opened, precision, as_json)
+        _show_plan(describe_plan(opened, precision, implicit=implicit), as_json)
         return
     if check:
         _check(opened, precision, as_json)
@@ -53,6 +63,7 @@ def build(
             workspace=workspace,
             dla=dla,
             video=video,
+            implicit=implicit,
             on_progress=lambda phase, step, steps: progress.update(
                 task, description=phase, completed=step, total=steps or None
             ),
@@ -67,11 +78,9 @@ def build(
     err.print(f"engines written to {escape(str(built.folder))}", highlight=False, soft_wrap=True)
 
 
-def _show_plan(opened: Any, precision: Any, as_json: bool) -> None:
-    from score_edge.engines.build import describe_plan
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     from score_edge.report import plan_table
 
-    plan = describe_plan(opened, precision)
     if as_json:
         print_json(plan)
         return

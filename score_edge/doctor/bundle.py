@@ -62,7 +62,7 @@ def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iter
         if isinstance(record, str):
             yield Check("engine", "warn", f"{folder.name}: {record}", f"rm -r {folder}")
             continue
-        again = build_command(bundle, record.precision)
+        again = build_command(bundle, record.precision, record.implicit)
         about = f"{folder.name}: {', '.join(engine.graph for engine in record.engines)}"
         if tensorrt is None:
             yield Check("engine", "warn", f"{about}; TensorRT is not installed here", "sudo apt install nvidia-jetpack")

@@ -1,6 +1,7 @@
 """`score-edge build`: a bundle's graphs become TensorRT engines, each compared with ONNX Runtime before it is filed."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import subprocess
@@ -16,6 +17,7 @@ from score_edge.atomic import atomic_folder, remove_leftovers
 from score_edge.bundle import ENGINES, Bundle, file_sha256
 from score_edge.difference import Difference, compare
 from score_edge.engines import tensorrt_versions as versions
+from score_edge.engines.implicit import Footage, collect
 from score_edge.engines.plan import GraphPlan, plan_graphs, prepare
 from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
@@ -35,6 +37,10 @@ from score_edge.sample_steps import sample_steps
 
 # Largest difference from ONNX Runtime on the CPU, over its largest value. Chosen, not measured: no engine ran here yet.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
+_REMEDY: dict[tuple[Precision, Precision], str] = {
+    ("fp32", "fp16"): "build in fp32",
+    ("fp32", "int8"): "`score-edge calibrate` leaves the layers that INT8 hurts in FP32: build what it makes",
+}
 _OUTPUT = {"encoder": "tokens", "policy": "keep"}
 
 OnProgress = Callable[[str, int, int], None]
@@ -63,6 +69,7 @@ def build_engines(
     workspace: int | None = None,
     dla: int | None = None,
     video: str | Path | None = None,
+    implicit: bool = False,
     on_progress: OnProgress = lambda phase, step, steps: None,
 ) -> Built:
     """Build, compare and file the engines of a bundle for this machine's GPU and TensorRT.
@@ -73,8 +80,9 @@ def build_engines(
         bundle: opened.
         precision: see `plan_graphs`.
         workspace: MiB the builder may use; None leaves it to TensorRT.
-        dla: core of the deep learning accelerator, for the encoder, in fp16.
+        dla: core of the deep learning accelerator, for the encoder, in fp16 or implicit INT8.
         video: whose first frames the engines are compared on; None renders some.
+        implicit: let TensorRT, up to 10, find the ranges of INT8 on `video`, or take those of an earlier build.
         on_progress: called with (phase, step, steps).
 
     Raises:
@@ -85,12 +93,13 @@ def build_engines(
         >>> build_engines(Bundle.open("bundle"), "fp16").folder.name  # doctest: +SKIP
         'sm87x16-trt10.3.0-fp16'
     """
-    gpu, tensorrt = this_machine(bundle, precision)
-    plans = plan_graphs(bundle, precision)
+    gpu, tensorrt = this_machine(bundle, precision, implicit)
+    if implicit:
+        versions.require_calibrator(load_tensorrt())
+    plans = plan_graphs(bundle, precision, implicit=implicit)
     wanted = plans[0].precision
-    if dla is not None and wanted != "fp16":
+    if dla is not None and wanted != "fp16" and not implicit:
         raise ScoreEdgeError(f"a DLA takes no {wanted} graph of ours", "--precision fp16 with --dla")
-    steps = sample_steps(bundle.manifest.vision, video)
     target = engine_folder(bundle, gpu, tensorrt, wanted)
     with _disk(target):
         remove_leftovers(target)
@@ -98,21 +107,24 @@ def build_engines(
             engines: list[Engine] = []
             differences: list[Difference] = []
             seconds: dict[str, float] = {}
+            on_progress("choosing frames", 0, 0)
+            footage = collect(bundle, tensorrt, video, new) if implicit else None
+            steps = footage.held_out if footage else sample_steps(bundle.manifest.vision, video)
+            timing = timing_cache(bundle, gpu, tensorrt)
             for plan in plans:
-                timing = timing_cache(bundle, gpu, tensorrt)
-                core = dla if plan.graph == "encoder" else None
-                seconds[plan.graph] = _build_one(plan, new, timing, workspace, core, on_progress)
+                core, shown = (dla, footage) if plan.graph == "encoder" else (None, None)
+                seconds[plan.graph] = _build_one(plan, new, timing, workspace, core, shown, on_progress)
                 on_progress(f"comparing the {plan.graph} with ONNX Runtime", 0, 0)
                 difference = _compare(bundle, plan, new, steps, "video" if video else "rendered")
                 differences.append(difference)
                 engines.append(_filed(bundle, plan, new, difference))
             created = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-            record = EngineRecord(tensorrt, str(gpu), wanted, created, tuple(engines))
+            record = EngineRecord(tensorrt, str(gpu), wanted, created, tuple(engines), implicit)
             record.write(new)
     return Built(target, record, differences, seconds)
 
 
-def this_machine(bundle: Bundle, precision: Precision | None = None) -> tuple[Gpu, str]:
+def this_machine(bundle: Bundle, precision: Precision | None = None, implicit: bool = False) -> tuple[Gpu, str]:
     """The GPU and the version of TensorRT that engines would be built for.
 
     Raises:
@@ -123,22 +135,22 @@ def this_machine(bundle: Bundle, precision: Precision | None = None) -> tuple[Gp
     except ScoreEdgeError as error:
         raise ScoreEdgeError(
             error.message,
-            f"engines are built where they run: `{build_command(bundle, precision)}` on the board. Here --dry-run "
-            "shows the plan, and --check has TensorRT for RTX parse and build the graphs",
+            f"engines are built where they run: `{build_command(bundle, precision, implicit)}` on the board. Here "
+            "--dry-run shows the plan, and --check has TensorRT for RTX parse and build the graphs",
         ) from error
     return gpu, str(load_tensorrt().__version__)
 
 
-def describe_plan(bundle: Bundle, precision: Precision | None = None) -> dict[str, Any]:
+def describe_plan(bundle: Bundle, precision: Precision | None = None, *, implicit: bool = False) -> dict[str, Any]:
     """What `build_engines` would do, as plain JSON values; needs neither a GPU nor TensorRT.
 
     Raises:
         ScoreEdgeError: what it would refuse about the graphs.
     """
-    plans = plan_graphs(bundle, precision)
-    wanted = plans[0].precision
+    plans = plan_graphs(bundle, precision, implicit=implicit)
+    wanted, command = plans[0].precision, build_command(bundle, plans[0].precision, implicit)
     try:
-        gpu, tensorrt = this_machine(bundle, wanted)
+        gpu, tensorrt = this_machine(bundle, wanted, implicit)
         machine, folder = f"{gpu}, TensorRT {tensorrt}", engine_folder(bundle, gpu, tensorrt, wanted)
     except ScoreEdgeError as error:
         machine, folder = error.message, bundle.folder / ENGINES / f"smXXxN-trtX.Y.Z-{wanted}"
@@ -154,7 +166,7 @@ def describe_plan(bundle: Bundle, precision: Precision | None = None) -> dict[st
         }
         for plan in plans
     ]
-    return {"graphs": graphs, "folder": str(folder), "machine": machine, "command": build_command(bundle, wanted)}
+    return {"graphs": graphs, "folder": str(folder), "machine": machine, "command": command}
 
 
 def run_worker(job: Job, on_progress: OnProgress) -> dict[str, Any]:
@@ -198,17 +210,21 @@ def run_worker(job: Job, on_progress: OnProgress) -> dict[str, Any]:
 
 
 def _build_one(
-    plan: GraphPlan, new: Path, timing: Path, workspace: int | None, dla: int | None, on_progress: OnProgress
+    plan: GraphPlan,
+    new: Path,
+    timing: Path,
+    workspace: int | None,
+    dla: int | None,
+    footage: Footage | None,
+    on_progress: OnProgress,
 ) -> float:
     """Write ``GRAPH.engine`` into a folder, keep the kernel timings, return the seconds."""
     trt = load_tensorrt()
-    typed = versions.strongly_typed(trt, dla is not None)
-    onnx = prepare(plan, new, typed=typed, newest_opset=versions.newest_opset(trt.__version__))
     measured = new / timing.name
     if timing.is_file():
         measured.write_bytes(timing.read_bytes())
     job = Job(
-        onnx=str(onnx),
+        onnx=str(plan.onnx),
         engine=str(new / f"{plan.graph}.engine"),
         module="tensorrt",
         precision=plan.precision,
@@ -216,9 +232,18 @@ def _build_one(
         workspace=workspace,
         dla=dla,
         timing=str(measured),
+        ranges=str(footage.cache) if footage else "",
+        steps=str(footage.steps or "") if footage else "",
     )
+    typed = versions.strongly_typed(trt, job.by_flags)
+    onnx = prepare(plan, new, typed=typed, newest_opset=versions.newest_opset(trt.__version__))
+    job = dataclasses.replace(job, onnx=str(onnx))
     result = run_worker(job, lambda phase, step, steps: on_progress(f"{plan.graph}: {phase}", step, steps))
     measured.replace(timing)  # whatever comes of the engine, they are worth keeping
+    if footage is not None:
+        footage.cache.replace(footage.filed)
+        if footage.steps is not None:
+            footage.steps.unlink()
     if onnx != plan.onnx:
         for path in new.glob(f"{onnx.name}*"):
             path.unlink()
@@ -237,7 +262,7 @@ def _compare(bundle: Bundle, plan: GraphPlan, folder: Path, steps: list[dict[str
         raise ScoreEdgeError(
             f"the {plan.graph} engine in {plan.precision} is {worst.relative:.2g} of the largest value away from ONNX "
             f"Runtime, allowed is {allowed:.2g} (cosine of the worst row {worst.cosine:.6f}): it was not kept",
-            "build in fp32" if plan.precision == "fp16" else "please report it with what `score-edge doctor` prints",
+            _REMEDY.get((plan.made_as, plan.precision), "please report it with what `score-edge doctor` prints"),
         )
     return worst
 

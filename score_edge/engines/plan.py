@@ -34,12 +34,13 @@ class GraphPlan:
     profiles: dict[str, Profile]
 
 
-def plan_graphs(bundle: Bundle, precision: Precision | None = None) -> list[GraphPlan]:
+def plan_graphs(bundle: Bundle, precision: Precision | None = None, *, implicit: bool = False) -> list[GraphPlan]:
     """The encoder in a precision, and the policy in fp32: a residual is a small difference of two large numbers.
 
     Args:
         bundle: opened.
         precision: of the encoder; None takes int8 where the bundle was calibrated, else fp16.
+        implicit: INT8 by TensorRT's own calibration of an FP32 encoder, whatever `precision` says.
 
     Raises:
         ScoreEdgeError: the encoder cannot have this precision, or a graph holds what TensorRT refuses.
@@ -47,8 +48,8 @@ def plan_graphs(bundle: Bundle, precision: Precision | None = None) -> list[Grap
     vision = bundle.manifest.vision
     encoder = load(bundle.encoder_path)
     made_as = precision_of(encoder)
-    wanted: Precision = precision or ("int8" if made_as == "int8" else "fp16")
-    _check_precision(bundle, made_as, wanted)
+    wanted: Precision = "int8" if implicit else precision or ("int8" if made_as == "int8" else "fp16")
+    _check_precision(bundle, made_as, wanted, implicit)
     fixed = Profile(*[vision.input_shape] * 3)
     plans = [_plan("encoder", bundle.encoder_path, encoder, wanted, {vision.input_name: fixed})]
     if bundle.policy_path is not None:
@@ -93,7 +94,7 @@ def _plan(graph: GraphName, path: Path, model: Any, precision: Precision, profil
     return GraphPlan(graph, path, precision_of(model), precision, opset, profiles)
 
 
-def _check_precision(bundle: Bundle, made_as: Precision, wanted: Precision) -> None:
+def _check_precision(bundle: Bundle, made_as: Precision, wanted: Precision, implicit: bool) -> None:
     int8 = bundle.manifest.vision.int8
     if int8 is not None and int8.form == "int8-cpu":
         raise ScoreEdgeError(
@@ -101,7 +102,12 @@ def _check_precision(bundle: Bundle, made_as: Precision, wanted: Precision) -> N
             "CPU: no TensorRT reads it",
             "calibrate the FP32 bundle with --form int8, and build that",
         )
-    if wanted == "int8" and made_as != "int8":
+    if implicit and made_as != "fp32":
+        raise ScoreEdgeError(
+            f"{bundle.encoder_path.name} is {made_as}, TensorRT's own calibration starts from fp32",
+            "leave --implicit out" if made_as == "int8" else "export the bundle again in fp32",
+        )
+    if wanted == "int8" and made_as != "int8" and not implicit:
         raise ScoreEdgeError(
             f"{bundle.encoder_path.name} has no quantised layers: INT8 needs scales measured on your footage",
             f"score-edge calibrate {bundle_name(bundle)} --video YOUR_FOOTAGE -o CALIBRATED, and build that",

@@ -4,21 +4,23 @@
 enums move between versions, so none is written down here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.engine_files import Precision
 from score_edge.runtime.tensorrt_library import version_numbers
 
 _WEAK: dict[Precision, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 
 
-def strongly_typed(trt: Any, dla: bool = False) -> bool:
+def strongly_typed(trt: Any, by_flags: bool = False) -> bool:
     """Whether a network's precision is that of its ONNX file (from 10) or the builder's choice (8.6).
 
-    Up to 10 the DLA is only reached by builder flags; 11 has none and is strongly typed there too.
+    Up to 10 the DLA and a calibrator are only reached by builder flags; 11 has none and is strongly typed always.
     """
-    if dla and hasattr(trt.BuilderFlag, "FP16"):
+    if by_flags and hasattr(trt.BuilderFlag, "FP16"):
         return False
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
@@ -62,6 +64,47 @@ def progress_monitor(trt: Any, on_phase: Callable[[str, int, int], None]) -> Any
             self._steps.pop(phase_name, None)
 
     return Monitor()
+
+
+def require_calibrator(trt: Any) -> None:
+    """Raise ScoreEdgeError where TensorRT finds no ranges of INT8 itself."""
+    if not hasattr(trt, "IInt8EntropyCalibrator2"):
+        raise ScoreEdgeError(
+            f"TensorRT {trt.__version__} calibrates no more: from 11 on what is INT8 is said in the ONNX file",
+            "score-edge calibrate BUNDLE --video FOOTAGE -o NEW, and build that, without --implicit",
+        )
+
+
+def entropy_calibrator(trt: Any, next_step: Callable[[], int | None], cache: Path) -> Any:
+    """An IInt8EntropyCalibrator2; it must outlive the build.
+
+    Args:
+        next_step: puts the next encoder input on the GPU and returns its address; None behind the last.
+        cache: the ranges that were found; where it exists no step is asked for.
+
+    Raises:
+        ScoreEdgeError: see `require_calibrator`.
+    """
+    require_calibrator(trt)
+
+    class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IInt8EntropyCalibrator2.__init__(self)
+
+        def get_batch_size(self) -> int:
+            return 1
+
+        def get_batch(self, names: Sequence[str]) -> list[int] | None:
+            address = next_step()
+            return None if address is None else [address]
+
+        def read_calibration_cache(self) -> bytes | None:
+            return cache.read_bytes() if cache.is_file() else None
+
+        def write_calibration_cache(self, ranges: Any) -> None:
+            cache.write_bytes(ranges)
+
+    return Calibrator()
 
 
 def target_without_gpu(trt: Any, config: Any) -> None:

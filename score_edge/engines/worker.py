@@ -8,6 +8,7 @@ and {"error", "hint"} or {"tensorrt", "bytes", "seconds"} at the end.
 import ctypes
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -17,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from score_edge.engines import tensorrt_versions as versions
 from score_edge.errors import ScoreEdgeError
 from score_edge.record import read_record
 from score_edge.runtime.cuda_driver import require_gpu
+from score_edge.runtime.cuda_memory import Cuda
 from score_edge.runtime.engine_files import Precision
 from score_edge.runtime.tensorrt_library import load_tensorrt, make_logger
 
@@ -46,6 +50,9 @@ class Job:
         workspace: MiB the builder may use; None leaves it to TensorRT.
         dla: core of the deep learning accelerator; None takes the GPU.
         timing: path of the timing cache, read where it exists, and written; empty goes without.
+        ranges: path of TensorRT's own INT8 ranges, read where it exists, else found on `steps` and written; empty where
+            the graph has its scales or needs none.
+        steps: path of values of the one input, float32, one step behind the other.
     """
 
     onnx: str
@@ -56,6 +63,13 @@ class Job:
     workspace: int | None = None
     dla: int | None = None
     timing: str = ""
+    ranges: str = ""
+    steps: str = ""
+
+    @property
+    def by_flags(self) -> bool:
+        """Whether this needs a network whose precision is the builder's choice, where there is one."""
+        return self.dla is not None or bool(self.ranges)
 
     def to_json(self) -> str:
         """For the command line of the worker."""
@@ -74,7 +88,7 @@ def build(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         require_gpu("TensorRT")
     trt = load_tensorrt(job.module)
     logger = make_logger(trt)
-    typed = versions.strongly_typed(trt, job.dla is not None)
+    typed = versions.strongly_typed(trt, job.by_flags)
     builder = trt.Builder(logger)
     network = builder.create_network(versions.network_flags(trt, typed))
     parser = trt.OnnxParser(network, logger)
@@ -96,6 +110,9 @@ def build(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     for name, shapes in job.profiles.items():
         profile.set_shape(name, shapes.least, shapes.usual, shapes.most)
     config.add_optimization_profile(profile)
+    calibrator = _calibrator(trt, job) if job.ranges else None
+    if calibrator is not None:
+        config.int8_calibrator = calibrator
     cache = _timing_cache(config, Path(job.timing)) if job.timing else None
     monitor = versions.progress_monitor(
         trt, lambda phase, step, steps: report({"phase": phase, "step": step, "steps": steps})
@@ -121,6 +138,25 @@ def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)  # a DLA knows no LayerNorm and no attention
+
+
+def _calibrator(trt: Any, job: Job) -> Any:
+    (shape,) = (profile.most for profile in job.profiles.values())
+    cuda = Cuda()
+    buffer = cuda.allocate(4 * math.prod(shape))
+    steps = iter(np.memmap(job.steps, np.float32, "r").reshape(-1, math.prod(shape)) if job.steps else ())
+
+    def next_step() -> int | None:
+        step = next(steps, None)
+        if step is None:
+            return None
+        cuda.enter()
+        buffer.host.view(np.float32)[:] = step
+        cuda.upload(buffer, step.nbytes)
+        cuda.wait()
+        return buffer.pointer
+
+    return versions.entropy_calibrator(trt, next_step, Path(job.ranges))
 
 
 def _timing_cache(config: Any, path: Path) -> Any:

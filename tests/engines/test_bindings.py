@@ -54,8 +54,8 @@ def test_strong_typing_came_with_10_and_its_flag_moved_in_11():
     assert "EXPLICIT_BATCH" not in new["flag_values"]
 
 
-def test_a_dla_is_reached_by_flags_until_11():
-    assert not found("10.3.0")["typed_on_dla"] and found("11.4.0")["typed_on_dla"]
+def test_a_dla_and_a_calibrator_are_reached_by_flags_until_11():
+    assert not found("10.3.0")["typed_by_flags"] and found("11.4.0")["typed_by_flags"]
 
 
 def test_precision_flags_only_where_a_network_does_not_say_it():
@@ -75,6 +75,15 @@ def test_progress_came_with_10_and_ours_is_one_that_tensorrt_takes():
     for version in ("10.3.0", "11.4.0"):
         assert found(version)["monitor"]
         assert found(version)["phases"] == [["tactics", 0, 4], ["tactics", 1, 4]]
+
+
+@pytest.mark.parametrize("version", [version for version in tool.WHEELS if version != "11.4.0"])
+def test_a_calibrator_of_ours_is_one_that_tensorrt_takes(version):
+    assert found(version)["calibrates"] == [1, None, [4096], [8192], None, "ranges"]
+
+
+def test_from_11_on_there_is_none_and_that_is_said():
+    assert found("11.4.0")["calibrates"].startswith("TensorRT 11.4.0.106 calibrates no more")
 
 
 @pytest.mark.parametrize("version", tool.WHEELS)
