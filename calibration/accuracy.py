@@ -31,6 +31,9 @@ class Difference:
 class Agreement:
     """Share of the tokens kept with FP32 that are kept with INT8 too, mean over held-out runs.
 
+    The first step of a run is kept whole, as a stream begins, and does not count: most selectors have nothing to
+    compare it with and take it first, so that with short runs little else would be compared.
+
     Attributes:
         by_chance: what a random choice would share.
     """
@@ -115,8 +118,8 @@ def _agreement(
     shares, chances = [], []
     for run, other in zip(expected, found, strict=True):
         steps, tokens, _ = run.shape
-        count = token_count(steps, tokens, retention)
-        kept, kept_other = (clip_top_k(selector.score(x, count), count) for x in (run, other))
+        count = token_count(steps - 1, tokens, retention)
+        kept, kept_other = (clip_top_k(selector.score(x, tokens + count)[1:], count) for x in (run, other))
         shares.append((kept & kept_other).sum() / count)
         chances.append(count / kept.size)
     return Agreement(selector.name, retention, float(np.mean(shares)), float(np.mean(chances)))

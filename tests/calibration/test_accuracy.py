@@ -50,13 +50,12 @@ def test_a_small_residual_of_large_tokens_carries_the_noise_of_both() -> None:
 
 
 def test_agreement_is_the_share_of_tokens_kept_by_both() -> None:
-    """Scores of evs: two other tokens change instead, so that nothing but step 0 is shared."""
-    run = np.tile(np.eye(5, dtype=np.float32)[[0] * 10], (3, 1, 1))
+    """Scores of evs: of three tokens that change, one is another; step 0, which both keep whole, does not count."""
+    run = np.tile(np.eye(5, dtype=np.float32)[[0] * 10], (2, 1, 1))
     one, other = run.copy(), run.copy()
-    one[1, [2, 3]], other[1, [6, 7]] = np.eye(5)[1], np.eye(5)[1]
-    found = measure([one], [other], selector, (0.4,))
-    kept = 12  # 10 of step 0, 2 that changed
-    assert found.agreement[0].overlap == pytest.approx(10 / kept)
+    one[1, [2, 3, 4]], other[1, [2, 3, 7]] = np.eye(5)[1], np.eye(5)[1]
+    (row,) = measure([one], [other], selector, (0.3,)).agreement
+    assert row.overlap == pytest.approx(2 / 3) and row.by_chance == pytest.approx(0.3)
 
 
 def test_rows_of_zeros() -> None:
