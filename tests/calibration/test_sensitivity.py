@@ -57,6 +57,11 @@ def test_the_most_harmful_go_first_and_no_more_than_needed(bound, fixed, plan) -
     assert plan_exclusions(ERRORS, remaining, bound, fixed) == plan
 
 
+def test_what_the_bound_does_not_need_goes_back_to_int8() -> None:
+    """The worst token hangs on `d` alone, which does less harm to all others than `b` and `c`."""
+    assert plan_exclusions(ERRORS, lambda excluded: 0 if "d" in excluded else 9, 1) == ["d"]
+
+
 def test_harm_is_per_microsecond() -> None:
     cheap, dear = LayerError("cheap", 0, 0.3, 0.5, 1.0), LayerError("dear", 0, 0.1, 0.5, 100.0)
     assert cheap.harm > dear.harm
