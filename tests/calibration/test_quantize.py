@@ -121,6 +121,18 @@ def test_a_weight_that_is_not_finite_is_named(make_encoder, tmp_path) -> None:
         prepare(tmp_path / "nan.onnx", tmp_path)
 
 
+def test_an_attention_mask_of_minus_infinity_is_no_broken_weight(make_encoder, tmp_path) -> None:
+    """Qwen2.5-VL's windows are such a constant."""
+    model = make_encoder()
+    mask = np.where(np.arange(12)[:, None] // 6 == np.arange(12) // 6, 0, -np.inf).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(mask, "mask"))
+    place, softmax = next((i, node) for i, node in enumerate(model.graph.node) if node.name == "softmax")
+    softmax.input[0] = "masked"
+    model.graph.node.insert(place, onnx.helper.make_node("Add", ["x8", "mask"], ["masked"], "windows"))
+    onnx.save(model, tmp_path / "windows.onnx")
+    assert any(weight.name == "mask" for weight in prepare(tmp_path / "windows.onnx", tmp_path).graph.initializer)
+
+
 @pytest.mark.parametrize(("opset", "words"), [(20, "opset 20")])
 def test_an_opset_that_tensorrt_cannot_read(make_encoder, tmp_path, opset, words) -> None:
     onnx.save(make_encoder(opset=opset), tmp_path / "new.onnx")
