@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test benchmark check format types reference clean
+.PHONY: help demo test benchmark check format types bindings reference clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +32,9 @@ types:  ## the package tree as it is installed, for type checkers
 	rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/score_edge build/types/
 	for part in calibration export runtime; do cp -rs $(CURDIR)/$$part build/types/score_edge/; done
 
+bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), for the tests that hold our calls against them
+	$(BIN)/python tools/check_tensorrt.py build/tensorrt-bindings
+
 reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about three hours on two cores
 	$(BIN)/score-edge train reference --out build/reference
 	$(BIN)/score-edge train policy --bundle build/reference/bundle --out build/policy
@@ -49,5 +52,5 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 # torch first and pinned: elsewhere plain `torch` brings several GB of CUDA libraries that no test needs.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[llama,train,dev]'
+	$(BIN)/pip install --quiet --editable '.[llama,train,rtx-check,dev]'
 	touch $@ $(VENV)/.runtime

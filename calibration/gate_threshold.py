@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from score_edge.bundle import REFERENCE, Bundle, write_bundle
+from score_edge.calibration.frames import group_steps
 from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.gate import pixel_change
@@ -65,17 +67,9 @@ class Footage:
 def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> Footage:
     """Read and encode a clip, at most MAX_STEPS steps of it."""
     preprocessing, vision = pipeline.preprocessing, pipeline.bundle.manifest.vision
-    group, pixels, tokens = [], [], []
     with open_source(path) as source:
-        for frame in sample(source, fps):
-            group.append(frame)
-            if len(group) < preprocessing.frames_per_step:
-                continue
-            pixels.append(preprocessing.fit(group))
-            tokens.append(pipeline.encoder.run(**preprocessing.encoder_input(pixels[-1]))["tokens"])
-            group.clear()
-            if len(pixels) == MAX_STEPS:
-                break
+        pixels = list(islice(group_steps(sample(source, fps), preprocessing), MAX_STEPS))
+    tokens = [pipeline.encoder.run(**preprocessing.encoder_input(step))["tokens"] for step in pixels]
     if len(pixels) < 2:
         raise ScoreEdgeError(f"{path} has fewer than two steps at {fps} frames per second", "give a longer clip")
     return Footage(Path(path).name, np.stack(pixels), np.stack(tokens), vision.token_grid)

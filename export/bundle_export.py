@@ -1,34 +1,27 @@
 """`score-edge export`: a checkpoint and the GGUF of its language model become a bundle, proven against torch."""
 
-import contextlib
 import dataclasses
-import errno
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from score_edge.bundle import Bundle, check_shapes, check_target, write_bundle
-from score_edge.core import Frame
+from score_edge.bundle import Bundle, check_shapes, check_target, scratch_beside, write_bundle
+from score_edge.difference import Difference
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, find_family
 from score_edge.export.gguf_check import Gguf, check_gguf
-from score_edge.export.onnx_graph import OPSET, Difference, Precision, export_onnx
+from score_edge.export.onnx_graph import OPSET, Precision, export_onnx
 from score_edge.manifest import FileRef, Language, Manifest, Selection, Vision
 from score_edge.provenance import Provenance
-from score_edge.reference import world
 from score_edge.runtime.graph import OnnxGraph
-from score_edge.runtime.preprocess import Preprocessing
-from score_edge.runtime.source import open_source
+from score_edge.sample_steps import sample_steps
 
 POLICY, NEWLINE = FileRef("policy.onnx"), FileRef("newline.npy")
 CONTEXT = 8192  # KV cells of the language model where its training allows them
-STEPS = 2  # of real frames, on which the graph is compared with torch
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript")
 
 
@@ -112,7 +105,7 @@ def export_bundle(
         check_shapes(manifest, "policy", graph.inputs, graph.outputs)
     on_stage("vision tower")
     tower = checkpoint.load(family.model_class)
-    with _scratch(Path(folder)) as scratch:
+    with scratch_beside(Path(folder), "export") as scratch:
         on_stage("ONNX graph")
         differences = export_encoder(family, tower, vision, scratch / ENCODER.file, precision, tolerance, video)
         if (rows := family.newline(tower)) is not None:
@@ -136,12 +129,8 @@ def export_encoder(
     video: str | Path | None = None,
 ) -> list[Difference]:
     """The graph alone: trace, check and compare on random input and on real frames."""
-    frames = Preprocessing.of(vision)
     random = torch.randn(vision.input_shape, generator=torch.Generator().manual_seed(0))
-    real = [
-        {name: torch.from_numpy(array) for name, array in frames.prepare(step).items()}
-        for step in _steps(vision.frames_per_step, video)
-    ]
+    real = [{name: torch.from_numpy(array) for name, array in step.items()} for step in sample_steps(vision, video)]
     data: Mapping[str, Sequence[Mapping[str, torch.Tensor]]] = {"video" if video else "rendered": real}
     return export_onnx(
         family.encoder(model, vision),
@@ -152,19 +141,6 @@ def export_encoder(
         precision=precision,
         data=data,
     )
-
-
-def _steps(frames_per_step: int, video: str | Path | None) -> list[list[Frame]]:
-    count = STEPS * frames_per_step
-    if video is None:
-        clip = world.make_clip(world.TEST_SEED, 0, count)
-        frames = clip.frames()[:count]
-    else:
-        with open_source(video) as source:
-            frames = list(islice(source, count))
-    if not frames:
-        raise ScoreEdgeError(f"{video} has no frames", "give another video to compare on")
-    return [frames[i : i + frames_per_step] for i in range(0, len(frames), frames_per_step)]
 
 
 def _selection(policy: Path | None) -> Selection:
@@ -178,17 +154,3 @@ def _notes(policy: Path | None, size: tuple[int, int] | None, vision: Vision) ->
     if policy is None:
         notes.append("no trained policy was given: the bundle selects with last-kept, a rule that needs no training")
     return notes
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder beside the bundle, gone afterwards: /tmp may be small, and what does not fit here fits no bundle."""
-    parent = folder.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=".export") as scratch:
-            yield Path(scratch)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some disk space" if full else "check the path and its permissions"
-        raise ScoreEdgeError(f"cannot write into {parent}: {error}", hint) from error

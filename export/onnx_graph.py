@@ -3,43 +3,23 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import onnx
 import torch
 from torch import nn
 
 from score_edge.core import Float32
+from score_edge.difference import Difference, compare
+from score_edge.engines.precision import ONE_FILE, halve, load, save
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graph import OnnxGraph
 
 OPSET = 18  # TensorRT 10 reads 9..20; from 23 on attention becomes one operator that its parser does not know
-ONE_FILE = 2_000_000_000  # bytes; protobuf ends at 2 GiB, and larger weights go beside the graph
 
 Precision = Literal["fp32", "fp16"]
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How far an ONNX output is from torch's.
-
-    Attributes:
-        largest, mean: absolute difference.
-        relative: the largest over the largest value of torch's.
-        cosine: of the worst row.
-        data: what was put in.
-    """
-
-    output: str
-    largest: float
-    mean: float
-    relative: float
-    cosine: float
-    data: str = "random"
 
 
 def export_onnx(
@@ -76,7 +56,7 @@ def export_onnx(
     module = module.eval()
     _trace(module, example, output, path, dynamic)
     if precision == "fp16":
-        _halve(path)
+        save(halve(load(path)), path)
     _check(path)
     graph = OnnxGraph(path)
     rows = []
@@ -126,21 +106,6 @@ def _trace(
     program.save(str(path), external_data=weights > ONE_FILE)
 
 
-def _halve(path: Path) -> None:
-    """The same file with weights and arithmetic in float16, inputs and outputs as they were."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it names every weight it rounds to zero
-        model: Any = convert_float_to_float16(onnx.load(path), keep_io_types=True)
-    OnnxModel.graph_topological_sort(model.graph)  # it puts its casts last
-    beside = path.with_name(f"{path.name}.data")
-    large = beside.is_file() and model.ByteSize() > ONE_FILE
-    beside.unlink(missing_ok=True)
-    onnx.save(model, path, save_as_external_data=large, location=beside.name)
-
-
 def _check(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -163,13 +128,3 @@ def _dimensions(
 ) -> dict[str, dict[int, torch.export.Dim]]:
     """The same name is the same free dimension."""
     return {name: {axis: torch.export.Dim(free) for axis, free in dynamic.get(name, {}).items()} for name in example}
-
-
-def compare(output: str, expected: Float32, found: Float32, data: str = "random") -> Difference:
-    """Measure how far `found` is from `expected`, row by row."""
-    rows, others = (np.atleast_2d(array).astype(np.float64) for array in (expected, found))
-    norms = np.linalg.norm(rows, axis=-1) * np.linalg.norm(others, axis=-1)
-    cosine = (rows * others).sum(axis=-1) / np.maximum(norms, 1e-30)
-    apart = np.abs(rows - others)
-    relative = float(apart.max()) / max(float(np.abs(rows).max()), 1e-30)
-    return Difference(output, float(apart.max()), float(apart.mean()), relative, float(cosine.min()), data)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from score_edge.export.onnx_graph import Difference, export_onnx
+from score_edge.difference import Difference
+from score_edge.export.onnx_graph import export_onnx
 
 LIMIT = 8.0  # no logit leaves (-LIMIT, LIMIT): beyond about 16 a float32 sigmoid is exactly 1, and ranks are lost
 

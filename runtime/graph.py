@@ -1,8 +1,8 @@
-"""An ONNX graph on ONNX Runtime: named arrays in, named arrays out."""
+"""What runs a graph, named arrays in and named arrays out, and the one that ONNX Runtime is."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -15,13 +15,34 @@ Shape: TypeAlias = tuple[int | str | None, ...]
 _FATAL = 4  # onnxruntime's severity scale; what is an error for the caller is raised, not printed
 
 
+class Graph(Protocol):
+    """`OnnxGraph` here, `TensorRTGraph` in `tensorrt_graph.py`.
+
+    Attributes:
+        inputs, outputs: shape of every input and output by name.
+        provider: what runs it.
+    """
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]: ...  # noqa: D102
+    @property
+    def outputs(self) -> Mapping[str, Shape]: ...  # noqa: D102
+    @property
+    def provider(self) -> str: ...  # noqa: D102
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once; arrays of the graph's own dtypes, a ScoreEdgeError for any others."""
+        ...
+
+
 class OnnxGraph:
-    """A loaded graph.
+    """A graph on ONNX Runtime.
 
     Args:
         path: the .onnx file; external data is looked for beside it.
         providers: ONNX Runtime execution providers, best first; those this machine lacks are passed over.
         threads: threads within an operator; None lets ONNX Runtime choose.
+        exact: compute Q/DQ graphs as TensorRT does, slowly: the fast integer kernels overflow on x86 without VNNI.
 
     Attributes:
         inputs, outputs: shape of every input and output by name.
@@ -36,7 +57,12 @@ class OnnxGraph:
     """
 
     def __init__(
-        self, path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+        exact: bool = False,
     ) -> None:
         import onnxruntime
 
@@ -54,6 +80,8 @@ class OnnxGraph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
+        if exact:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=usable)
         except Exception as error:  # its exceptions share no base class

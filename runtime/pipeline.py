@@ -1,5 +1,6 @@
 """The loop: frames -> encode -> select -> prefill -> answer. Every arrow of docs/architecture.md is a call here."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from score_edge.budget import clip_top_k, token_count
-from score_edge.bundle import Bundle, check_shapes
+from score_edge.bundle import Bundle
 from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.graph import Graph
 from score_edge.runtime.language_model import LanguageModel, Mark
 from score_edge.runtime.llama_cpp import LlamaCpp
+from score_edge.runtime.open_graph import Provider, open_graph
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.prompting import clip_prompt
 from score_edge.selectors import Selector, get_selector
+from score_edge.selectors.score import Policy
 
 
 @dataclass
@@ -65,6 +68,11 @@ class Pipeline:
         context: cells of the language model's KV cache; None takes the bundle's.
         threads: CPU threads of the encoder and of the language model; None lets each decide.
         model: a language model that is open already, in place of the bundle's GGUF; closed with the pipeline.
+        provider: what runs encoder and policy, see `open_graph`.
+
+    Attributes:
+        encoder: the vision encoder.
+        passed_over: by provider, why it does not run the encoder.
 
     Raises:
         ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
@@ -84,14 +92,14 @@ class Pipeline:
         context: int | None = None,
         threads: int | None = None,
         model: LanguageModel | None = None,
+        provider: Provider = "auto",
     ) -> None:
         self.bundle = bundle
         vision = bundle.manifest.vision
         self.preprocessing = Preprocessing.of(vision)
         self._newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
-        self._threads = threads
-        self.encoder = OnnxGraph(bundle.encoder_path, threads=threads)
-        check_shapes(bundle.manifest, "encoder", self.encoder.inputs, self.encoder.outputs)
+        self._provider, self._threads = provider, threads
+        self.encoder, self.passed_over = open_graph(bundle, "encoder", provider, threads=threads)
         self.model: LanguageModel = model or LlamaCpp(
             bundle.gguf_path, context=context or bundle.manifest.language.context, threads=threads
         )
@@ -112,13 +120,14 @@ class Pipeline:
     def selector(self, name: str | None = None, *, seed: int = 0) -> Selector:
         """A selector by name; None takes the bundle's default."""
         manifest = self.bundle.manifest
-        return get_selector(
-            name or manifest.selector.name,
-            policy=self.bundle.policy_path,
-            seed=seed,
-            grid=manifest.vision.token_grid,
-            threads=self._threads,
-        )
+        chosen = name or manifest.selector.name
+        policy = _rating(self.policy) if chosen == "score" and self.bundle.policy_path else None
+        return get_selector(chosen, policy=policy, seed=seed, grid=manifest.vision.token_grid)
+
+    @functools.cached_property
+    def policy(self) -> Graph:
+        """The learned policy, opened on first use."""
+        return open_graph(self.bundle, "policy", self._provider, threads=self._threads)[0]
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
@@ -232,6 +241,13 @@ class Pipeline:
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))
         return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
+
+
+def _rating(graph: Graph) -> Policy:
+    def rate(tokens: Float32, previous: Float32) -> Float32:
+        return graph.run(tokens=tokens, previous=previous)["keep"]
+
+    return rate
 
 
 def _read_rows(path: Path, width: int) -> Float32:

@@ -1,12 +1,15 @@
 """The deployable folder: `bundle.json` and the files it names. Opened only when whole, written all or nothing."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import io
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +21,7 @@ from score_edge.record import read_record
 
 REFERENCE = Path(__file__).parent / "reference" / "bundle"
 MANIFEST = "bundle.json"
+ENGINES = "engines"  # a folder in the bundle that bundle.json does not list, see runtime/engine_files.py
 MANIFEST_LIMIT = 1 << 20
 CHUNK = 1 << 20
 
@@ -131,14 +135,35 @@ def write_bundle(
         check_target(target, overwrite)
         with atomic_folder(target, overwrite=overwrite) as new:
             sealed = manifest.sealed({file: _write(new, file, source) for file, source in files.items()})
+            _keep_engines(target, new, sealed)
             document = json.dumps(dataclasses.asdict(sealed), indent=2, ensure_ascii=False) + "\n"
             _write(new, MANIFEST, document.encode())
             Bundle.open(new, checksums=False)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "free some disk space" if full else "check the path and its permissions"
-        raise ScoreEdgeError(f"cannot write the bundle {target}: {error}", hint) from error
+        raise _cannot_write(f"the bundle {target}", error) from error
     return Bundle(target, sealed)
+
+
+@contextlib.contextmanager
+def scratch_beside(folder: Path, purpose: str) -> Iterator[Path]:
+    """A folder beside a bundle to be, gone afterwards: /tmp may be small, and what does not fit here fits no bundle.
+
+    Raises:
+        ScoreEdgeError: it cannot be made, or the disk is full.
+    """
+    parent = folder.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=f".{purpose}") as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise _cannot_write(f"into {parent}", error) from error
+
+
+def _cannot_write(what: str, error: OSError) -> ScoreEdgeError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "free some disk space" if full else "check the path and its permissions"
+    return ScoreEdgeError(f"cannot write {what}: {error}", hint)
 
 
 def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs: Shapes, outputs: Shapes) -> None:
@@ -193,15 +218,31 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise ScoreEdgeError(f"{target} is not a bundle and will not be overwritten", "choose another folder")
 
 
+def _keep_engines(old: Path, new: Path, manifest: Manifest) -> None:
+    """Take TensorRT engines along where the encoder they were built from is still the same; linked, not copied."""
+    if (old / ENGINES).is_dir() and not (new / ENGINES).exists():
+        with contextlib.suppress(ScoreEdgeError):  # what is replaced may be a bundle nobody can read
+            if _read_manifest(old).vision.graph == manifest.vision.graph:
+                shutil.copytree(old / ENGINES, new / ENGINES, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
 def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader, path.open("xb") as writer:
         shutil.copyfileobj(reader, writer, CHUNK)
-    return FileRef(file, _sha256(path), path.stat().st_size)
+    return FileRef(file, file_sha256(path), path.stat().st_size)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
     digest = hashlib.sha256()
     with path.open("rb") as reader:
         while chunk := reader.read(CHUNK):
@@ -242,7 +283,7 @@ def _check_file(folder: Path, where: str, ref: FileRef, checksums: bool) -> None
         raise ScoreEdgeError(
             f"{where}: {ref.file} has {path.stat().st_size} bytes, bundle.json says {ref.bytes}", again
         )
-    if checksums and _sha256(path) != ref.sha256:
+    if checksums and file_sha256(path) != ref.sha256:
         raise ScoreEdgeError(f"{where}: the checksum of {ref.file} is wrong, its content has changed", again)
 
 

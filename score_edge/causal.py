@@ -75,7 +75,8 @@ class CausalBudget:
         self.overspent -= self._earned
         if self._steps == 1:
             self.overspent += self._tokens
-            return clip_top_k(scores[None], self._tokens)[0]
+            whole: Mask = clip_top_k(scores[None], self._tokens)[0]
+            return whole
         self._remember(scores)
         bound = self._bound()
         at_first = self._tokens * (1 - self._steps / SETTLED)  # a stream may begin on credit

@@ -141,7 +141,7 @@ _worker: tuple[Pipeline, Plan, dict[str, Selector]]
 
 def _open_worker(bundle: str, plan: Plan) -> None:
     global _worker
-    pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1)
+    pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu")
     selectors = {name: pipeline.selector(name) for name in {"all", *plan.selectors}}
     _worker = pipeline, plan, selectors
 

@@ -46,6 +46,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             "tokens_per_step": tokens,
             "tokens_per_second": tokens_per_second,
             "input": {vision.input_name: list(vision.input_shape)},
+            "int8": dataclasses.asdict(vision.int8) if vision.int8 else None,
             **_encoder_cost(bundle.encoder_path, vision.frames_per_step),
         },
         "selector": {

@@ -31,6 +31,31 @@ class FileRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Int8:
+    """How `score-edge calibrate` made the encoder; the whole report is in ``int8.json`` beside the manifest.
+
+    Attributes:
+        form: ``"int8"`` is for TensorRT, ``"int8-cpu"`` for ONNX Runtime on a CPU.
+        variant: types of activations and weights, see `calibration/quantize.py`.
+        method: how activation ranges were found.
+        steps: encoder steps they were found on.
+        seed: of the choice of steps.
+        max_loss: bound on 1 - cosine of the worst token.
+        worst_cosine: of the worst token of the held-out steps.
+        excluded: layers left in FP32.
+    """
+
+    form: Literal["int8", "int8-cpu"]
+    variant: str
+    method: str
+    steps: int
+    seed: int
+    max_loss: float
+    worst_cosine: float
+    excluded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Vision:
     """The vision encoder and how frames are brought into its shape.
 
@@ -53,6 +78,7 @@ class Vision:
         newline: .npy (n, dim) float32, rows that close a clip (LLaVA-OneVision's image newline).
         gate: a live step whose pixels changed less than this since the last encoded one is not encoded again, see
             `runtime/gate.py`; null where it was never calibrated: then only a step without any change is spared.
+        int8: how the graph was quantised; null where it was not.
     """
 
     graph: FileRef
@@ -71,6 +97,7 @@ class Vision:
     longest_edge: int | None = None
     newline: FileRef | None = None
     gate: float | None = None
+    int8: Int8 | None = None
 
     @property
     def token_grid(self) -> Grid:

@@ -1,10 +1,13 @@
 """Measurements as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from score_edge.errors import ScoreEdgeError, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_retention(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
@@ -41,6 +44,38 @@ def plot_retention(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+    return _save(figure, picture)
+
+
+def plot_layers(layers: Sequence[dict[str, Any]], excluded: Collection[str], picture: Path) -> Path:
+    """Draw what INT8 does to the output in every layer alone, those left in FP32 in another colour.
+
+    Args:
+        layers: of `score-edge calibrate --json`, ``"layers"``.
+        excluded: names of those left in FP32.
+        picture: .png, .svg or .pdf.
+
+    Raises:
+        ScoreEdgeError: a picture of an unknown kind.
+    """
+    require("matplotlib", "train")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.8 + 0.2 * len(layers)), layout="constrained")
+    axes = figure.subplots()
+    names = [layer["name"] for layer in layers]
+    colours = ["tab:red" if name in excluded else "tab:blue" for name in names]
+    axes.barh(names, [100 * layer["alone"] for layer in layers], color=colours)
+    axes.axvline(100 * layers[0]["everything"], color="black", linestyle=":")
+    axes.set_xlabel("error of the output with this layer alone in INT8, %; red stays in FP32; dotted: all in INT8")
+    axes.xaxis.label.set_fontsize("small")
+    axes.tick_params(labelsize=7)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
+    return _save(figure, picture)
+
+
+def _save(figure: "Figure", picture: Path) -> Path:
     try:
         figure.savefig(picture, dpi=120)
     except (ValueError, OSError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from score_edge.asking import Comparison, Reply
@@ -14,7 +15,8 @@ from score_edge.selectivity import Selectivity
 if TYPE_CHECKING:
     from score_edge.calibration.gate_threshold import GateReport
     from score_edge.demo import Demo
-    from score_edge.export.onnx_graph import Difference
+    from score_edge.difference import Difference
+    from score_edge.engines.rtx_check import Verdict
 
 STAGES = {
     "read": "read video",
@@ -119,14 +121,41 @@ def inspection_table(description: dict[str, Any]) -> Table:
     return table
 
 
-def export_table(differences: "Sequence[Difference]") -> Table:
-    """ONNX Runtime against torch, a row per kind of input."""
-    table = Table(title="ONNX Runtime against torch")
+def difference_table(differences: "Sequence[Difference]", title: str = "ONNX Runtime against torch") -> Table:
+    """A row per output and kind of input."""
+    table = Table(title=title)
     for name in ("output", "input", "max abs", "mean abs", "max relative", "cosine of the worst row"):
         table.add_column(name, justify="left" if name in ("output", "input") else "right")
     for row in differences:
         numbers = (f"{value:.2g}" for value in (row.largest, row.mean, row.relative))
         table.add_row(row.output, row.data, *numbers, f"{row.cosine:.7f}")
+    return table
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """What `build` would make of which graph."""
+    table = Table(title="TensorRT engines to build")
+    for name in ("graph", "from", "opset", "precision", "input", "tolerance"):
+        table.add_column(name)
+    for graph in plan["graphs"]:
+        shapes = []
+        for name, profile in graph["shapes"].items():
+            least, _, most = ("x".join(map(str, shape)) for shape in profile)
+            shapes.append(f"{name} {most}" if least == most else f"{name} {least} to {most}")
+        columns = (str(graph[name]) for name in ("graph", "onnx", "opset", "precision"))
+        table.add_row(*columns, "\n".join(shapes), f"{graph['tolerance']:g}")
+    return table
+
+
+def verdict_table(rows: "Sequence[Verdict]") -> Table:
+    """What NVIDIA's parser and builder said to each graph."""
+    version = next((row.tensorrt for row in rows if row.tensorrt), "")
+    table = Table(title=f"TensorRT for RTX {version}".strip(), caption="parsed and built on the CPU; nothing was run")
+    for name in ("graph", "precision", "verdict", "MB", "seconds"):
+        table.add_column(name, justify="right" if name in ("MB", "seconds") else "left")
+    for row in rows:
+        numbers = ("", "") if row.problem else (f"{row.bytes / 1e6:.1f}", f"{row.seconds:.1f}")
+        table.add_row(row.graph, row.precision, escape(row.problem) or "builds", *numbers)
     return table
 
 

@@ -1,5 +1,6 @@
 """A small random Qwen2-VL with a real byte-level BPE tokenizer, and its GGUF files; torch is imported only on use."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,24 @@ SHAPE = {
 class Tiny(NamedTuple):
     model: Any
     tokenizer: Any
+
+
+@pytest.fixture
+def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An Orin and a TensorRT that are none: see fake_gpu.py and fake_tensorrt.py."""
+    spec = importlib.util.spec_from_file_location("fake_gpu", Path(__file__).with_name("fake_gpu.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path / "fakes"
+    folder.mkdir()
+    return module.install(folder, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def quantised() -> Callable[..., Any]:
+    """A bundle with a Q/DQ encoder: see `_quantised`."""
+    return _quantised
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +154,28 @@ def _randomize(model: Any) -> Any:
         if head is not model.get_decoder().embed_tokens.weight:
             head.copy_(torch.randn(head.shape, generator=generator) * 2 / head.shape[1] ** 0.5)
     return model.float().eval()
+
+
+def _quantised(bundle: Any, folder: Path, variant: Any = "s8s8") -> Any:
+    """The bundle as `score-edge calibrate` writes it, every layer in INT8 and nothing measured."""
+    import dataclasses
+
+    from score_edge.bundle import write_bundle
+    from score_edge.calibration.layers import find_layers
+    from score_edge.calibration.quantize import expose, prepare, quantize, save
+    from score_edge.calibration.ranges import collect_ranges
+    from score_edge.manifest import Int8
+    from score_edge.runtime.graph import OnnxGraph
+    from score_edge.sample_steps import sample_steps
+
+    folder.mkdir()
+    path, vision = folder / "encoder.onnx", bundle.manifest.vision
+    model = prepare(bundle.encoder_path, folder)
+    layers = find_layers(model)
+    names = sorted({layer.activation for layer in layers})
+    save(expose(model, names), folder / "exposed.onnx")
+    ranges = collect_ranges(OnnxGraph(folder / "exposed.onnx"), names, sample_steps(vision, None), symmetric=True)
+    save(quantize(model, layers, ranges, variant, folder), path)
+    int8 = Int8("int8" if variant == "s8s8" else "int8-cpu", variant, "minmax", 2, 0, 2.0, 1.0)
+    manifest = dataclasses.replace(bundle.manifest, vision=dataclasses.replace(vision, int8=int8))
+    return write_bundle(folder / "bundle", manifest, {**bundle.paths, vision.graph.file: path})

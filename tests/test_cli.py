@@ -221,3 +221,24 @@ def test_profile_refuses_in_words(arguments, text):
 def test_a_server_cannot_take_visual_tokens():
     done = score_edge("profile", "reference", "--trt-llm", "http://localhost:8000/v1")
     assert done.returncode == 1 and "OpenAI-compatible" in done.stderr
+
+
+def test_calibrate_says_what_is_wrong_in_one_line(tmp_path, video):
+    """Seven steps of video: too few to calibrate and to judge."""
+    pytest.importorskip("onnx")
+    done = score_edge("calibrate", "reference", "--video", video, "-o", tmp_path / "int8")
+    assert done.returncode == 1
+    assert "10 are needed" in done.stderr and "hint: give longer footage" in done.stderr
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.slow
+def test_calibrate_prints_the_report(tmp_path):
+    pytest.importorskip("onnx")
+    source = "synthetic://?seed=5&steps=48"
+    done = score_edge(
+        "calibrate", "reference", "--video", source, "-o", tmp_path / "int8", "--frames", 8, "--clips", 0, "--json"
+    )
+    found = json.loads(done.stdout)
+    assert found["accuracy"]["tokens"]["worst_cosine"] >= 0.999
+    assert "calibrate" in score_edge("inspect", tmp_path / "int8").stdout

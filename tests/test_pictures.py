@@ -3,7 +3,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.pictures import plot_retention
+from score_edge.pictures import plot_layers, plot_retention
 
 
 def row(selector: str, retention: float, steps: int, accuracy: float) -> dict[str, object]:
@@ -23,3 +23,11 @@ def test_nothing_to_draw_and_an_unknown_kind_are_refused(tmp_path):
         plot_retention([], tmp_path / "a.png")
     with pytest.raises(ScoreEdgeError, match="cannot write"):
         plot_retention([row("all", 1.0, 8, 0.9)], tmp_path / "a.txt")
+
+
+def test_layers_are_drawn(tmp_path):
+    layers = [{"name": f"blocks.{i}.fc2", "alone": 0.01 * i, "everything": 0.05} for i in range(4)]
+    picture = plot_layers(layers, ["blocks.3.fc2"], tmp_path / "layers.svg")
+    assert picture.read_text(encoding="utf-8").count("<path") > len(layers)
+    with pytest.raises(ScoreEdgeError, match="cannot write"):
+        plot_layers(layers, [], tmp_path / "layers.nonsense")

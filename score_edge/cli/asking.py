@@ -11,6 +11,7 @@ from rich.markup import escape
 from score_edge.cli.options import (
     BundleArgument,
     Json,
+    ProviderName,
     Retention,
     SelectorName,
     err,
@@ -34,6 +35,7 @@ def ask(
     compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    provider: ProviderName = "auto",
     save_overlay: Annotated[
         Path | None, typer.Option(help="Paint the kept tokens over the frames: out.png or out.mp4.")
     ] = None,
@@ -48,7 +50,7 @@ def ask(
 
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
-    with Pipeline(opened) as pipeline:
+    with Pipeline(opened, provider=provider) as pipeline:
         chosen = pipeline.selector(selector)
         encode = asking.clip_reader(pipeline, video, steps)
         if compare:
@@ -125,6 +127,7 @@ def stream(
         float, typer.Option(min=0, max=0.9, help="Share of the memory for the most surprising tokens of older steps.")
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    provider: ProviderName = "auto",
     record: Annotated[Path | None, typer.Option(help="Record what is seen, kept tokens painted: out.mp4.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
 ) -> None:
@@ -157,7 +160,7 @@ def stream(
     recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
     with (
         open_source(source) as frames,
-        Pipeline(opened, context=min(context, opened.manifest.language.context)) as pipeline,
+        Pipeline(opened, context=min(context, opened.manifest.language.context), provider=provider) as pipeline,
         contextlib.closing(recorder) if recorder else contextlib.nullcontext(),
     ):
         watching = Stream(pipeline, frames, options)

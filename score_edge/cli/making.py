@@ -1,4 +1,4 @@
-"""Commands that make a bundle fit: from a checkpoint, for a camera."""
+"""Commands that make a bundle fit: from a checkpoint, for a camera, in INT8."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Turn a Hugging Face checkpoint and its GGUF into a bundle, and prove the graph against torch."""
     from score_edge.export.bundle_export import export_bundle
-    from score_edge.report import export_table
+    from score_edge.report import difference_table
 
     sides = numbers((resolution or "").replace("x", ","), int) if resolution else ()
     if len(sides) > 2 or any(side < 1 for side in sides):
@@ -57,7 +57,7 @@ def export(
         rows = [dataclasses.asdict(row) for row in made.differences]
         print_json({"bundle": str(made.bundle.folder), "differences": rows, "notes": made.notes})
         return
-    out.print(export_table(made.differences))
+    out.print(difference_table(made.differences))
     for note in made.notes:
         err.print(f"[bold]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
     err.print(f"bundle written to {escape(str(made.bundle.folder))}", highlight=False, soft_wrap=True)
@@ -93,3 +93,70 @@ def gate(
     else:
         out.print(gate_table(report))
         err.print("written into the bundle" if save else "not saved: add --save, or stream with --gate-threshold")
+
+
+@app.command()
+def calibrate(
+    bundle: BundleArgument,
+    video: Annotated[
+        list[str], typer.Option(help="Footage: a video, a folder of videos or images; may be given several times.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="The bundle to write.")],
+    form: Annotated[
+        Literal["int8", "int8-cpu"], typer.Option(help="int8: for TensorRT. int8-cpu: for ONNX Runtime on this CPU.")
+    ] = "int8",
+    frames: Annotated[int, typer.Option(min=2, help="Encoder steps to calibrate on, spread by content.")] = 256,
+    method: Annotated[
+        Literal["minmax", "percentile", "entropy"], typer.Option(help="How activation ranges meet outliers.")
+    ] = "minmax",
+    max_loss: Annotated[
+        float,
+        typer.Option(min=0, max=2, help="Largest 1 - cosine of the worst token; layers stay FP32 until it holds."),
+    ] = 0.001,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Leave in FP32; * and ? match.")] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Quantise no others; * and ? match.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of frames.")] = 0,
+    clips: Annotated[
+        int, typer.Option(min=0, help="On the reference bundle: clips whose questions FP32 and INT8 both answer.")
+    ] = 60,
+    plot: Annotated[Path | None, typer.Option(help="Draw the error of every layer: out.png, .svg or .pdf.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the encoder INT8 from footage of the camera, and report what that costs, layer by layer."""
+    from score_edge.bundle import Bundle
+    from score_edge.calibration.calibrate import calibrate_bundle
+    from score_edge.calibration.frames import read_clips
+    from score_edge.calibration.tables import calibration_tables
+
+    opened = Bundle.open(bundle)
+    with progress_bar() as progress:
+        task = progress.add_task("calibrate", total=None)
+        report = calibrate_bundle(
+            opened,
+            folder,
+            read_clips(video, opened.manifest.vision.fps),
+            form=form,
+            method=method,
+            frames=frames,
+            max_loss=max_loss,
+            exclude=exclude or (),
+            only=only or (),
+            seed=seed,
+            clips=clips,
+            overwrite=overwrite,
+            on_stage=lambda name, parts: progress.reset(task, description=name, total=parts),
+            on_advance=lambda: progress.advance(task),
+        )
+    if plot:
+        from score_edge.pictures import plot_layers
+
+        plot_layers([dataclasses.asdict(layer) for layer in report.layers], report.excluded, plot)
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    for table in calibration_tables(report):
+        out.print(table)
+    for note in report.notes:
+        err.print(f"[bold]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+    err.print(f"bundle written to {escape(report.folder)}", highlight=False, soft_wrap=True)

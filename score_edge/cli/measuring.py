@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from score_edge.cli.options import BundleArgument, Json, SelectorName, err, numbers, out, print_json, progress_bar
+from score_edge.cli.options import (
+    BundleArgument,
+    Json,
+    ProviderName,
+    SelectorName,
+    err,
+    numbers,
+    out,
+    print_json,
+    progress_bar,
+)
 
 app = typer.Typer()
 
@@ -102,6 +112,7 @@ def profile(
         str | None, typer.Option(help="Folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.")
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="With --trt-llm: folder of an engine's tokenizer.")] = None,
+    provider: ProviderName = "auto",
     report: Annotated[Path | None, typer.Option(help="Write everything as JSON, for --against.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures, in one file.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace; ui.perfetto.dev opens it.")] = None,
@@ -119,7 +130,7 @@ def profile(
     with progress_bar() as progress:
         task = progress.add_task("profile", total=None)
         result = run_profile(
-            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer),
+            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer, provider),
             Plan(numbers(retention, float), runs, answer_tokens, selector),
             Outputs(report, html, trace),
             on_turn=lambda text: progress.update(task, description=text),

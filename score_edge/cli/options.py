@@ -1,7 +1,7 @@
 """What the commands share: options of one meaning, progress, output."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,6 +19,10 @@ Retention = Annotated[
     typer.Option(min=0.001, max=1, help="Share of visual tokens to keep, 0.1 = 10 %. Default: the bundle's."),
 ]
 SelectorName = Annotated[str | None, typer.Option("--selector", help="What scores the tokens. Default: the bundle's.")]
+ProviderName = Annotated[
+    Literal["auto", "tensorrt", "cuda", "cpu"],
+    typer.Option("--provider", help="What runs the encoder. auto: the first of these that works here."),
+]
 
 
 def progress_bar() -> Progress:

@@ -1,16 +1,27 @@
-"""A bundle against this machine: whole, its graphs open, its engines of this TensorRT, its model fits into memory."""
+"""A bundle against this machine: whole, its graphs open, what runs it, its model fits into memory."""
 
-import re
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 from score_edge.bundle import Bundle
 from score_edge.doctor.check import Check
 from score_edge.doctor.software import tensorrt_version
 from score_edge.errors import ScoreEdgeError
-from score_edge.profiling.board import memory_bytes
+from score_edge.profiling.board import cpu_features, memory_bytes
+from score_edge.runtime.cuda_driver import cuda_devices, require_gpu
+from score_edge.runtime.engine_files import build_command, misfit, read_records
 
 _GIB = 1 << 30
-_ENGINES = (".engine", ".plan", ".trt")
+_SECONDS = 300
+_OPEN = """
+import json, sys
+from score_edge.bundle import Bundle
+from score_edge.runtime.open_graph import open_graph
+graph, passed_over = open_graph(Bundle.open(sys.argv[1], checksums=False), "encoder")
+print(json.dumps([graph.provider, passed_over]), flush=True)
+"""
 
 
 def check_bundle(folder: str) -> Iterator[Check]:
@@ -28,25 +39,74 @@ def check_bundle(folder: str) -> Iterator[Check]:
 
         check_graphs(bundle)
         yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
+        provider = check_provider(folder)
+        yield provider
+        if provider.finding.startswith("runs on CPU"):
+            yield from check_int8(bundle, cpu_features())
     except ScoreEdgeError as error:
         yield Check("graphs", "fail", error.message, error.hint)
     yield from _memory(bundle)
-    for engine in [path for path in bundle.paths.values() if path.suffix in _ENGINES]:
-        yield check_engine(engine.name, bundle.manifest.provenance.versions.get("tensorrt"), tensorrt_version())
+    gpu = None if isinstance(cuda_devices(), str) else str(require_gpu("an engine"))
+    yield from check_engines(bundle, gpu, tensorrt_version())
 
 
-def check_engine(name: str, built: str | None, here: str | None) -> Check:
-    """Whether an engine can run: only the TensorRT that built it reads it, up to the third number."""
-    again = "score-edge build    # on this board"
-    if here is None:
+def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iterator[Check]:
+    """Whether each engine in the bundle can run here: on the GPU, TensorRT and graph it was built for.
+
+    Args:
+        bundle: opened.
+        gpu: `str(Gpu)` of this machine; None without one.
+        tensorrt: its version; None without one.
+    """
+    for folder, record in read_records(bundle).items():
+        if isinstance(record, str):
+            yield Check("engine", "warn", f"{folder.name}: {record}", f"rm -r {folder}")
+            continue
+        again = build_command(bundle, record.precision, record.implicit)
+        about = f"{folder.name}: {', '.join(engine.graph for engine in record.engines)}"
+        if tensorrt is None:
+            yield Check("engine", "warn", f"{about}; TensorRT is not installed here", "sudo apt install nvidia-jetpack")
+        elif gpu is None:
+            yield Check("engine", "warn", f"{about}; there is no GPU here to run it")
+        elif reason := next(
+            (said for one in record.engines if (said := misfit(bundle, record, one, gpu, tensorrt))), None
+        ):
+            # A bundle that travels between boards holds engines for each of them; this one waits for another.
+            yield Check("engine", "warn", f"{about}; not used: {reason}", again)
+        else:
+            worst = max(engine.relative for engine in record.engines)
+            yield Check("engine", "ok", f"{about}; built here, at most {worst:.2g} away from ONNX Runtime")
+
+
+def check_provider(folder: str) -> Check:
+    """What `--provider auto` takes for the encoder, and why it takes nothing better; in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", _OPEN, folder], capture_output=True, text=True, timeout=_SECONDS)
+    try:
+        taken, passed_over = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        said = " ".join(done.stderr.split()[-30:])
         return Check(
-            "engine", "fail", f"{name} needs TensorRT, which is not installed", "sudo apt install nvidia-jetpack"
+            "encoder", "fail", f"it does not open: {said or done.returncode}", "score-edge ask … --provider cpu"
         )
-    if built is None:
-        return Check("engine", "warn", f"{name} does not say which TensorRT built it; here is {here}", again)
-    if _numbers(built) != _numbers(here):
-        return Check("engine", "fail", f"{name} was built by TensorRT {built}; here is {here}", again)
-    return Check("engine", "ok", f"{name} was built by TensorRT {built}, as here")
+    why = "".join(f"; not {provider}: {reason}" for provider, reason in passed_over.items())
+    return Check("encoder", "ok", f"runs on {taken}{why}")
+
+
+def check_int8(bundle: Bundle, features: list[str]) -> Iterator[Check]:
+    """Whether this CPU computes an encoder right that was quantised for TensorRT.
+
+    Args:
+        bundle: opened.
+        features: of the CPU, see `cpu_features`.
+    """
+    int8 = bundle.manifest.vision.int8
+    if int8 is not None and int8.form == "int8" and "avx2" in features and not any("vnni" in name for name in features):
+        yield Check(
+            "INT8",
+            "warn",
+            "the encoder was quantised for TensorRT; this CPU, x86 without VNNI, overflows on it: tokens are wrong",
+            "score-edge calibrate FP32_BUNDLE --video FOOTAGE -o NEW --form int8-cpu",
+        )
 
 
 def _memory(bundle: Bundle) -> Iterator[Check]:
@@ -60,7 +120,3 @@ def _memory(bundle: Bundle) -> Iterator[Check]:
         yield Check("bundle memory", "fail", f"{text}: they do not fit", "sudo systemctl isolate multi-user.target")
     else:
         yield Check("bundle memory", "ok", text)
-
-
-def _numbers(version: str) -> list[str]:
-    return re.findall(r"\d+", version)[:3]

@@ -143,7 +143,7 @@ def check_tensorrt() -> Iterator[Check]:
 
 def tensorrt_version() -> str | None:
     """Of the Python bindings, or of the library that JetPack installs."""
-    for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx"):
+    for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):  # tensorrt-rtx is another product
         if found := _version(name):
             return found
     try:

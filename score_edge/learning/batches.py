@@ -54,9 +54,16 @@ def look(encoder: StepEncoder, sample: Sample, generator: torch.Generator) -> Se
         chosen = rank.topk(MOST_TOKENS).indices.sort().values
     cell = chosen % (GRID * GRID)
     positions = torch.stack([chosen // (GRID * GRID), cell // GRID, cell % GRID], dim=1)
-    labels = [rows[chosen] for rows in (sample.travelled.flatten(0, 1), sample.acts.flatten(), evidence)]
     questions = [question.at(chosen) for question in sample.questions]
-    return Seen(tokens[chosen].half(), positions, *labels, steps, questions)
+    return Seen(
+        tokens[chosen].half(),
+        positions,
+        sample.travelled.flatten(0, 1)[chosen],
+        sample.acts.flatten()[chosen],
+        evidence[chosen],
+        steps,
+        questions,
+    )
 
 
 def drop(seen: Seen, count: int, favoured: torch.Tensor, favour: float, generator: torch.Generator) -> Seen:
@@ -65,8 +72,15 @@ def drop(seen: Seen, count: int, favoured: torch.Tensor, favour: float, generato
         return seen
     rank = torch.rand(len(seen.tokens), generator=generator) + favoured * favour
     kept = rank.topk(count).indices.sort().values
-    rows = (seen.tokens, seen.positions, seen.travelled, seen.acts, seen.evidence)
-    return Seen(*(row[kept] for row in rows), seen.steps, [question.at(kept) for question in seen.questions])
+    return Seen(
+        seen.tokens[kept],
+        seen.positions[kept],
+        seen.travelled[kept],
+        seen.acts[kept],
+        seen.evidence[kept],
+        seen.steps,
+        [question.at(kept) for question in seen.questions],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The reference model: real Qwen2-VL classes in a small configuration."""
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from score_edge.export.qwen2_vl import StepEncoder
@@ -75,7 +75,7 @@ def build_model() -> Qwen2VLForConditionalGeneration:
     return model
 
 
-def _start_with_same_cell_heads(attention: nn.Module) -> None:
+def _start_with_same_cell_heads(attention: Any) -> None:
     """Give the heads of the first key group no content, and biases that RoPE turns into a look at one place.
 
     A pair of biases q and k of length a, the query's turned back by lag * f, meets as a² cos(f * (distance - lag)).

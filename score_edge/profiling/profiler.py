@@ -18,6 +18,7 @@ from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import SYNTHETIC, BundleWorkload, ShapeWorkload, Workload, bundle_hashes
 from score_edge.runtime.language_model import LanguageModel
 from score_edge.runtime.llama_cpp import LlamaCpp
+from score_edge.runtime.open_graph import Provider
 from score_edge.runtime.pipeline import Pipeline
 
 RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
@@ -38,6 +39,7 @@ class Subject:
         threads: of encoder and language model; None lets each decide.
         trt_llm: folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.
         tokenizer: folder of the tokenizer of an engine.
+        provider: what runs encoder and policy, see `open_graph`.
     """
 
     bundle: str
@@ -48,6 +50,7 @@ class Subject:
     threads: int | None = None
     trt_llm: str | None = None
     tokenizer: str | None = None
+    provider: Provider = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def _open_bundle(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -
         from score_edge.runtime.tensorrt_llm import TensorRtLlm
 
         model = TensorRtLlm(subject.trt_llm, tokenizer=subject.tokenizer, context=wanted)
-    with Pipeline(bundle, context=context, threads=subject.threads, model=model) as pipeline:
+    with Pipeline(bundle, context=context, threads=subject.threads, model=model, provider=subject.provider) as pipeline:
         providers = {"encoder": pipeline.encoder.provider, "language model": _backend(pipeline.model)}
         environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
         workload = BundleWorkload(pipeline, subject.source, subject.steps)

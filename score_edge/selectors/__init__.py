@@ -12,7 +12,7 @@ from score_edge.selectors.every_token import EveryToken
 from score_edge.selectors.evs import Evs
 from score_edge.selectors.last_kept import LastKept
 from score_edge.selectors.random_tokens import RandomTokens
-from score_edge.selectors.score import Score
+from score_edge.selectors.score import Policy, Score
 from score_edge.selectors.surge import Surge
 from score_edge.selectors.uniform import Uniform
 from score_edge.selectors.vidcom2 import VidCom2
@@ -22,7 +22,7 @@ __all__ = ["Selector", "StepScorer", "get_selector", "selector_names", "step_sco
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    policy: Path | None
+    policy: Path | Policy | None
     seed: int
     grid: Grid | None
     threads: int | None
@@ -53,13 +53,18 @@ def selector_names() -> list[str]:
 
 
 def get_selector(
-    name: str, *, policy: Path | None = None, seed: int = 0, grid: Grid | None = None, threads: int | None = None
+    name: str,
+    *,
+    policy: Path | Policy | None = None,
+    seed: int = 0,
+    grid: Grid | None = None,
+    threads: int | None = None,
 ) -> Selector:
     """Open a selector by name.
 
     Args:
         name: one of ``selector_names()``.
-        policy: the policy graph, for ``score``.
+        policy: the policy graph, or a function like it, for ``score``.
         seed: for ``random``.
         grid: the grid of one step, for ``surge``; None takes a square one.
         threads: CPU threads of the policy; None lets ONNX Runtime choose.

@@ -1,18 +1,34 @@
 """The real machine, and files and answers of machines that are broken in one way each."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from score_edge.bundle import ENGINES, REFERENCE, Bundle
 from score_edge.doctor import machine, software
-from score_edge.doctor.bundle import check_bundle, check_engine
+from score_edge.doctor.bundle import check_bundle, check_engines, check_int8
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
+from score_edge.runtime.cuda_driver import Gpu
+from score_edge.runtime.engine_files import Engine, EngineRecord, engine_folder, graph_hash
 
+GPU = "Orin (sm87, 16 multiprocessors)"
 BROKEN = Check("ONNX Runtime", "fail", "not installed", "pip install onnxruntime")
+
+
+def bundle_with_engine(folder: Path) -> Bundle:
+    """The reference bundle with the record of an engine of its encoder."""
+    shutil.copytree(REFERENCE, folder / "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    bundle = Bundle.open(folder / "bundle", checksums=False)
+    engine = Engine("encoder", "0" * 64, graph_hash(bundle, "encoder"), "fp16", 0.01, 0.9999)
+    target = engine_folder(bundle, Gpu("Orin", "sm87", 16), "10.3.0", "fp16")
+    target.mkdir(parents=True)
+    EngineRecord("10.3.0", GPU, "fp16", "2026-11-23T00:00:00", (engine,)).write(target)
+    return bundle
 
 
 def by_area(checks) -> dict[str, Check]:
@@ -100,17 +116,44 @@ def test_a_camera_that_gives_no_frames(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("built", "here", "status"),
+    ("gpu", "tensorrt", "status", "finding"),
     [
-        ("10.3.0", "10.3.0.30", "ok"),
-        ("10.3.0", "10.13.3.9", "fail"),
-        (None, "10.3.0", "warn"),
-        ("10.3.0", None, "fail"),
+        (GPU, "10.3.0.30", "ok", "built here, at most 0.01 away"),
+        (GPU, "10.13.3.9", "warn", "not used: it was built by TensorRT 10.3.0; here is 10.13.3.9"),
+        ("Orin (sm87, 8 multiprocessors)", "10.3.0", "warn", "not used: it was built on Orin (sm87, 16"),
+        (None, "10.3.0", "warn", "no GPU"),
+        (GPU, None, "warn", "not installed"),
     ],
 )
-def test_engines_run_only_on_the_tensorrt_that_built_them(built, here, status):
-    check = check_engine("encoder.engine", built, here)
-    assert check.status == status and (status == "ok" or check.fix)
+def test_engines_run_only_where_they_were_built(tmp_path, gpu, tensorrt, status, finding):
+    bundle = bundle_with_engine(tmp_path)
+    (check,) = check_engines(bundle, gpu, tensorrt)
+    assert check.status == status and finding in check.finding
+    assert check.fix or status == "ok" or gpu is None
+
+
+def test_a_damaged_record_of_an_engine_is_said(tmp_path):
+    bundle = bundle_with_engine(tmp_path)
+    next(bundle.folder.glob("engines/*/engine.json")).write_text("{")
+    (check,) = check_engines(bundle, GPU, "10.3.0")
+    assert check.status == "warn" and "engine.json cannot be read" in check.finding
+
+
+def test_what_runs_the_encoder_and_why_nothing_better_does(found):
+    assert by_area(found)["encoder"].finding.startswith("runs on ")
+    if "GPU" in by_area(found) and "no NVIDIA driver" in by_area(found)["GPU"].finding:
+        assert "not tensorrt: TensorRT needs an NVIDIA GPU" in by_area(found)["encoder"].finding
+
+
+def test_int8_for_tensorrt_on_a_cpu_that_overflows(quantised, tmp_path):
+    pytest.importorskip("onnx")
+    reference = Bundle.open("reference")
+    for_tensorrt, for_cpus = (quantised(reference, tmp_path / name, name) for name in ("s8s8", "u8s8"))
+    (check,) = check_int8(for_tensorrt, ["avx2"])
+    assert check.status == "warn" and "overflows" in check.finding and "--form int8-cpu" in check.fix
+    for features in (["avx2", "avx512_vnni"], ["asimddp"]):
+        assert list(check_int8(for_tensorrt, features)) == []
+    assert list(check_int8(for_cpus, ["avx2"])) == list(check_int8(reference, ["avx2"])) == []
 
 
 def test_a_bundle_that_is_none():

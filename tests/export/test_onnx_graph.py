@@ -8,8 +8,10 @@ from score_edge.errors import ScoreEdgeError
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
+from score_edge.difference import compare  # noqa: E402
+from score_edge.engines import precision as graph_files  # noqa: E402
 from score_edge.export import onnx_graph  # noqa: E402
-from score_edge.export.onnx_graph import compare, export_onnx  # noqa: E402
+from score_edge.export.onnx_graph import export_onnx  # noqa: E402
 from score_edge.runtime.graph import OnnxGraph  # noqa: E402
 
 
@@ -32,7 +34,8 @@ EXAMPLE = {"x": torch.linspace(-1, 1, 192).view(3, 64)}
 def test_large_weights_go_beside_the_graph(
     precision: onnx_graph.Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_graph, "ONE_FILE", 1000)
+    for module in (onnx_graph, graph_files):
+        monkeypatch.setattr(module, "ONE_FILE", 1000)
     path = tmp_path / "net.onnx"
     (row,) = export_onnx(Net(), EXAMPLE, "y", path, precision=precision)
     assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "net.onnx.data"}

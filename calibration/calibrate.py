@@ -1,0 +1,299 @@
+"""`score-edge calibrate`: a bundle and footage become a bundle with an INT8 encoder whose loss was measured."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from score_edge.bundle import Bundle, check_target, scratch_beside, write_bundle
+from score_edge.calibration.accuracy import Accuracy
+from score_edge.calibration.answers import Answers, compare_answers
+from score_edge.calibration.frames import Choice, choose_steps, group_steps
+from score_edge.calibration.layers import Layer, find_layers, pick
+from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare, save
+from score_edge.calibration.ranges import Method, collect_ranges
+from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
+from score_edge.calibration.simulate import Switchboard
+from score_edge.calibration.trials import TURNS, Bench, Inputs, Trial, best_trial, encode_runs, in_turns, tokens_of
+from score_edge.core import Frame, Uint8
+from score_edge.engines.graph_rules import lint
+from score_edge.errors import ScoreEdgeError
+from score_edge.manifest import Int8, Manifest
+from score_edge.provenance import Provenance
+from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.preprocess import Preprocessing
+from score_edge.selectors import Selector, get_selector
+
+REPORT = "int8.json"
+MAX_LOSS = 0.001
+OVERFLOW = 0.01
+"""Worst-token cosine by which this CPU's kernels may miss exact arithmetic before it is called overflow."""
+
+OnStage = Callable[[str, int | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to quantise, as measured on this machine.
+
+    Attributes:
+        loss: 1 - cosine of the worst held-out token.
+        error: relative error of all tokens.
+        milliseconds: of one step in ONNX Runtime here, median, in turns with the others.
+    """
+
+    variant: Variant
+    loss: float
+    error: float
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A written bundle and how far it is from FP32.
+
+    Attributes:
+        steps: calibration steps used; `seen` were in the footage.
+        fp32_milliseconds: as `Candidate.milliseconds`.
+        candidates: what was tried; `variant` is what was taken.
+        layers: the sensitivity of every layer.
+        excluded: layers left in FP32.
+        answers: on the reference world, where the bundle is the reference bundle.
+        notes: what the user should know, a sentence each.
+    """
+
+    folder: str
+    form: Form
+    variant: Variant
+    method: Method
+    steps: int
+    seen: int
+    accuracy: Accuracy
+    fp32_milliseconds: float
+    candidates: list[Candidate]
+    layers: list[LayerError]
+    excluded: list[str]
+    answers: list[Answers]
+    notes: list[str]
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    folder: str | Path,
+    footage: Iterable[Iterable[Frame]],
+    *,
+    form: Form = "int8",
+    method: Method = "minmax",
+    frames: int = 256,
+    max_loss: float = MAX_LOSS,
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seed: int = 0,
+    clips: int = 60,
+    overwrite: bool = False,
+    on_stage: Callable[[str, int | None], None] = lambda name, total: None,
+    on_advance: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Write a bundle whose encoder is the INT8 form of another's; policy and language model stay as they are.
+
+    Args:
+        bundle: with an FP32 encoder.
+        folder: the bundle to write; not `bundle` itself, whose FP32 graph would be lost.
+        footage: frames in time order, an iterable per source; read once.
+        form: ``"int8"`` for TensorRT, measured in exact arithmetic; ``"int8-cpu"`` for ONNX Runtime, measured with the
+            kernels of this machine: the fastest variant within the bound is taken.
+        method: how activation ranges meet outliers.
+        frames: encoder steps to calibrate on, at most.
+        max_loss: largest 1 - cosine of the worst held-out token; layers stay in FP32 until it holds.
+        exclude: layers that stay in FP32 in any case, see `layers.pick`.
+        only: layers that may be quantised; empty means all.
+        seed: of the choice of frames.
+        clips: of the reference world, whose questions both encoders answer where the bundle is the reference bundle.
+        overwrite: replace a bundle that is there.
+        on_stage: called with the name of every stage and its number of parts.
+        on_advance: called after every part.
+
+    Raises:
+        ScoreEdgeError: footage that cannot calibrate, a graph that cannot be quantised, a bound that nothing keeps;
+            nothing is written then.
+
+    Example:
+        >>> with open_source("site.mp4") as source:  # doctest: +SKIP
+        ...     calibrate_bundle(Bundle.open("bundle"), "bundle-int8", [sample(source, 2)])
+    """
+    target = Path(folder).resolve()
+    check_target(target, overwrite)
+    if target == bundle.folder.resolve():
+        raise ScoreEdgeError(f"{folder} is the bundle to calibrate, its FP32 encoder would be lost", "name another")
+    if not 0 < max_loss <= 2:
+        raise ScoreEdgeError(f"a loss of cosine of {max_loss} is no bound", f"{MAX_LOSS} is the default")
+    vision = bundle.manifest.vision
+    preprocessing = Preprocessing.of(vision)
+    with scratch_beside(target, "calibrate") as scratch:
+        on_stage("graph", None)
+        plain = prepare(bundle.encoder_path, scratch)
+        layers = find_layers(plain)
+        if not layers:
+            raise ScoreEdgeError("this encoder has no layer that could be quantised", "export the bundle again")
+        fixed = pick(layers, exclude) | ({layer.name for layer in layers} - pick(layers, only) if only else set())
+
+        on_stage("choosing frames", None)
+        sizes: set[str] = set()
+        choice = choose_steps((group_steps(clip, preprocessing, sizes) for clip in footage), frames, seed)
+        bench = _bench(bundle, plain, layers, choice, method, form, scratch, on_stage, on_advance)
+
+        on_stage("sensitivity", len(layers))
+        board = Switchboard(bench.graph("s8s8", ()), plain, layers, scratch / "switched.onnx")
+        (seconds,) = in_turns([bench.fp32], bench.held[0][0], TURNS)
+        first = [run[0] for run in bench.held]
+        errors = measure_layers(board, layers, bench.ranges, first, seconds, on_advance)
+
+        on_stage("plan", None)
+        excluded, trials = _plan(bench, board, errors, form, fixed, max_loss)
+        best = best_trial(trials, max_loss)
+        if best is None or len(excluded) == len(layers):
+            raise ScoreEdgeError(
+                f"no layer can be INT8 within a loss of {max_loss:g} ({len(excluded)} of {len(layers)} left in FP32 "
+                f"lose {min(trial.accuracy.loss for trial in trials):.2g})",
+                "allow more with --max-loss, or calibrate on footage like that of the camera",
+            )
+
+        int8 = Int8(
+            form,
+            best.variant,
+            method,
+            len(choice.calibration),
+            seed,
+            max_loss,
+            best.accuracy.tokens.worst_cosine,
+            tuple(excluded),
+        )
+        manifest = _manifest(bundle.manifest, int8)
+        answers: list[Answers] = []
+        if clips and "train reference" in bundle.manifest.provenance.source:
+            on_stage("answers", 2 * clips)
+            judged = write_bundle(scratch / "judged", manifest, _files(bundle, best.judged))
+            answers = compare_answers(bundle, judged, clips, on_advance)
+        report = Calibration(
+            str(target),
+            form,
+            best.variant,
+            method,
+            len(choice.calibration),
+            choice.seen,
+            best.accuracy,
+            best.fp32_milliseconds,
+            [Candidate(t.variant, t.accuracy.loss, t.accuracy.tokens.error, t.milliseconds) for t in trials],
+            errors,
+            excluded,
+            answers,
+            _notes(bench, best, form, sizes, preprocessing),
+        )
+        on_stage("bundle", None)
+        document = json.dumps(dataclasses.asdict(report), indent=2).encode()
+        write_bundle(target, manifest, {**_files(bundle, best.path), REPORT: document}, overwrite=overwrite)
+    return report
+
+
+def _bench(
+    bundle: Bundle,
+    plain: Any,
+    layers: Sequence[Layer],
+    choice: Choice,
+    method: Method,
+    form: Form,
+    scratch: Path,
+    on_stage: OnStage,
+    on_advance: Callable[[], None],
+) -> Bench:
+    """Ranges from the calibration steps, FP32's tokens of the held-out ones."""
+    preprocessing = Preprocessing.of(bundle.manifest.vision)
+    held = [[preprocessing.encoder_input(pixels) for pixels in run] for run in choice.held_out]
+    fp32 = OnnxGraph(bundle.encoder_path)
+    expected = encode_runs(tokens_of(fp32), held)
+    on_stage("ranges", len(choice.calibration) * (1 if method == "minmax" else 2))
+    activations = sorted({layer.activation for layer in layers})
+    save(expose(plain, activations), scratch / "exposed.onnx")
+    ranges = collect_ranges(
+        OnnxGraph(scratch / "exposed.onnx"),
+        activations,
+        _Inputs(choice.calibration, preprocessing),
+        method,
+        symmetric=form == "int8",
+        on_step=on_advance,
+    )
+    return Bench(plain, layers, ranges, fp32, held, expected, _selector_of(bundle), scratch)
+
+
+def _plan(
+    bench: Bench, board: Switchboard, errors: Sequence[LayerError], form: Form, fixed: set[str], max_loss: float
+) -> tuple[list[str], list[Trial]]:
+    """Layers to leave in FP32, and the variants made so."""
+    if form == "int8-cpu":  # kernels are judged by themselves: the simulation knows no dynamic ranges
+        trials = bench.run(form, fixed)
+        if best_trial(trials, max_loss) is not None:
+            return sorted(fixed), trials
+
+    def loss(left: Collection[str]) -> float:
+        on = [layer.name for layer in bench.layers if layer.name not in left]
+        return bench.loss(lambda inputs: board.run(inputs, on))
+
+    excluded = plan_exclusions(errors, loss, max_loss, fixed)
+    return excluded, bench.run(form, excluded)
+
+
+class _Inputs:
+    """Encoder inputs made of pixels when they are asked for, any number of times."""
+
+    def __init__(self, steps: Sequence[Uint8], preprocessing: Preprocessing) -> None:
+        self._steps, self._preprocessing = steps, preprocessing
+
+    def __iter__(self) -> Iterator[Inputs]:
+        return map(self._preprocessing.encoder_input, self._steps)
+
+
+def _selector_of(bundle: Bundle) -> Callable[[], Selector]:
+    manifest = bundle.manifest
+    return lambda: get_selector(
+        manifest.selector.name, policy=bundle.policy_path, seed=0, grid=manifest.vision.token_grid
+    )
+
+
+def _manifest(before: Manifest, int8: Int8) -> Manifest:
+    provenance = Provenance.now(f"{before.provenance.source}; score-edge calibrate", "onnx")
+    return dataclasses.replace(
+        before,
+        vision=dataclasses.replace(before.vision, int8=int8),
+        provenance=dataclasses.replace(provenance, versions={**before.provenance.versions, **provenance.versions}),
+    )
+
+
+def _files(bundle: Bundle, encoder: Path) -> dict[str, Path | bytes]:
+    """Every file of a bundle with another encoder; weights beside the old one go, those beside the new one come."""
+    name = bundle.manifest.vision.graph.file
+    gone = {str(Path(name).parent / file) for file in external_files(bundle.encoder_path)}
+    kept: dict[str, Path | bytes] = {file: path for file, path in bundle.paths.items() if file not in gone}
+    beside = {str(Path(name).parent / file): encoder.parent / file for file in external_files(encoder)}
+    return {**kept, **beside, name: encoder}
+
+
+def _notes(bench: Bench, best: Trial, form: Form, sizes: set[str], preprocessing: Preprocessing) -> list[str]:
+    import onnx
+
+    notes = []
+    if len(sizes) > 1:
+        shown = ", ".join(sorted(sizes))
+        notes.append(
+            f"frames of {len(sizes)} sizes ({shown}) were all stretched to {preprocessing.width}x{preprocessing.height}"
+        )
+    if form == "int8":
+        notes += [f"TensorRT may refuse this graph: {row.problem}" for row in lint(onnx.load(str(best.path)))]
+        here = 1 - bench.loss(tokens_of(OnnxGraph(best.path)))
+        if here < best.accuracy.tokens.worst_cosine - OVERFLOW:
+            notes.append(
+                f"ONNX Runtime's INT8 kernels overflow on this CPU (worst token's cosine {here:.3f}), as on all x86 "
+                "without VNNI: this bundle is for TensorRT; for this machine calibrate with --form int8-cpu"
+            )
+    return notes

@@ -1,0 +1,233 @@
+"""The whole build over a driver and a TensorRT that are none; ONNX Runtime computes what the "engine" does."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from score_edge.bundle import ENGINES, REFERENCE, Bundle, write_bundle
+from score_edge.engines import build as building
+from score_edge.engines.build import build_engines, describe_plan
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.cuda_driver import cuda_devices
+from score_edge.runtime.engine_files import find_engine, read_records
+from score_edge.runtime.open_graph import open_graph
+from score_edge.runtime.pipeline import Pipeline
+
+pytest.importorskip("onnx")
+GPU = "Orin (sm87, 16 multiprocessors)"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    shutil.copytree(REFERENCE, tmp_path / "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    return Bundle.open(tmp_path / "bundle")
+
+
+def files(bundle: Bundle) -> list[str]:
+    folder = bundle.folder / ENGINES
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+FILED = [
+    "sm87x16-trt10.3.0-fp16/encoder.engine",
+    "sm87x16-trt10.3.0-fp16/engine.json",
+    "sm87x16-trt10.3.0-fp16/policy.engine",
+    "sm87x16-trt10.3.0.timing",
+]
+
+
+def said(bundle: Bundle, folder: str, graph: str) -> dict:
+    return json.loads((bundle.folder / ENGINES / folder / f"{graph}.engine").read_bytes().partition(b"\n")[0])
+
+
+def test_engines_are_built_compared_filed_and_taken(fake_gpu, bundle):
+    phases = []
+    built = build_engines(bundle, on_progress=lambda *phase: phases.append(phase))
+    assert files(bundle) == FILED
+    assert ("encoder: tactics", 2, 2) in phases
+    encoder, policy = built.record.engines
+    assert (encoder.graph, encoder.precision, policy.graph, policy.precision) == ("encoder", "fp16", "policy", "fp32")
+    assert 0 < encoder.relative < 2e-2 and encoder.cosine > 0.999  # really halved, and really compared
+    assert policy.relative < 1e-5
+    graph, passed_over = open_graph(Bundle.open(bundle.folder), "encoder")
+    assert graph.provider == "TensorRT 10.3.0" and passed_over == {}
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")["network"] == 0b11  # explicit batch, strongly typed
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")["flags"] == []
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "policy")["profile"]["tokens"] == [[1, 192], [36, 192], [4096, 192]]
+
+
+def test_a_calibrated_encoder_becomes_an_int8_engine(fake_gpu, quantised, tmp_path):
+    bundle = quantised(Bundle.open("reference"), tmp_path / "int8")
+    built = build_engines(bundle)
+    assert (built.folder.name, built.record.precision) == ("sm87x16-trt10.3.0-int8", "int8")
+    assert 0 < built.record.engines[0].relative < 0.05
+    assert said(bundle, built.folder.name, "encoder")["flags"] == []
+
+
+def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
+    pytest.importorskip("llama_cpp")
+    build_engines(bundle, "fp32")
+    from score_edge.reference import world
+
+    frames = world.make_clip(3, 0, 3).frames()
+    with Pipeline(bundle, context=512) as fast, Pipeline(bundle, context=512, provider="cpu") as plain:
+        assert fast.encoder.provider.startswith("TensorRT") and fast.policy.provider.startswith("TensorRT")
+        assert plain.encoder.provider == plain.policy.provider == "CPUExecutionProvider"
+        mine, theirs = fast.encode(frames).tokens, plain.encode(frames).tokens
+        assert abs(mine - theirs).max() < 1e-4
+        keeps = [pipeline.select(theirs, pipeline.selector("score"), 0.25) for pipeline in (fast, plain)]
+        assert (keeps[0] == keeps[1]).all()
+
+
+def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
+    build_engines(bundle, "fp16", dla=0, workspace=64)
+    encoder = said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")
+    assert encoder["network"] == 0b01 and encoder["dla"] == 0
+    assert encoder["flags"] == ["FP16", "GPU_FALLBACK"] and encoder["pools"] == {"WORKSPACE": 64 << 20}
+    assert said(bundle, "sm87x16-trt10.3.0-fp16", "policy")["dla"] is None
+    with pytest.raises(ScoreEdgeError, match="offers 1 DLA cores here, so there is no core 1"):
+        build_engines(bundle, "fp16", dla=1)
+    with pytest.raises(ScoreEdgeError, match="a DLA takes no fp32 graph"):
+        build_engines(bundle, "fp32", dla=0)
+
+
+def test_a_second_build_takes_the_kernel_timings_along(fake_gpu, bundle):
+    build_engines(bundle, "fp16")
+    timing = bundle.folder / ENGINES / "sm87x16-trt10.3.0.timing"
+    assert timing.read_bytes() == b"timed timed "
+    build_engines(bundle, "fp32")
+    assert timing.read_bytes() == b"timed " * 4
+    assert len(read_records(bundle)) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("parse", r"encoder\.onnx, fp16: TensorRT's parser refuses it: no importer for Frobnicate"),
+        ("build", r"TensorRT's builder refuses it: no kernel for this"),
+        ("die", r"the process of tensorrt died of signal 11"),
+    ],
+)
+def test_a_build_that_fails_leaves_the_older_engines(fake_gpu, bundle, monkeypatch, fault, message):
+    build_engines(bundle)
+    before = {file: (bundle.folder / ENGINES / file).read_bytes() for file in files(bundle)}
+    monkeypatch.setenv("FAKE_TENSORRT", fault)
+    with pytest.raises(ScoreEdgeError, match=message):
+        build_engines(bundle)
+    assert {file: (bundle.folder / ENGINES / file).read_bytes() for file in files(bundle)} == before
+
+
+def test_an_engine_that_computes_something_else_is_not_kept(fake_gpu, bundle, monkeypatch):
+    monkeypatch.setattr(fake_gpu.tensorrt, "FAULT", "wrong")
+    with pytest.raises(ScoreEdgeError, match=r"the encoder engine in fp16 is .* allowed is 0.02 .* it was not kept"):
+        build_engines(bundle)
+    assert files(bundle) == ["sm87x16-trt10.3.0.timing"]
+
+
+def test_a_full_disk_leaves_nothing(fake_gpu, bundle, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(building, "_filed", full)
+    with pytest.raises(ScoreEdgeError, match=r"cannot write .*sm87x16-trt10.3.0-fp16.*No space left") as caught:
+        build_engines(bundle)
+    assert caught.value.hint == "free some disk space"
+    assert files(bundle) == ["sm87x16-trt10.3.0.timing"]
+
+
+def test_ctrl_c_ends_the_builder_and_leaves_nothing(fake_gpu, bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_TENSORRT", "hang")
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "build", str(bundle.folder)]
+    # The driver is found by name here: the fake is first in LD_LIBRARY_PATH.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (workers := children(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert "Traceback" not in process.stderr.read()
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert files(bundle) == []
+    assert list((bundle.folder / ENGINES).iterdir()) == []
+
+
+def children(pid: int) -> list[str]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return listed.read_text().split() if listed.exists() else []
+
+
+def test_stale_and_foreign_engines_are_never_loaded(fake_gpu, bundle, caplog):
+    build_engines(bundle)
+    path, record = find_engine(bundle, "encoder", GPU, "10.3.0.26")
+    assert path.name == "encoder.engine" and record.precision == "fp16"
+    assert "built by TensorRT 10.3.0; here is 10.7.0" in find_engine(bundle, "encoder", GPU, "10.7.0")
+    assert "built on Orin (sm87, 16" in find_engine(bundle, "encoder", "Orin (sm87, 8 multiprocessors)", "10.3.0")
+    import onnx
+
+    model = onnx.load(bundle.encoder_path)
+    model.doc_string = "changed"
+    paths = {**bundle.paths, "encoder.onnx": model.SerializeToString()}
+    changed = write_bundle(bundle.folder.parent / "changed", bundle.manifest, paths)
+    shutil.copytree(bundle.folder / ENGINES, changed.folder / ENGINES)
+    assert "encoder graph has changed since" in find_engine(changed, "encoder", GPU, "10.3.0")
+    graph, passed_over = open_graph(changed, "encoder")
+    assert graph.provider == "CPUExecutionProvider" and "has changed since" in passed_over["tensorrt"]
+    assert f"score-edge build {changed.folder}" in caplog.text
+    with pytest.raises(ScoreEdgeError, match="has changed since") as caught:
+        open_graph(changed, "encoder", "tensorrt")
+    assert caught.value.hint == f"score-edge build {changed.folder}"
+
+
+def test_a_damaged_engine_is_not_loaded(fake_gpu, bundle):
+    build_engines(bundle)
+    path = bundle.folder / ENGINES / FILED[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ScoreEdgeError, match="missing or damaged") as caught:
+        find_engine(bundle, "encoder", GPU, "10.3.0")
+    assert caught.value.hint.endswith("--precision fp16")
+
+
+def test_engines_stay_when_the_bundle_is_written_again(fake_gpu, bundle):
+    build_engines(bundle)
+    again = write_bundle(bundle.folder, bundle.manifest, bundle.paths, overwrite=True)
+    assert files(again) == FILED
+
+
+def test_a_tensorrt_that_is_too_old(fake_gpu, bundle, monkeypatch):
+    monkeypatch.setattr(fake_gpu.tensorrt, "__version__", "8.5.2.2")
+    with pytest.raises(ScoreEdgeError, match=r"TensorRT 8\.5\.2\.2 is older than 8\.6") as caught:
+        build_engines(bundle)
+    assert "update JetPack" in caught.value.hint
+
+
+def test_without_a_gpu_build_says_what_to_run_where(bundle):
+    if not isinstance(cuda_devices(), str):
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ScoreEdgeError, match="building engines needs an NVIDIA GPU") as caught:
+        build_engines(bundle, "fp32")
+    assert f"score-edge build {bundle.folder} --precision fp32" in caught.value.hint
+    assert "--dry-run" in caught.value.hint and "--check" in caught.value.hint
+    plan = describe_plan(bundle)
+    assert plan["folder"].endswith("engines/smXXxN-trtX.Y.Z-fp16")
+    assert [(graph["graph"], graph["precision"]) for graph in plan["graphs"]] == [
+        ("encoder", "fp16"),
+        ("policy", "fp32"),
+    ]
+    assert "no NVIDIA driver" in plan["machine"] or "NVIDIA" in plan["machine"]
+
+
+def test_the_command_shows_its_plan(bundle):
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "build", str(bundle.folder)]
+    done = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["command"] == f"score-edge build {bundle.folder} --precision fp16"
+    done = subprocess.run([*command, "--precision", "int8"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
