@@ -1,8 +1,9 @@
-"""What rules that the product does not have would gain: right answers on the reference world beside the bundle's own.
+"""What other rules would gain: right answers on the reference world beside those with the bundle's policy.
 
-    python tools/rules_not_taken.py [--bundle reference] [--clips 200] [--steps 32] [--retention 0.1]
+    python tools/rules_not_taken.py [--bundle reference] [--clips 200] [--steps 32] [--retention 0.1] [--seed 3]
 
-- `spread`: the best token of every step is kept whatever the others score, so that no quiet stretch goes unseen.
+- `turns-0` ... `turns-1`: the policy's odds and turns of that weight; 0 is the k most probable tokens, as in the paper.
+- `every-step`: the best token of every step is kept whatever the others score, so that no quiet stretch goes unseen.
 - `told`: the tokens that carry the answer to the question come first, as if a policy knew the question and made no
   mistake. No selector conditioned on the question can do better.
 """
@@ -18,6 +19,10 @@ from score_edge.core import Float32, Mask
 from score_edge.evaluation import ANSWER_TOKENS, wilson
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.selectors.score import Score
+from score_edge.selectors.turns import SPREAD
+
+SPREADS = (0, 0.25, SPREAD, 1)
 
 
 def first(scores: Float32, before_others: Mask) -> Float32:
@@ -40,23 +45,29 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--retention", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=world.TEST_SEED)
     chosen = parser.parse_args()
     right: dict[tuple[str, str], list[bool]] = defaultdict(list)
     with Pipeline(Bundle.open(chosen.bundle), threads=1) as pipeline:
-        selector = pipeline.selector()
+        policy = pipeline.bundle.policy_path
+        if policy is None:
+            raise SystemExit(f"{chosen.bundle} has no policy: score-edge train policy --bundle {chosen.bundle}")
+        selectors = {f"turns-{spread:g}": Score(policy, 1, spread) for spread in SPREADS}
         for index in range(chosen.clips):
-            clip = world.make_clip(world.TEST_SEED, index, chosen.steps)
+            clip = world.make_clip(chosen.seed, index, chosen.steps)
             tokens = pipeline.encode(clip.frames()).tokens
             count = token_count(*tokens.shape[:2], chosen.retention)
-            scores = selector.score(tokens, count)
-            for rule, raised in ((selector.name, scores), ("spread", first(scores, best_of_each_step(scores)))):
-                pipeline.watch(tokens, clip_top_k(raised, count))
+            scored = {rule: selector.score(tokens, count) for rule, selector in selectors.items()}
+            best = scored[f"turns-{SPREAD:g}"]
+            scored["every-step"] = first(best, best_of_each_step(best))
+            for rule, scores in scored.items():
+                pipeline.watch(tokens, clip_top_k(scores, count))
                 for question in clip.questions:
                     note(right, rule, question, pipeline)
             for question in clip.questions:
-                pipeline.watch(tokens, clip_top_k(first(scores, question.evidence), count))
+                pipeline.watch(tokens, clip_top_k(first(best, question.evidence), count))
                 note(right, "told", question, pipeline)
-    for rule in (selector.name, "spread", "told"):
+    for rule in (*selectors, "every-step", "told"):
         answers = right[rule, "overall"]
         low, high = wilson(sum(answers), len(answers))
         kinds = " ".join(f"{kind} {np.mean(right[rule, kind]):.0%}" for kind in world.QUESTION_TYPES)

@@ -1,4 +1,4 @@
-"""``score``: the learned policy, the probability that a token is worth keeping."""
+"""``score``: the learned policy's odds that a token is worth keeping, plus the token's turn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graph import OnnxGraph
 from score_edge.runtime.residual import previous_tokens
 from score_edge.selectors.base import StepScorer
+from score_edge.selectors.turns import SPREAD, take_turns
 
 Policy = Callable[[Float32, Float32], Float32]
 
@@ -17,12 +18,13 @@ _ROWS = 4096  # rows per call, which bounds the memory of the graph whatever the
 
 
 class Score:
-    """Scores each token with a policy that sees the token and its predecessor, and nothing else.
+    """Scores each token with a policy that sees the token and its predecessor, and nothing else; see `take_turns`.
 
     Args:
         policy: a graph with inputs ``tokens`` (M, D) and ``previous`` (M, D) and output ``keep`` (M,), all float32, or
             a function of the same signature.
         threads: CPU threads of a graph; None lets ONNX Runtime choose.
+        spread: see `take_turns`; 0 keeps the k most probable, as the paper does.
 
     Attributes:
         policy: the graph as a function.
@@ -33,8 +35,9 @@ class Score:
 
     name = "score"
 
-    def __init__(self, policy: Path | Policy, threads: int | None = None) -> None:
+    def __init__(self, policy: Path | Policy, threads: int | None = None, spread: float = SPREAD) -> None:
         self.policy = _open(policy, threads) if isinstance(policy, Path) else policy
+        self._spread = spread
 
     def score(self, tokens: Float32, count: int) -> Float32:
         """Score a clip.
@@ -44,7 +47,7 @@ class Score:
             count: not used.
 
         Returns:
-            (T, N) float32, the keep probability.
+            (T, N) float32, the log-odds of keeping plus the token's turn.
 
         Raises:
             ScoreEdgeError: the policy was made for another width, or returns something other than one value per row.
@@ -55,19 +58,22 @@ class Score:
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
             keep[part] = _rate(self.policy, rows[part], previous[part])
-        return keep.reshape(steps, per_step)
+        return take_turns(keep.reshape(steps, per_step), 0, self._spread)
 
     def by_step(self) -> StepScorer:
         """The same for a stream."""
-        return _ByStep(self.policy)
+        return _ByStep(self.policy, self._spread)
 
 
 class _ByStep(StepScorer):
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, spread: float) -> None:
+        self._policy, self._spread = policy, spread
+        self._steps = 0
 
     def score(self, tokens: Float32, previous: Float32) -> Float32:
-        return _rate(self._policy, tokens, previous)
+        turns = take_turns(_rate(self._policy, tokens, previous)[None], self._steps, self._spread)[0]
+        self._steps += 1
+        return turns
 
 
 def _rate(policy: Policy, tokens: Float32, previous: Float32) -> Float32:
