@@ -71,9 +71,9 @@ class _ByStep(StepScorer):
         self._steps = 0
 
     def score(self, tokens: Float32, previous: Float32) -> Float32:
-        turns = take_turns(_rate(self._policy, tokens, previous)[None], self._steps, self._spread)[0]
+        (scores,) = take_turns(_rate(self._policy, tokens, previous)[None], self._steps, self._spread)
         self._steps += 1
-        return turns
+        return np.asarray(scores)
 
 
 def _rate(policy: Policy, tokens: Float32, previous: Float32) -> Float32:
