@@ -132,8 +132,8 @@ def _static(model: Any, layers: Sequence[Layer], ranges: Mapping[str, Range], va
         {
             "ActivationSymmetric": variant[0] == "s",
             "WeightSymmetric": variant[2] == "s",
-            # TensorRT refuses a DequantizeLinear of INT32, and CPUs gain nothing measurable from it.
-            "QuantizeBias": False,
+            # TensorRT refuses a DequantizeLinear of INT32; ONNX Runtime has no integer kernel for Gemm without it.
+            "QuantizeBias": variant != "s8s8",
             # Without this Q/DQ stands between product and bias, which then cannot be fused.
             "OpTypesToExcludeOutputQuantization": list(OPERATORS),
         },

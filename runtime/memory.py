@@ -42,7 +42,7 @@ class VideoMemory:
         cells: KV cells for visual tokens.
         window: newest steps that stay; None leaves it to the cells alone.
         memorable: share of the cells that the highest-scoring tokens of all steps that left may go on using.
-        span: steps after which positions are numbered anew; None takes twice the window, or 4096.
+        span: steps after which positions are numbered anew; None takes a quarter more than the window, or 4096.
 
     Attributes:
         renewals: how often the cache was filled anew.
@@ -76,7 +76,7 @@ class VideoMemory:
         self.renewals = 0
         self._model, self._before, self._grid = model, before, grid
         self._window = window
-        self._span = max((window or 0) + 1, span or 2 * (window or LONGEST_SPAN // 2))
+        self._span = max((window or 0) + 1, span or (window + window // 4 if window else LONGEST_SPAN))
         self._steps: deque[_Held] = deque()  # oldest first; only steps of which something was kept
         self._pool: list[_Held] = []  # one token each, oldest first
         self._in_steps = 0  # cells they take

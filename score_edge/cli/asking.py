@@ -121,7 +121,7 @@ def stream(
     ] = 4096,
     window: Annotated[int, typer.Option(min=1, help="Newest steps that are remembered, as far as cells allow.")] = 64,
     span: Annotated[
-        int | None, typer.Option(min=2, help="Steps after which positions restart. Default 2 windows.")
+        int | None, typer.Option(min=2, help="Steps after which positions restart. Default: the window and a quarter.")
     ] = None,
     keep_memorable: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of the memory for the most surprising tokens of older steps.")
