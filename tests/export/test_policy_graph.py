@@ -25,9 +25,9 @@ def test_confident_tokens_are_still_ranked(gain, tmp_path):
     """A sigmoid in float32 is exactly 1 from a logit of 17 on; ranks must survive far beyond."""
     path = tmp_path / "policy.onnx"
     export_policy(planted(gain), path)
-    tokens = np.zeros((1, 161, 4), np.float32)
-    tokens[0, :, 0] = np.linspace(-4, 4, 161)
-    keep = Score(path).score(tokens, 1)[0]
+    tokens = np.zeros((161, 4), np.float32)
+    tokens[:, 0] = np.linspace(-4, 4, 161)
+    keep = Score(path).policy(tokens, np.zeros_like(tokens))
     assert (np.diff(keep) > 0).all()
     assert keep[0] > 0 and keep[-1] < 1
 
@@ -50,4 +50,5 @@ def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
     export_policy(policy, tmp_path / "policy.onnx")
     tokens = torch.randn(3, 5, 6)
     expected = policy(tokens, torch.cat([torch.zeros(1, 5, 6), tokens[:-1]])).detach()
-    assert np.allclose(Score(tmp_path / "policy.onnx").score(tokens.numpy(), 1), expected, atol=1e-6)
+    odds = Score(tmp_path / "policy.onnx", spread=0).score(tokens.numpy(), 1)
+    assert np.allclose(1 / (1 + np.exp(-odds)), expected, atol=1e-6)
