@@ -148,7 +148,13 @@ def test_ctrl_c_ends_the_builder_and_leaves_nothing(fake_gpu, bundle, monkeypatc
     monkeypatch.setenv("FAKE_TENSORRT", "hang")
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "build", str(bundle.folder)]
     # The driver is found by name here: the fake is first in LD_LIBRARY_PATH.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
+    )
     deadline = time.monotonic() + 120
     while not (workers := builders(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
