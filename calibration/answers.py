@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from score_edge.bundle import Bundle
-from score_edge.evaluation import Plan, evaluate
+from score_edge.bundle.folder import Bundle
+from score_edge.evaluation.accuracy import EvaluationPlan, evaluate
 
 RETENTIONS = (0.25, 0.1)
 STEPS = 32  # of 8, a tenth lies in the first step whole for selectors that take it first
@@ -36,7 +36,7 @@ def compare_answers(
         clips: per bundle; of the evaluation's own seed, which no training and no calibration uses.
         on_clip: called after every clip of either.
     """
-    plan = Plan((fp32.manifest.selector.name,), RETENTIONS, (STEPS,), clips=clips)
+    plan = EvaluationPlan((fp32.manifest.selector.name,), RETENTIONS, (STEPS,), clips=clips)
     before, after = (
         {
             (row.selector, row.retention): row

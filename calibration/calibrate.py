@@ -7,24 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from score_edge.bundle import Bundle, check_target, scratch_beside, write_bundle
-from score_edge.calibration.accuracy import Accuracy
+from score_edge.bundle.folder import Bundle, check_target, scratch_beside, write_bundle
+from score_edge.bundle.manifest import Int8, Manifest
+from score_edge.bundle.provenance import Provenance
 from score_edge.calibration.answers import Answers, compare_answers
+from score_edge.calibration.fidelity import Fidelity
 from score_edge.calibration.frames import Choice, choose_steps, group_steps
 from score_edge.calibration.layers import Layer, find_layers, pick
-from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare, save
+from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare
 from score_edge.calibration.ranges import Method, collect_ranges
 from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
 from score_edge.calibration.simulate import Switchboard
 from score_edge.calibration.trials import TURNS, Bench, Inputs, Trial, best_trial, encode_runs, in_turns, tokens_of
 from score_edge.core import Frame, Uint8
-from score_edge.engines.graph_rules import lint
 from score_edge.errors import ScoreEdgeError
-from score_edge.manifest import Int8, Manifest
-from score_edge.provenance import Provenance
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.onnx_files.rules import lint
+from score_edge.onnx_files.save import save_onnx
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.graphs.open_graph import open_policy
 from score_edge.runtime.preprocess import Preprocessing
-from score_edge.selectors import Selector, get_selector
+from score_edge.selection.registry import Selector, get_selector
 
 REPORT = "int8.json"
 MAX_LOSS = 0.001
@@ -70,7 +72,7 @@ class Calibration:
     method: Method
     steps: int
     seen: int
-    accuracy: Accuracy
+    accuracy: Fidelity
     fp32_milliseconds: float
     candidates: list[Candidate]
     layers: list[LayerError]
@@ -215,7 +217,7 @@ def _bench(
     expected = encode_runs(tokens_of(fp32), held)
     on_stage("ranges", len(choice.calibration) * (1 if method == "minmax" else 2))
     activations = sorted({layer.activation for layer in layers})
-    save(expose(plain, activations), scratch / "exposed.onnx")
+    save_onnx(expose(plain, activations), scratch / "exposed.onnx")
     ranges = collect_ranges(
         OnnxGraph(scratch / "exposed.onnx"),
         activations,
@@ -257,7 +259,7 @@ class _Inputs:
 def _selector_of(bundle: Bundle) -> Callable[[], Selector]:
     manifest = bundle.manifest
     return lambda: get_selector(
-        manifest.selector.name, policy=bundle.policy_path, seed=0, grid=manifest.vision.token_grid
+        manifest.selector.name, policy=open_policy(bundle, "cpu"), seed=0, grid=manifest.vision.token_grid
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from score_edge.core import Float32, Frame, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.preprocess import Preprocessing
-from score_edge.runtime.source import open_source, sample
+from score_edge.runtime.sources.base import sample
+from score_edge.runtime.sources.open_source import open_source
 
 _LOG: Final = logging.getLogger(__name__)
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from score_edge.bundle import REFERENCE, Bundle, write_bundle
+from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
 from score_edge.calibration.frames import group_steps
 from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.gate import pixel_change
+from score_edge.runtime.live.gate import pixel_change
 from score_edge.runtime.pipeline import Pipeline
-from score_edge.runtime.source import open_source, sample
+from score_edge.runtime.sources.base import sample
+from score_edge.runtime.sources.open_source import open_source
 
 CANDIDATES = 48
 MAX_STEPS = 400
@@ -55,7 +56,7 @@ class GateReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Footage:
+class EncodedFootage:
     """One clip, encoded without a gate: (T, F, H, W, 3) uint8 pixels and their (T, N, D) float32 tokens."""
 
     name: str
@@ -64,7 +65,7 @@ class Footage:
     grid: Grid
 
 
-def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> Footage:
+def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> EncodedFootage:
     """Read and encode a clip, at most MAX_STEPS steps of it."""
     preprocessing, vision = pipeline.preprocessing, pipeline.bundle.manifest.vision
     with open_source(path) as source:
@@ -72,10 +73,10 @@ def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> Footage:
     tokens = [pipeline.encoder.run(**preprocessing.encoder_input(step))["tokens"] for step in pixels]
     if len(pixels) < 2:
         raise ScoreEdgeError(f"{path} has fewer than two steps at {fps} frames per second", "give a longer clip")
-    return Footage(Path(path).name, np.stack(pixels), np.stack(tokens), vision.token_grid)
+    return EncodedFootage(Path(path).name, np.stack(pixels), np.stack(tokens), vision.token_grid)
 
 
-def find_threshold(footage: Sequence[Footage], bound: float = 0.01) -> GateReport:
+def find_threshold(footage: Sequence[EncodedFootage], bound: float = 0.01) -> GateReport:
     """Try thresholds from 0 upwards until a reused step leaves the bound.
 
     The error of a step is relative and over all its tokens; the report shows the worst single token beside it.
@@ -104,7 +105,7 @@ def find_threshold(footage: Sequence[Footage], bound: float = 0.01) -> GateRepor
     return best
 
 
-def replay(clip: Footage, threshold: float) -> Reuse:
+def replay(clip: EncodedFootage, threshold: float) -> Reuse:
     """What a threshold would have done on a clip."""
     last, steps, worst_token = 0, [], 0.0
     for t in range(1, len(clip.pixels)):

@@ -12,6 +12,7 @@ import numpy as np
 from score_edge.calibration.layers import OPERATORS, Layer
 from score_edge.calibration.ranges import Range
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.onnx_files.save import ONE_FILE, save_onnx
 
 Form = Literal["int8", "int8-cpu"]
 Variant = Literal["s8s8", "u8s8", "u8u8", "dynamic-u8s8", "dynamic-u8u8"]
@@ -20,7 +21,6 @@ VARIANTS: dict[Form, tuple[Variant, ...]] = {
     "int8-cpu": ("u8s8", "u8u8", "dynamic-u8s8", "dynamic-u8u8"),
 }
 """Activations, then weights: s is signed and symmetric, u unsigned with a zero point."""
-ONE_FILE = 1_800_000_000  # bytes; protobuf ends at 2 GiB, and larger weights go beside the graph
 OPSETS = range(13, 19)  # 13 brought scales per channel; 8.6 reads up to 17, later TensorRT 18 too
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
@@ -97,13 +97,6 @@ def quantize(model: Any, layers: Sequence[Layer], ranges: Mapping[str, Range], v
     return made
 
 
-def save(model: Any, path: Path) -> None:
-    """Write a graph; weights of more than ONE_FILE bytes go into `path` + ``.data`` beside it."""
-    import onnx
-
-    onnx.save(model, str(path), save_as_external_data=model.ByteSize() > ONE_FILE, location=f"{path.name}.data")
-
-
 def external_files(path: Path) -> set[str]:
     """Names of the files beside a graph that hold its weights."""
     onnx = require("onnx", "export")
@@ -147,7 +140,7 @@ def _dynamic(model: Any, layers: Sequence[Layer], variant: Variant, scratch: Pat
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     before, after = scratch / "before.onnx", scratch / "after.onnx"
-    save(model, before)
+    save_onnx(model, before)
     quantize_dynamic(
         str(before),
         str(after),

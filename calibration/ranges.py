@@ -10,7 +10,7 @@ import numpy as np
 
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 Method = Literal["minmax", "percentile", "entropy"]
 PERCENTILE = 99.99

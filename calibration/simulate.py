@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from score_edge.calibration.layers import Layer
-from score_edge.calibration.quantize import save
 from score_edge.core import Float32
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.onnx_files.save import save_onnx
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 SWITCHES = "quantised"
 
@@ -88,7 +88,7 @@ class Switchboard:
     """
 
     def __init__(self, quantised: Any, plain: Any, layers: Sequence[Layer], scratch: Path) -> None:
-        save(simulate(quantised, plain, layers, switched=True), scratch)
+        save_onnx(simulate(quantised, plain, layers, switched=True), scratch)
         self.layers = [layer.name for layer in layers]
         self._graph = OnnxGraph(scratch)
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from score_edge.calibration.accuracy import Accuracy, difference, measure
+from score_edge.calibration.fidelity import Fidelity, difference, measure_fidelity
 from score_edge.calibration.layers import Layer
-from score_edge.calibration.quantize import VARIANTS, Form, Variant, quantize, save
+from score_edge.calibration.quantize import VARIANTS, Form, Variant, quantize
 from score_edge.calibration.ranges import Range
 from score_edge.calibration.simulate import simulate
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import OnnxGraph
-from score_edge.selectors import Selector
+from score_edge.onnx_files.save import save_onnx
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.selection.registry import Selector
 
 TURNS = 9
 Inputs = Mapping[str, Float32]
@@ -38,7 +39,7 @@ class Trial:
     variant: Variant
     path: Path
     judged: Path
-    accuracy: Accuracy
+    accuracy: Fidelity
     milliseconds: float
     fp32_milliseconds: float
 
@@ -64,12 +65,12 @@ class Bench:
     selector: Callable[[], Selector]
     scratch: Path
 
-    def accuracy(self, encode: Callable[[Inputs], Float32]) -> Accuracy:
+    def accuracy(self, encode: Callable[[Inputs], Float32]) -> Fidelity:
         """Of anything that makes tokens of encoder inputs."""
-        return measure(self.expected, encode_runs(encode, self.held), self.selector)
+        return measure_fidelity(self.expected, encode_runs(encode, self.held), self.selector)
 
     def loss(self, encode: Callable[[Inputs], Float32]) -> float:
-        """`Accuracy.loss` alone, without the selector's work."""
+        """`Fidelity.loss` alone, without the selector's work."""
         runs = zip(self.expected, encode_runs(encode, self.held), strict=True)
         return 1 - min(
             difference(one.reshape(-1, one.shape[-1]), other.reshape(-1, one.shape[-1])).worst_cosine
@@ -82,17 +83,17 @@ class Bench:
         return quantize(self.plain, chosen, self.ranges, variant, self.scratch)
 
     def run(self, form: Form, excluded: Collection[str]) -> list[Trial]:
-        """Make and measure every variant of a form."""
+        """Make and measure_fidelity every variant of a form."""
         return [self._trial(variant, form == "int8", excluded) for variant in VARIANTS[form]]
 
     def _trial(self, variant: Variant, exact: bool, excluded: Collection[str]) -> Trial:
         quantised = self.graph(variant, excluded)
         path = judged = self.scratch / f"{variant}.onnx"
-        save(quantised, path)
+        save_onnx(quantised, path)
         if exact:
             judged = self.scratch / f"{variant}-exact.onnx"
             chosen = [layer for layer in self.layers if layer.name not in excluded]
-            save(simulate(quantised, self.plain, chosen, switched=False), judged)
+            save_onnx(simulate(quantised, self.plain, chosen, switched=False), judged)
         graph = OnnxGraph(path)
         accuracy = self.accuracy(tokens_of(OnnxGraph(judged) if exact else graph))
         fp32, int8 = in_turns([self.fp32, graph], self.held[0][0], TURNS)

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from score_edge.bundle import Bundle, check_shapes, check_target, scratch_beside, write_bundle
-from score_edge.difference import Difference
+from score_edge.bundle.folder import Bundle, check_shapes, check_target, scratch_beside, write_bundle
+from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, Vision
+from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, find_family
 from score_edge.export.gguf_check import Gguf, check_gguf
-from score_edge.export.onnx_graph import OPSET, Precision, export_onnx
-from score_edge.manifest import FileRef, Language, Manifest, Selection, Vision
-from score_edge.provenance import Provenance
-from score_edge.runtime.graph import OnnxGraph
-from score_edge.sample_steps import sample_steps
+from score_edge.export.onnx_export import OPSET, Precision, export_onnx
+from score_edge.onnx_files.difference import Difference
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.sources.sample_steps import sample_steps
 
 POLICY, NEWLINE = FileRef("policy.onnx"), FileRef("newline.npy")
 CONTEXT = 8192  # KV cells of the language model where its training allows them

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from score_edge.bundle.manifest import FileRef, Prompt, Vision
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.export.checkpoint import QUESTION, Checkpoint
-from score_edge.manifest import FileRef, Prompt, Vision
 
 # The model_type of a checkpoint names the file of this package that exports it.
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl")

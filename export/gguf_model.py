@@ -4,8 +4,8 @@ The vision tower is not written: the bundle carries it as ONNX and hands llama.c
 tokenizers and tensors are those of transformers and torch, typed Any so that a type check needs neither.
 """
 
+import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError, require
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ def write_gguf(
     config = model.get_decoder().config
     rope = _rope(config)
     architecture = _architecture(config)
-    # Beside the target, because a rename is atomic only within one file system.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = gguf.GGUFWriter(unfinished, architecture)
-    try:
+    with atomic_file(path) as unfinished, contextlib.closing(gguf.GGUFWriter(unfinished, architecture)) as writer:
         writer.add_name(name or path.stem)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_F16)
         _add_config(writer, config, rope)
@@ -79,11 +77,6 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        unfinished.replace(path)
-    finally:
-        writer.close()
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from score_edge.bundle.manifest import TOKENS, Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, one_frame, split_chat, square
-from score_edge.manifest import TOKENS, Prompt, Vision
 
 
 class FrameEncoder(nn.Module):

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from score_edge.bundle.manifest import Prompt, Vision
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, one_frame, split_chat
-from score_edge.manifest import Prompt, Vision
 
 POOL = 2  # a video frame's grid is halved; LlavaOnevisionModel.apply_pooling has the number in its code
 

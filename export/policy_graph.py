@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from score_edge.difference import Difference
-from score_edge.export.onnx_graph import export_onnx
+from score_edge.export.onnx_export import export_onnx
+from score_edge.onnx_files.difference import Difference
 
 LIMIT = 8.0  # no logit leaves (-LIMIT, LIMIT): beyond about 16 a float32 sigmoid is exactly 1, and ranks are lost
 
 
-class Policy(nn.Module):
+class PolicyNetwork(nn.Module):
     """SCORE's token-local policy: p = sigmoid(MLP([x; x - previous])) (arXiv 2603.26365, method figure).
 
     Width, depth, the normalisation of the input and the bound on the logits are not published; these are ours.
@@ -54,7 +54,7 @@ class Policy(nn.Module):
         return torch.sigmoid(self.logits(tokens, previous))
 
 
-def export_policy(policy: Policy, path: Path) -> Difference:
+def export_policy(policy: PolicyNetwork, path: Path) -> Difference:
     """Write `tokens` (M, D), `previous` (M, D) -> `keep` (M,), the contract of the selector `score`."""
     width = policy.mean.numel() // 2
     generator = torch.Generator().manual_seed(0)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from score_edge.bundle.manifest import Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, split_chat
-from score_edge.manifest import Prompt, Vision
 
 SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. The models themselves take any size.
 

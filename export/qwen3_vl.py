@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
+from score_edge.bundle.manifest import TOKENS, Prompt
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import split_chat
 from score_edge.export.qwen2_vl import Qwen2VL, StepEncoder
-from score_edge.manifest import TOKENS, Prompt
 
 
 class DeepStackEncoder(StepEncoder):

@@ -1,15 +1,13 @@
 """Kept tokens painted over the frames they came from: people look before they read."""
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from score_edge.bundle.atomic import atomic_file
 from score_edge.core import Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError
 
@@ -112,11 +110,16 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
         )
     if not frames:
         raise ScoreEdgeError("there are no frames to paint an overlay on")
-    with _replacing(path) as unfinished:
-        if path.suffix.lower() == ".png":
-            _write_png(unfinished, contact_sheet(frames, keeps))
-        else:
-            _write_mp4(unfinished, frames, keeps, fps)
+    try:
+        with atomic_file(path) as unfinished:
+            if path.suffix.lower() == ".png":
+                _write_png(unfinished, contact_sheet(frames, keeps))
+            else:
+                _write_mp4(unfinished, frames, keeps, fps)
+    except OSError as error:
+        raise ScoreEdgeError(
+            f"{path} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
+        ) from error
 
 
 def _write_png(path: Path, image: Uint8) -> None:
@@ -139,25 +142,6 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
             writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside path, of the same suffix, that takes its place when the block succeeds."""
-    try:
-        handle, name = tempfile.mkstemp(suffix=path.suffix.lower(), prefix=f".{path.stem}-", dir=path.parent)
-        os.close(handle)
-        unfinished = Path(name)
-        try:
-            yield unfinished
-            unfinished.chmod(0o644)  # mkstemp makes it private
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise ScoreEdgeError(
-            f"{path} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
-        ) from error
 
 
 def _height_at(image: Uint8, width: int) -> int:

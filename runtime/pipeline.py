@@ -9,18 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from score_edge.budget import clip_top_k, token_count
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import Graph
-from score_edge.runtime.language_model import LanguageModel, Mark
-from score_edge.runtime.llama_cpp import LlamaCpp
-from score_edge.runtime.open_graph import Provider, open_graph
+from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
+from score_edge.runtime.language.base import LanguageModel, Mark
+from score_edge.runtime.language.layout import clip_prompt
+from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.preprocess import Preprocessing
-from score_edge.runtime.prompting import clip_prompt
-from score_edge.selectors import Selector, get_selector
-from score_edge.selectors.score import Policy
+from score_edge.selection.budget import clip_top_k, token_count
+from score_edge.selection.registry import Selector, get_selector
+from score_edge.selection.score import KeepProbability
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Pipeline:
 
     Attributes:
         encoder: the vision encoder.
-        passed_over: by provider, why it does not run the encoder.
+        skipped_providers: by provider, why it does not run the encoder.
 
     Raises:
         ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
@@ -99,7 +98,7 @@ class Pipeline:
         self.preprocessing = Preprocessing.of(vision)
         self._newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
         self._provider, self._threads = provider, threads
-        self.encoder, self.passed_over = open_graph(bundle, "encoder", provider, threads=threads)
+        self.encoder, self.skipped_providers = open_graph(bundle, "encoder", provider, threads=threads)
         self.model: LanguageModel = model or LlamaCpp(
             bundle.gguf_path, context=context or bundle.manifest.language.context, threads=threads
         )
@@ -121,13 +120,12 @@ class Pipeline:
         """A selector by name; None takes the bundle's default."""
         manifest = self.bundle.manifest
         chosen = name or manifest.selector.name
-        policy = _rating(self.policy) if chosen == "score" and self.bundle.policy_path else None
+        policy = self._policy if chosen == "score" else None
         return get_selector(chosen, policy=policy, seed=seed, grid=manifest.vision.token_grid)
 
     @functools.cached_property
-    def policy(self) -> Graph:
-        """The learned policy, opened on first use."""
-        return open_graph(self.bundle, "policy", self._provider, threads=self._threads)[0]
+    def _policy(self) -> KeepProbability | None:  # opened on first use
+        return open_policy(self.bundle, self._provider, threads=self._threads)
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
@@ -241,13 +239,6 @@ class Pipeline:
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))
         return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
-
-
-def _rating(graph: Graph) -> Policy:
-    def rate(tokens: Float32, previous: Float32) -> Float32:
-        return graph.run(tokens=tokens, previous=previous)["keep"]
-
-    return rate
 
 
 def _read_rows(path: Path, width: int) -> Float32:

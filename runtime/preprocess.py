@@ -9,9 +9,9 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from score_edge.bundle.manifest import Vision
 from score_edge.core import Float32, Frame, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.manifest import Vision
 
 Resample = Literal["bicubic", "bilinear", "lanczos", "area"]
 Layout = Literal["patches", "pixels"]

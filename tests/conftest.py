@@ -160,22 +160,23 @@ def _quantised(bundle: Any, folder: Path, variant: Any = "s8s8") -> Any:
     """The bundle as `score-edge calibrate` writes it, every layer in INT8 and nothing measured."""
     import dataclasses
 
-    from score_edge.bundle import write_bundle
+    from score_edge.bundle.folder import write_bundle
+    from score_edge.bundle.manifest import Int8
     from score_edge.calibration.layers import find_layers
-    from score_edge.calibration.quantize import expose, prepare, quantize, save
+    from score_edge.calibration.quantize import expose, prepare, quantize
     from score_edge.calibration.ranges import collect_ranges
-    from score_edge.manifest import Int8
-    from score_edge.runtime.graph import OnnxGraph
-    from score_edge.sample_steps import sample_steps
+    from score_edge.onnx_files.save import save_onnx
+    from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+    from score_edge.runtime.sources.sample_steps import sample_steps
 
     folder.mkdir()
     path, vision = folder / "encoder.onnx", bundle.manifest.vision
     model = prepare(bundle.encoder_path, folder)
     layers = find_layers(model)
     names = sorted({layer.activation for layer in layers})
-    save(expose(model, names), folder / "exposed.onnx")
+    save_onnx(expose(model, names), folder / "exposed.onnx")
     ranges = collect_ranges(OnnxGraph(folder / "exposed.onnx"), names, sample_steps(vision, None), symmetric=True)
-    save(quantize(model, layers, ranges, variant, folder), path)
+    save_onnx(quantize(model, layers, ranges, variant, folder), path)
     int8 = Int8("int8" if variant == "s8s8" else "int8-cpu", variant, "minmax", 2, 0, 2.0, 1.0)
     manifest = dataclasses.replace(bundle.manifest, vision=dataclasses.replace(vision, int8=int8))
     return write_bundle(folder / "bundle", manifest, {**bundle.paths, vision.graph.file: path})

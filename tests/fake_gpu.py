@@ -1,4 +1,4 @@
-"""A driver compiled from runtime/fake_cuda.c and a TensorRT over ONNX Runtime, for this process and its children."""
+"""A driver compiled from runtime/graphs/fake_cuda.c and a TensorRT over ONNX Runtime, for this process and its children."""
 
 import ctypes
 import importlib.util
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from score_edge.runtime import cuda_driver
+from score_edge.runtime.graphs import cuda_driver
 
 HERE = Path(__file__).parent
 HEADERS = [path for path in (Path("/usr/local/cuda/include"), Path("/usr/include")) if (path / "cuda.h").is_file()]
@@ -41,7 +41,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
         pytest.skip("no C compiler for the driver's fake")
     library = folder / "libcuda.so.1"
     real = ["-DREAL_HEADER", "-Wall", "-Werror", f"-I{HEADERS[0]}"] if HEADERS else []
-    command = ["cc", "-shared", "-fPIC", *real, "-o", str(library), str(HERE / "runtime" / "fake_cuda.c")]
+    command = ["cc", "-shared", "-fPIC", *real, "-o", str(library), str(HERE / "runtime" / "graphs" / "fake_cuda.c")]
     subprocess.run(command, check=True)
     monkeypatch.setattr(cuda_driver, "LIBRARY", str(library))
     shutil.copy(HERE / "fake_tensorrt.py", folder / "tensorrt.py")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from score_edge import asking
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
+from score_edge.evaluation import comparison
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
 
@@ -15,7 +15,7 @@ def test_a_tenth_of_the_tokens_is_prefilled_twelve_times_faster() -> None:
     """64 steps, everything from frames to the answer anew in each of five runs, pruned and unpruned in turns."""
     clip = world.make_clip(world.TEST_SEED, 0, 64)
     with Pipeline(Bundle.open("reference")) as pipeline:
-        found = asking.compare(
+        found = comparison.compare(
             pipeline,
             lambda: pipeline.encode(clip.frames()),
             clip.questions[0].text,

@@ -115,8 +115,8 @@ OURS |= {"__init__", "__version__", "allocate", "engine", "precision"}
 SOURCES = (
     "score_edge/engines/worker.py",
     "score_edge/engines/tensorrt_versions.py",
-    "runtime/tensorrt_graph.py",
-    "runtime/tensorrt_library.py",
+    "runtime/graphs/tensorrt_graph.py",
+    "runtime/graphs/tensorrt_library.py",
 )
 STUB = "".join(
     f"void *{name}(void) {{ return 0; }}\n"
@@ -196,7 +196,7 @@ def look() -> dict[str, Any]:
     import tensorrt_bindings as trt  # type: ignore[import-not-found]
 
     from score_edge.engines import tensorrt_versions as versions
-    from score_edge.runtime.tensorrt_library import make_logger
+    from score_edge.runtime.graphs.tensorrt_library import make_logger
 
     problems = [
         f"{kind}.{member} {problem}"

@@ -1,4 +1,4 @@
-"""Compare the calls of runtime/tensorrt_llm.py with the sources of a TensorRT-LLM, which are parsed and never imported.
+"""Compare the calls of runtime/language/tensorrt_llm.py with the sources of a TensorRT-LLM; parsed, never imported.
 
     python tools/check_tensorrt_llm.py FOLDER      # a checkout, or an unpacked wheel: it holds tensorrt_llm/
 

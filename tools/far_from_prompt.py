@@ -11,9 +11,9 @@ import dataclasses
 
 import numpy as np
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.core import KeptTokens
-from score_edge.evaluation import ANSWER_TOKENS
+from score_edge.evaluation.accuracy import ANSWER_TOKENS
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
 

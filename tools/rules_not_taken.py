@@ -13,14 +13,14 @@ from collections import defaultdict
 
 import numpy as np
 
-from score_edge.budget import clip_top_k, token_count
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Mask
-from score_edge.evaluation import ANSWER_TOKENS, wilson
+from score_edge.evaluation.accuracy import ANSWER_TOKENS, wilson
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
-from score_edge.selectors.score import Score
-from score_edge.selectors.turns import SPREAD
+from score_edge.selection.budget import clip_top_k, token_count
+from score_edge.selection.dither import SPREAD
+from score_edge.selection.score import Score
 
 SPREADS = (0, 0.25, SPREAD, 1)
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 import score_edge
-from score_edge.cli import asking, building, making, measuring, training
+from score_edge.cli import answering, building, making, measuring, training
 from score_edge.cli.options import err
 from score_edge.errors import ScoreEdgeError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-for group in (asking, measuring, making, building):
+for group in (answering, measuring, making, building):
     app.add_typer(group.app)
 app.add_typer(training.app, name="train", help="Train the models that score-edge ships.", no_args_is_help=True)
 

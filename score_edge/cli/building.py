@@ -40,9 +40,9 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Turn a bundle's graphs into TensorRT engines for this board, and prove them against ONNX Runtime."""
-    from score_edge.bundle import Bundle
+    from score_edge.bundle.folder import Bundle
+    from score_edge.cli.tables import difference_table
     from score_edge.engines.build import build_engines, describe_plan
-    from score_edge.report import difference_table
 
     if dry_run and check:
         raise typer.BadParameter("--dry-run and --check exclude each other")
@@ -79,7 +79,7 @@ def build(
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
-    from score_edge.report import plan_table
+    from score_edge.cli.tables import plan_table
 
     if as_json:
         print_json(plan)
@@ -91,12 +91,12 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
 
 
 def _check(opened: Any, precision: Any, as_json: bool) -> None:
-    from score_edge.engines.rtx_check import check_graphs
-    from score_edge.report import verdict_table
+    from score_edge.cli.tables import verdict_table
+    from score_edge.engines.rtx_check import parse_and_build
 
     with progress_bar() as progress:
         task = progress.add_task("check", total=None)
-        rows = check_graphs(
+        rows = parse_and_build(
             opened,
             precision,
             on_progress=lambda phase, step, steps: progress.update(

@@ -32,8 +32,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Turn a Hugging Face checkpoint and its GGUF into a bundle, and prove the graph against torch."""
+    from score_edge.cli.tables import difference_table
     from score_edge.export.bundle_export import export_bundle
-    from score_edge.report import difference_table
 
     sides = numbers((resolution or "").replace("x", ","), int) if resolution else ()
     if len(sides) > 2 or any(side < 1 for side in sides):
@@ -73,9 +73,9 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Find from footage how little change `stream` may take for none and spare the encoder."""
-    from score_edge.bundle import Bundle
+    from score_edge.bundle.folder import Bundle
     from score_edge.calibration.gate_threshold import find_threshold, read_footage, save_threshold
-    from score_edge.report import gate_table
+    from score_edge.cli.tables import gate_table
     from score_edge.runtime.pipeline import Pipeline
 
     opened = Bundle.open(bundle)
@@ -124,10 +124,10 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Make the encoder INT8 from footage of the camera, and report what that costs, layer by layer."""
-    from score_edge.bundle import Bundle
+    from score_edge.bundle.folder import Bundle
     from score_edge.calibration.calibrate import calibrate_bundle
     from score_edge.calibration.frames import read_clips
-    from score_edge.calibration.tables import calibration_tables
+    from score_edge.cli.calibration_tables import calibration_tables
 
     opened = Bundle.open(bundle)
     with progress_bar() as progress:
@@ -149,7 +149,7 @@ def calibrate(
             on_advance=lambda: progress.advance(task),
         )
     if plot:
-        from score_edge.pictures import plot_layers
+        from score_edge.evaluation.pictures import plot_layers
 
         plot_layers([dataclasses.asdict(layer) for layer in report.layers], report.excluded, plot)
     if as_json:

@@ -1,4 +1,4 @@
-"""Commands that measure and look: accuracy, speed, the machine, a bundle."""
+"""Commands that measure_selectivity and look: accuracy, speed, the machine, a bundle."""
 
 import dataclasses
 from pathlib import Path
@@ -39,15 +39,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Accuracy on clips of the reference world with 95 % intervals, or where kept tokens of a real clip lie."""
-    from score_edge import evaluation
-    from score_edge.report import accuracy_tables
+    from score_edge.cli.tables import accuracy_tables
+    from score_edge.evaluation import accuracy
 
     if (video is None) != (boxes is None):
         raise typer.BadParameter("--video and --boxes belong together")
     if video and boxes:
         _selectivity(bundle, video, boxes, tuple(selectors.split(",")), numbers(retention, float), as_json)
         return
-    plan = evaluation.Plan(
+    plan = accuracy.EvaluationPlan(
         tuple(selectors.split(",")),
         numbers(retention, float),
         numbers(steps, int),
@@ -57,9 +57,9 @@ def evaluate(
     )
     with progress_bar() as progress:
         task = progress.add_task("clips", total=clips * len(plan.steps))
-        rows = evaluation.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
+        rows = accuracy.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
     if plot:
-        from score_edge.pictures import plot_retention
+        from score_edge.evaluation.pictures import plot_retention
 
         plot_retention([dataclasses.asdict(row) for row in rows], plot)
     if as_json:
@@ -72,14 +72,14 @@ def evaluate(
 def _selectivity(
     bundle: str, video: Path, boxes: Path, selectors: tuple[str, ...], retentions: tuple[float, ...], as_json: bool
 ) -> None:
-    from score_edge.bundle import Bundle
-    from score_edge.report import selectivity_table
+    from score_edge.bundle.folder import Bundle
+    from score_edge.cli.tables import selectivity_table
+    from score_edge.evaluation.selectivity import measure_selectivity, read_boxes
     from score_edge.runtime.pipeline import Pipeline
-    from score_edge.selectivity import measure, read_boxes
 
     labelled = read_boxes(boxes)
     with Pipeline(Bundle.open(bundle)) as pipeline:
-        rows = measure(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
+        rows = measure_selectivity(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
     if as_json:
         print_json({"video": str(video), "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})
     else:
@@ -120,18 +120,18 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Where time, memory and energy of an answer go, per stage and retention; compare two machines or versions."""
+    from score_edge.cli.profile_tables import comparison_tables, profile_tables
     from score_edge.profiling.comparison import compare_reports
     from score_edge.profiling.profiler import Outputs, Subject, run_profile
     from score_edge.profiling.report import Report
-    from score_edge.profiling.run import Plan
-    from score_edge.profiling.tables import comparison_tables, profile_tables
+    from score_edge.profiling.run import ProfilePlan
 
     old = Report.read(against) if against else None
     with progress_bar() as progress:
         task = progress.add_task("profile", total=None)
         result = run_profile(
             Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer, provider),
-            Plan(numbers(retention, float), runs, answer_tokens, selector),
+            ProfilePlan(numbers(retention, float), runs, answer_tokens, selector),
             Outputs(report, html, trace),
             on_turn=lambda text: progress.update(task, description=text),
         )
@@ -180,12 +180,12 @@ def doctor(
 @app.command()
 def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
     """What a bundle holds, after checking that all of it is whole."""
-    from score_edge.bundle import Bundle
-    from score_edge.inspection import check_graphs, describe
-    from score_edge.report import inspection_table
+    from score_edge.bundle.folder import Bundle
+    from score_edge.cli.tables import inspection_table
+    from score_edge.doctor.inspection import check_graph_shapes, describe
 
     opened = Bundle.open(bundle)
-    check_graphs(opened)
+    check_graph_shapes(opened)
     description = describe(opened)
     if as_json:
         print_json(description)

@@ -18,10 +18,10 @@ def train_reference(
 ) -> None:
     """Train the shipped reference model from nothing and write its bundle."""
     from score_edge.learning.reference_bundle import write_reference_bundle
-    from score_edge.learning.reference_training import Recipe
+    from score_edge.learning.reference_training import PolicyRecipe
     from score_edge.learning.reference_training import train_reference as train
 
-    recipe = Recipe(threads=threads)
+    recipe = PolicyRecipe(threads=threads)
     with progress_bar() as progress:
         task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
 
@@ -69,12 +69,12 @@ def train_policy(
 ) -> None:
     """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
     from score_edge.learning.policy_run import Data, learn_policy
-    from score_edge.learning.policy_training import Recipe
+    from score_edge.learning.recipe import PolicyRecipe
 
     def given(**options: Any) -> dict[str, Any]:
         return {name: value for name, value in options.items() if value is not None}
 
-    recipe = Recipe(
+    recipe = PolicyRecipe(
         **given(steps=steps, clips=clips, rollouts=rollouts, still_share=still_share, seed=seed, advantage=advantage),
         **given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
         residual=residual,

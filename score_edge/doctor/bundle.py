@@ -5,20 +5,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.doctor.check import Check
 from score_edge.doctor.software import tensorrt_version
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.board import cpu_features, memory_bytes
-from score_edge.runtime.cuda_driver import cuda_devices, require_gpu
-from score_edge.runtime.engine_files import build_command, misfit, read_records
+from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
+from score_edge.runtime.graphs.engine_files import build_command, misfit, read_records
 
 _GIB = 1 << 30
 _SECONDS = 300
 _OPEN = """
 import json, sys
-from score_edge.bundle import Bundle
-from score_edge.runtime.open_graph import open_graph
+from score_edge.bundle.folder import Bundle
+from score_edge.runtime.graphs.open_graph import open_graph
 graph, passed_over = open_graph(Bundle.open(sys.argv[1], checksums=False), "encoder")
 print(json.dumps([graph.provider, passed_over]), flush=True)
 """
@@ -35,11 +35,11 @@ def check_bundle(folder: str) -> Iterator[Check]:
         "bundle", "ok", f"{bundle.manifest.name} ({bundle.manifest.family}), {len(bundle.paths)} files are whole"
     )
     try:
-        from score_edge.inspection import check_graphs
+        from score_edge.doctor.inspection import check_graph_shapes
 
-        check_graphs(bundle)
+        check_graph_shapes(bundle)
         yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
-        provider = check_provider(folder)
+        provider = check_bundle_provider(folder)
         yield provider
         if provider.finding.startswith("runs on CPU"):
             yield from check_int8(bundle, cpu_features())
@@ -78,7 +78,7 @@ def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iter
             yield Check("engine", "ok", f"{about}; built here, at most {worst:.2g} away from ONNX Runtime")
 
 
-def check_provider(folder: str) -> Check:
+def check_bundle_provider(folder: str) -> Check:
     """What `--provider auto` takes for the encoder, and why it takes nothing better; in a process of its own."""
     done = subprocess.run([sys.executable, "-c", _OPEN, folder], capture_output=True, text=True, timeout=_SECONDS)
     try:

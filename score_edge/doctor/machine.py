@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import score_edge
+from score_edge.bundle.provenance import git_commit
 from score_edge.doctor.check import Check
 from score_edge.profiling.board import ROOT, Board, cpu_features, memory_bytes, temperatures
 from score_edge.profiling.llm_shapes import cache_folder
 from score_edge.profiling.meters import open_meters
-from score_edge.provenance import git_commit
-from score_edge.runtime.cuda_driver import cuda_devices
+from score_edge.runtime.graphs.cuda_driver import cuda_devices
 
 _GIB = 1 << 30
 _LITTLE_MEMORY, _LITTLE_DISK = 2 * _GIB, 4 * _GIB

@@ -11,7 +11,7 @@ from importlib import metadata
 from score_edge.doctor.check import Check
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.board import cpu_features, l4t_release
-from score_edge.runtime.cuda_driver import cuda_devices
+from score_edge.runtime.graphs.cuda_driver import cuda_devices
 
 _SECONDS = 120
 # y = x + x over four floats, opset 13: written by `onnx`, kept as bytes so that nobody needs onnx to run it.
@@ -85,7 +85,7 @@ def check_llama() -> Iterator[Check]:
     gpu = not isinstance(cuda_devices(), str)
     build = _CUDA_BUILD if gpu else _CPU_BUILD
     try:
-        from score_edge.runtime.llama_library import library, system_info
+        from score_edge.runtime.language.llama_library import library, system_info
 
         llama = library()
     except ScoreEdgeError:
@@ -156,7 +156,7 @@ def tensorrt_version() -> str | None:
 
 def check_tensorrt_llm() -> Iterator[Check]:
     """TensorRT-LLM, the second language backend."""
-    from score_edge.runtime.tensorrt_llm import WORKING, installed_version, usable_ways
+    from score_edge.runtime.language.tensorrt_llm import WORKING, installed_version, usable_ways
 
     version = installed_version()
     if version is None:

@@ -13,27 +13,28 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from score_edge.atomic import atomic_folder, remove_leftovers
-from score_edge.bundle import ENGINES, Bundle, file_sha256
-from score_edge.difference import Difference, compare
+from score_edge.bundle.atomic import atomic_folder, remove_leftovers
+from score_edge.bundle.folder import ENGINES, Bundle, file_sha256
 from score_edge.engines import tensorrt_versions as versions
-from score_edge.engines.implicit import Footage, collect
+from score_edge.engines.implicit import ImplicitCalibration, collect
 from score_edge.engines.plan import GraphPlan, plan_graphs, prepare
 from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.cuda_driver import Gpu, require_gpu
-from score_edge.runtime.engine_files import (
+from score_edge.onnx_files.difference import Difference, compare_outputs
+from score_edge.onnx_files.precision import Precision
+from score_edge.runtime.graphs.base import Array, Graph
+from score_edge.runtime.graphs.cuda_driver import Gpu, require_gpu
+from score_edge.runtime.graphs.engine_files import (
     Engine,
     EngineRecord,
-    Precision,
     build_command,
     engine_folder,
     graph_hash,
     timing_cache,
 )
-from score_edge.runtime.graph import Array, Graph, OnnxGraph
-from score_edge.runtime.tensorrt_library import load_tensorrt
-from score_edge.sample_steps import sample_steps
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.graphs.tensorrt_library import load_tensorrt
+from score_edge.runtime.sources.sample_steps import sample_steps
 
 # Largest difference from ONNX Runtime on the CPU, over its largest value. Chosen, not measured: no engine ran here yet.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
@@ -72,7 +73,7 @@ def build_engines(
     implicit: bool = False,
     on_progress: OnProgress = lambda phase, step, steps: None,
 ) -> Built:
-    """Build, compare and file the engines of a bundle for this machine's GPU and TensorRT.
+    """Build, compare_outputs and file the engines of a bundle for this machine's GPU and TensorRT.
 
     The folder appears whole or not at all; engines that were there before stay until it does.
 
@@ -215,7 +216,7 @@ def _build_one(
     timing: Path,
     workspace: int | None,
     dla: int | None,
-    footage: Footage | None,
+    footage: ImplicitCalibration | None,
     on_progress: OnProgress,
 ) -> float:
     """Write ``GRAPH.engine`` into a folder, keep the kernel timings, return the seconds."""
@@ -251,7 +252,7 @@ def _build_one(
 
 
 def _compare(bundle: Bundle, plan: GraphPlan, folder: Path, steps: list[dict[str, Array]], data: str) -> Difference:
-    from score_edge.runtime.tensorrt_graph import TensorRTGraph
+    from score_edge.runtime.graphs.tensorrt_graph import TensorRTGraph
 
     reference, found = OnnxGraph(plan.onnx, exact=True), TensorRTGraph(folder / f"{plan.graph}.engine")
     inputs = steps if plan.graph == "encoder" else _policy_inputs(bundle, steps)
@@ -268,7 +269,7 @@ def _compare(bundle: Bundle, plan: GraphPlan, folder: Path, steps: list[dict[str
 
 
 def _difference(reference: Graph, found: Graph, given: dict[str, Array], output: str, data: str) -> Difference:
-    return compare(output, reference.run(**given)[output], found.run(**given)[output], data)
+    return compare_outputs(output, reference.run(**given)[output], found.run(**given)[output], data)
 
 
 def _policy_inputs(bundle: Bundle, steps: list[dict[str, Array]]) -> list[dict[str, Array]]:

@@ -6,19 +6,19 @@ Every TensorRT takes what `score-edge calibrate` makes, which leaves harmful lay
 from dataclasses import dataclass
 from pathlib import Path
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.calibration.frames import choose_steps, group_steps, read_clips
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.engine_files import calibration_cache
-from score_edge.runtime.graph import Array
+from score_edge.runtime.graphs.base import Array
+from score_edge.runtime.graphs.engine_files import calibration_cache
 from score_edge.runtime.preprocess import Preprocessing
-from score_edge.sample_steps import STEPS, sample_steps
+from score_edge.runtime.sources.sample_steps import STEPS, sample_steps
 
 FRAMES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Footage:
+class ImplicitCalibration:
     """What TensorRT calibrates on and is then judged by.
 
     Attributes:
@@ -34,7 +34,7 @@ class Footage:
     held_out: list[dict[str, Array]]
 
 
-def collect(bundle: Bundle, tensorrt: str, video: str | Path | None, folder: Path) -> Footage:
+def collect(bundle: Bundle, tensorrt: str, video: str | Path | None, folder: Path) -> ImplicitCalibration:
     """Choose steps by content as `score-edge calibrate` does, or take along the ranges of an earlier build.
 
     Args:
@@ -57,7 +57,7 @@ def collect(bundle: Bundle, tensorrt: str, video: str | Path | None, folder: Pat
                 "add --video FOOTAGE, of the camera the bundle is for",
             )
         cache.write_bytes(filed.read_bytes())
-        return Footage(None, cache, filed, sample_steps(vision, None))
+        return ImplicitCalibration(None, cache, filed, sample_steps(vision, None))
     preprocessing = Preprocessing.of(vision)
     choice = choose_steps((group_steps(clip, preprocessing) for clip in read_clips([video], vision.fps)), FRAMES)
     steps = folder / "steps.f32"
@@ -65,4 +65,4 @@ def collect(bundle: Bundle, tensorrt: str, video: str | Path | None, folder: Pat
         for pixels in choice.calibration:
             file.write(preprocessing.encoder_input(pixels)[vision.input_name].tobytes())
     held_out = [dict(preprocessing.encoder_input(pixels)) for pixels in choice.held_out[0][:STEPS]]
-    return Footage(steps, cache, filed, held_out)
+    return ImplicitCalibration(steps, cache, filed, held_out)

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from score_edge.bundle import Bundle
-from score_edge.engines.graph_rules import lint, precision_of
-from score_edge.engines.precision import halve, load, save, to_older_opset
+from score_edge.bundle.folder import Bundle
 from score_edge.engines.worker import Profile
 from score_edge.errors import ScoreEdgeError, require
-from score_edge.runtime.engine_files import GraphName, Precision, bundle_name
+from score_edge.onnx_files.precision import Precision, convert_to_fp16, load, to_older_opset
+from score_edge.onnx_files.rules import lint, precision_of
+from score_edge.onnx_files.save import save_onnx
+from score_edge.runtime.graphs.engine_files import GraphName, bundle_name
 
 POLICY_ROWS = 4096  # rows of one call of the policy, at most
 _QUANTISED_HALF = 19  # from this opset on Q/DQ scales may be float16
@@ -81,9 +82,9 @@ def prepare(plan: GraphPlan, folder: Path, *, typed: bool, newest_opset: int) ->
     if convert:
         if plan.precision == "int8" and plan.opset < _QUANTISED_HALF:
             model = require("onnx", "tensorrt").version_converter.convert_version(model, _QUANTISED_HALF)
-        model = halve(model)
+        model = convert_to_fp16(model)
     path = folder / f"{plan.graph}.onnx"
-    save(model, path)
+    save_onnx(model, path)
     return path
 
 

@@ -9,12 +9,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.engines.build import OnProgress, run_worker
 from score_edge.engines.plan import GraphPlan, plan_graphs, prepare
 from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.engine_files import GraphName, Precision
+from score_edge.onnx_files.precision import Precision
+from score_edge.runtime.graphs.engine_files import GraphName
 
 MODULE = "tensorrt_rtx"
 _OPSET = 20
@@ -37,7 +38,7 @@ class Verdict:
     problem: str = ""
 
 
-def check_graphs(
+def parse_and_build(
     bundle: Bundle,
     precision: Precision | None = None,
     *,
@@ -54,7 +55,7 @@ def check_graphs(
         ScoreEdgeError: TensorRT for RTX is not installed; a graph cannot have the precision.
 
     Example:
-        >>> [row.problem for row in check_graphs(Bundle.open("reference"))]  # doctest: +SKIP
+        >>> [row.problem for row in parse_and_build(Bundle.open("reference"))]  # doctest: +SKIP
         ['', '', '']
     """
     if importlib.util.find_spec(MODULE) is None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.engine_files import Precision
-from score_edge.runtime.tensorrt_library import version_numbers
+from score_edge.onnx_files.precision import Precision
+from score_edge.runtime.graphs.tensorrt_library import version_numbers
 
 _WEAK: dict[Precision, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}
 

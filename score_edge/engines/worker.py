@@ -20,13 +20,13 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from score_edge.bundle.record import read_record
 from score_edge.engines import tensorrt_versions as versions
 from score_edge.errors import ScoreEdgeError
-from score_edge.record import read_record
-from score_edge.runtime.cuda_driver import require_gpu
-from score_edge.runtime.cuda_memory import Cuda
-from score_edge.runtime.engine_files import Precision
-from score_edge.runtime.tensorrt_library import load_tensorrt, make_logger
+from score_edge.onnx_files.precision import Precision
+from score_edge.runtime.graphs.cuda_driver import require_gpu
+from score_edge.runtime.graphs.cuda_memory import Cuda
+from score_edge.runtime.graphs.tensorrt_library import load_tensorrt, make_logger
 
 
 @dataclass(frozen=True, slots=True)

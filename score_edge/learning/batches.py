@@ -16,7 +16,7 @@ MOST_TOKENS = TRAINED_STEPS * GRID * GRID
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class EncoderBatch:
     """A clip as the decoder meets it: at most MOST_TOKENS visual tokens.
 
     Attributes:
@@ -43,7 +43,7 @@ class Seen:
 
 
 @torch.no_grad()
-def look(encoder: StepEncoder, sample: Sample, generator: torch.Generator) -> Seen:
+def look(encoder: StepEncoder, sample: Sample, generator: torch.Generator) -> EncoderBatch:
     """Encode a clip; a long one keeps its evidence first and a random rest, MOST_TOKENS in all."""
     tokens = encoder(sample.patches).flatten(0, 1)
     steps = len(sample.patches)
@@ -55,7 +55,7 @@ def look(encoder: StepEncoder, sample: Sample, generator: torch.Generator) -> Se
     cell = chosen % (GRID * GRID)
     positions = torch.stack([chosen // (GRID * GRID), cell // GRID, cell % GRID], dim=1)
     questions = [question.at(chosen) for question in sample.questions]
-    return Seen(
+    return EncoderBatch(
         tokens[chosen].half(),
         positions,
         sample.travelled.flatten(0, 1)[chosen],
@@ -66,13 +66,15 @@ def look(encoder: StepEncoder, sample: Sample, generator: torch.Generator) -> Se
     )
 
 
-def drop(seen: Seen, count: int, favoured: torch.Tensor, favour: float, generator: torch.Generator) -> Seen:
+def drop(
+    seen: EncoderBatch, count: int, favoured: torch.Tensor, favour: float, generator: torch.Generator
+) -> EncoderBatch:
     """Keep `count` tokens of a clip at random; from favour 1 on, favoured (n,) bool ones are kept before all else."""
     if count >= len(seen.tokens):
         return seen
     rank = torch.rand(len(seen.tokens), generator=generator) + favoured * favour
     kept = rank.topk(count).indices.sort().values
-    return Seen(
+    return EncoderBatch(
         seen.tokens[kept],
         seen.positions[kept],
         seen.travelled[kept],
@@ -92,7 +94,7 @@ class Batch:
         ask: (B, Q) index of the last prompt token of each question, -1 where there is none.
         answers, kinds: (B, Q) int64.
         evidence: (B, Q, n) float32, 1 where a kept token carries the answer.
-        travelled: (B, n, 2) float32 and acts: (B, n) int64, as in Seen.
+        travelled: (B, n, 2) float32 and acts: (B, n) int64, as in EncoderBatch.
         visual: slice of the visual tokens in L.
     """
 
@@ -108,7 +110,7 @@ class Batch:
     visual: slice
 
 
-def collate(clips: list[Seen], embedding: nn.Embedding, prompts: Prompts, most: int) -> Batch:
+def collate(clips: list[EncoderBatch], embedding: nn.Embedding, prompts: Prompts, most: int) -> Batch:
     """Lay out prefix, kept tokens and question segments; a question sees the video and itself, no other question."""
     kept = len(clips[0].tokens)
     chosen = [random.sample(clip.questions, min(most, len(clip.questions))) for clip in clips]

@@ -14,7 +14,7 @@ import numpy as np
 from score_edge.core import Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
-from score_edge.runtime.source import sample_clip
+from score_edge.runtime.sources.open_source import sample_clip
 
 OPEN_QUESTIONS = ("What is happening in this video?", "What objects are visible?", "What changes during the video?")
 NOISE = 2.0  # standard deviation of the noise on a repeated still, of 255

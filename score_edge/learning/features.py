@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from score_edge.atomic import make_folder
+from score_edge.bundle.atomic import atomic_file, make_folder
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.frozen_model import FrozenModel
@@ -102,6 +102,5 @@ class Features:
 
 def _write(path: Path, clip: Clip) -> None:
     asked = json.dumps([(question.prompt, question.answer) for question in clip.questions])
-    unfinished = path.with_suffix(".unfinished")
-    save_file({"tokens": clip.tokens, "unpruned": clip.unpruned}, unfinished, {"questions": asked})
-    unfinished.replace(path)
+    with atomic_file(path) as unfinished:
+        save_file({"tokens": clip.tokens, "unpruned": clip.unpruned}, unfinished, {"questions": asked})

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from score_edge.bundle import Bundle, check_shapes
+from score_edge.bundle.folder import Bundle, check_shapes
 from score_edge.core import Float32, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.gguf_reading import read_qwen2_vl, read_tokenizer
 from score_edge.learning.packing import Clip, Packed, Question, pack
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.preprocess import Preprocessing
 
 ROWS = 16384  # positions per pass of the decoder, padding included: bounds memory and, sorted by length, padding

@@ -3,31 +3,30 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError
-from score_edge.export.policy_graph import Policy
-
-if TYPE_CHECKING:
-    from score_edge.learning.policy_training import Recipe
+from score_edge.export.policy_graph import PolicyNetwork
+from score_edge.learning.recipe import PolicyRecipe
 
 
-def save_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, recipe: "Recipe", step: int) -> None:
+def save_checkpoint(
+    path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, step: int
+) -> None:
     """Policy, optimizer and the next step. There is no random state: see `rollouts.generator`."""
     tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    unfinished = path.with_suffix(".unfinished")
     metadata = {"step": str(step), "recipe": json.dumps(dataclasses.asdict(recipe))}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
-    unfinished.replace(path)
+    with atomic_file(path) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
 
 
-def load_checkpoint(path: Path, policy: Policy, optimizer: torch.optim.Optimizer, recipe: "Recipe") -> int:
+def load_checkpoint(path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe) -> int:
     """Put a checkpoint back into a policy and its optimizer; returns the next step.
 
     Raises:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 
-from score_edge.bundle import Bundle, check_shapes, write_bundle
+from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
+from score_edge.bundle.manifest import FileRef, Selection
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import export_policy
 from score_edge.learning.curriculum import footage_scenes, image_scenes, world_scenes, world_stills
 from score_edge.learning.curves import plot_policy
 from score_edge.learning.features import Features
 from score_edge.learning.frozen_model import FrozenModel, load_frozen
-from score_edge.learning.policy_training import Log, Recipe, Scenes, train_policy
-from score_edge.manifest import FileRef, Selection
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.learning.policy_training import Log, Scenes, train_policy
+from score_edge.learning.recipe import PolicyRecipe
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Data:
 def learn_policy(
     bundle: str | Path,
     folder: Path,
-    recipe: Recipe,
+    recipe: PolicyRecipe,
     data: Data,
     *,
     checkpoint: Path | None = None,
@@ -125,7 +126,7 @@ def with_policy(bundle: Bundle, policy: Path, folder: Path, *, overwrite: bool =
     return write_bundle(folder, manifest, {**kept, "policy.onnx": policy}, overwrite=overwrite)
 
 
-def _scenes(model: FrozenModel, features: Features, recipe: Recipe, data: Data) -> Scenes:
+def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: Data) -> Scenes:
     vision = model.bundle.manifest.vision
     steps, per_step = data.clip_steps, vision.frames_per_step
     if data.questions and not data.videos:

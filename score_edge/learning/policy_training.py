@@ -8,83 +8,25 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch.nn import functional
 
-from score_edge.atomic import make_folder
-from score_edge.errors import ScoreEdgeError, did_you_mean, require
-from score_edge.export.policy_graph import Policy
+from score_edge.bundle.atomic import make_folder, write_text
+from score_edge.errors import ScoreEdgeError, require
+from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.features import Features
 from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.packing import Clip
 from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
+from score_edge.learning.recipe import PolicyRecipe
 from score_edge.learning.rewards import product_advantage, quality, sparsity, split_advantage
 from score_edge.learning.rollouts import draw_masks, draw_rate, generator, group_loss, rate_bias
-from score_edge.runtime.residual import previous_tokens
+from score_edge.selection.residual import previous_tokens
 
 WARM_CLIPS = 48  # clips whose tokens the input is normalised by and the regression sees
-Advantage = Literal["split", "product"]
 Log = Callable[[dict[str, float]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Every number of the run; what is not the paper's is ours.
-
-    Attributes:
-        steps: updates of the policy.
-        clips: clips per update, over all processes.
-        rollouts: K, masks per clip.
-        learning_rate: of Adam, falling to a tenth along a cosine.
-        lowest, highest: keep rates of the rollouts, drawn per clip, log-uniform: one policy must rank well at all.
-        anchored: shift the logits of a clip so that it is kept at its rate; False draws from the policy as it is.
-        advantage: "split" (ours, after the paper's idea), or "product", one advantage of quality * sparsity.
-        sparsity_weight, slack: of the split advantage.
-        logit_penalty: weight of mean(logit^2), against saturation.
-        residual: False hides the change from the policy: it sees x only.
-        still_share: share of the steps on pseudo-videos, stage 1; 0 is no curriculum.
-        warm_steps: of a regression of the logits on the size of the change, before any reward; 0 starts at random.
-        warm_spread: standard deviation of the logits after it: the larger, the nearer masks are to the top-k that is
-            kept at test time, and the fewer tokens a group explores.
-        hidden: width of the policy's hidden layer.
-        checkpoint_every: steps between checkpoints.
-    """
-
-    steps: int = 600
-    clips: int = 8
-    rollouts: int = 8
-    learning_rate: float = 2e-3
-    lowest: float = 0.04
-    highest: float = 0.5
-    anchored: bool = True
-    advantage: Advantage = "split"
-    sparsity_weight: float = 0.1
-    slack: float = 0.02
-    logit_penalty: float = 1e-4
-    residual: bool = True
-    still_share: float = 0.2
-    warm_steps: int = 400
-    warm_spread: float = 2.0
-    hidden: int = 32
-    checkpoint_every: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lowest <= self.highest < 1:
-            raise ScoreEdgeError(f"keep rates from {self.lowest} to {self.highest} are not within (0, 1)")
-        if self.advantage not in get_args(Advantage):
-            raise ScoreEdgeError(
-                f"there is no advantage {self.advantage!r}", did_you_mean(self.advantage, get_args(Advantage))
-            )
-        if self.rollouts < 2 or self.clips < 1 or self.steps < 1:
-            raise ScoreEdgeError("a group needs at least two rollouts, a step one clip, a run one step")
-
-    def still_steps(self) -> int:
-        """Steps of stage 1."""
-        return round(self.steps * self.still_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +44,14 @@ def policy_inputs(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens.flatten(0, 1), previous.flatten(0, 1)
 
 
-def new_policy(clips: Sequence[Clip], recipe: Recipe) -> Policy:
+def new_policy(clips: Sequence[Clip], recipe: PolicyRecipe) -> PolicyNetwork:
     """A policy that normalises by these clips and, after a short regression, ranks by the size of the change.
 
     The regression is ours: a start from which rollouts already differ in what matters. It sees no answer and no label.
     """
     torch.manual_seed(recipe.seed)
     tokens, previous = (torch.cat(rows) for rows in zip(*map(policy_inputs, clips), strict=True))
-    policy = Policy(tokens.shape[1], recipe.hidden)
+    policy = PolicyNetwork(tokens.shape[1], recipe.hidden)
     change = tokens - previous
     state = torch.cat([tokens, change], dim=1)
     policy.mean.copy_(state.mean(dim=0))
@@ -141,7 +83,7 @@ class Group:
     masks: torch.Tensor  # (K, n)
 
 
-def draw_group(policy: Policy, clip: Clip, recipe: Recipe, stream: torch.Generator) -> Group:
+def draw_group(policy: PolicyNetwork, clip: Clip, recipe: PolicyRecipe, stream: torch.Generator) -> Group:
     """K masks of one clip, all at the same keep rate, so that what differs is which tokens are kept."""
     logits = policy.logits(*policy_inputs(clip))
     rate = draw_rate(recipe.lowest, recipe.highest, stream)
@@ -149,7 +91,9 @@ def draw_group(policy: Policy, clip: Clip, recipe: Recipe, stream: torch.Generat
     return Group(clip, logits, bias, draw_masks(logits + bias, recipe.rollouts, stream))
 
 
-def learn_from(model: FrozenModel, groups: Sequence[Group], recipe: Recipe) -> tuple[torch.Tensor, dict[str, float]]:
+def learn_from(
+    model: FrozenModel, groups: Sequence[Group], recipe: PolicyRecipe
+) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of some groups, and what to log: means over the rollouts."""
     pairs = [(group.clip, mask.view(group.clip.tokens.shape[:2])) for group in groups for mask in group.masks]
     found = model.losses(*map(list, zip(*pairs, strict=True)))
@@ -180,11 +124,11 @@ def train_policy(
     model: FrozenModel,
     features: Features,
     scenes: Scenes,
-    recipe: Recipe,
+    recipe: PolicyRecipe,
     *,
     resume: bool = False,
     on_log: Log = lambda row: None,
-) -> Policy:
+) -> PolicyNetwork:
     """Run the recipe; with `accelerate launch`, on several processes that share each step's clips.
 
     Args:
@@ -252,14 +196,14 @@ def train_policy(
     return policy
 
 
-def _set_gradient(policy: Policy, gradient: torch.Tensor) -> None:
+def _set_gradient(policy: PolicyNetwork, gradient: torch.Tensor) -> None:
     start = 0
     for parameter in policy.parameters():
         parameter.grad = gradient[start : start + parameter.numel()].view_as(parameter).clone()
         start += parameter.numel()
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, step: int) -> None:
     """A function of the step alone, so that there is no scheduler to store."""
     cosine = (1 + torch.cos(torch.tensor(step / recipe.steps * torch.pi)).item()) / 2
     for group in optimizer.param_groups:
@@ -269,4 +213,4 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> No
 def _cut(metrics: Path, start: int) -> None:
     """Forget what a killed run logged behind its last checkpoint, which is done again."""
     lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    metrics.write_text("".join(line for line in lines[:start] if line.endswith("\n")))
+    write_text(metrics, "".join(line for line in lines[:start] if line.endswith("\n")))

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from score_edge.bundle import Bundle, write_bundle
+from score_edge.bundle.folder import Bundle, write_bundle
+from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
+from score_edge.bundle.provenance import Provenance
 from score_edge.export.gguf_model import write_gguf
-from score_edge.export.onnx_graph import export_onnx
+from score_edge.export.onnx_export import export_onnx
 from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATCH, build_model, step_encoder
-from score_edge.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
-from score_edge.provenance import Provenance
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 

@@ -24,13 +24,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import Qwen2VLForConditionalGeneration
 
-from score_edge.atomic import make_folder
+from score_edge.bundle.atomic import atomic_file, make_folder
 from score_edge.export.qwen2_vl import StepEncoder
 from score_edge.learning.batches import (
     MOST_TOKENS,
     TRAINED_STEPS,
     Batch,
-    Seen,
+    EncoderBatch,
     collate,
     drop,
     hidden_states,
@@ -49,7 +49,7 @@ ANSWER_CLIPS = 1_000_000  # where the clips of stage 2 start
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ReferenceRecipe:
     """Every number of the training run."""
 
     see_steps: int = 3200
@@ -78,7 +78,7 @@ def samples(start: int, lengths: dict[int, float]) -> DataLoader[Sample]:
     return DataLoader(dataset, batch_size=None, num_workers=1, prefetch_factor=16)
 
 
-def learn_to_see(encoder: StepEncoder, recipe: Recipe, log: Callable[[dict[str, float]], None]) -> None:
+def learn_to_see(encoder: StepEncoder, recipe: ReferenceRecipe, log: Callable[[dict[str, float]], None]) -> None:
     """Stage 1, then scale the tower's output to unit variance."""
     last = encoder.visual.merger.mlp[2]
     sizes = (len(world.SHAPES) + 1, len(world.COLORS) + 1, 2 * world.FRAMES_PER_STEP, 2)
@@ -155,7 +155,7 @@ class Pointer(nn.Module):
 def learn_to_answer(
     model: Qwen2VLForConditionalGeneration,
     encoder: StepEncoder,
-    recipe: Recipe,
+    recipe: ReferenceRecipe,
     log: Callable[[dict[str, float]], None],
     checkpoint: Callable[[], None],
 ) -> None:
@@ -172,7 +172,7 @@ def learn_to_answer(
     lengths = {TRAINED_STEPS: 0.8, 2 * TRAINED_STEPS: 0.1, 4 * TRAINED_STEPS: 0.07, 8 * TRAINED_STEPS: 0.03}
     stream = iter(samples(ANSWER_CLIPS, lengths))
     generator = torch.Generator().manual_seed(recipe.seed)
-    memory: list[Seen] = []
+    memory: list[EncoderBatch] = []
     seen_right, seen_all = torch.zeros(2, len(world.QUESTION_TYPES)), torch.zeros(2, len(world.QUESTION_TYPES))
     began = time.monotonic()
     for step in range(recipe.answer_steps):
@@ -238,7 +238,7 @@ def learn_to_answer(
 
 
 def train_reference(
-    folder: Path, recipe: Recipe, *, on_log: Callable[[dict[str, float]], None] = lambda row: None
+    folder: Path, recipe: ReferenceRecipe, *, on_log: Callable[[dict[str, float]], None] = lambda row: None
 ) -> Path:
     """Both stages; writes model.safetensors, metrics.jsonl and its picture. A finished stage 1 is not done again.
 
@@ -278,6 +278,5 @@ def train_reference(
 
 def _save(module: nn.Module, path: Path) -> None:
     """Replace a weight file in one go: a run that is killed leaves the last one whole."""
-    unfinished = path.with_suffix(".unfinished")
-    save_file(module.state_dict(), unfinished)
-    unfinished.replace(path)
+    with atomic_file(path) as unfinished:
+        save_file(module.state_dict(), unfinished)

@@ -4,13 +4,14 @@ Every function takes the root of the file system, so that a test can show it ano
 None or an empty dictionary.
 """
 
-import os
 import platform
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from score_edge.runtime.threads import usable_cpus
 
 ROOT = Path("/")
 # The newest L4T whose number is not above the board's decides.
@@ -65,7 +66,7 @@ class Board:
         return Board(
             model=_model(root),
             machine=f"{platform.machine()} {platform.release()}",
-            cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cpus=usable_cpus(),
             l4t=".".join(map(str, release)) if release else None,
             jetpack=jetpack(release) if release else None,
             power_mode=power_mode(root),

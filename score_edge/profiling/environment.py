@@ -10,8 +10,8 @@ from importlib import metadata
 from typing import Any
 
 import score_edge
+from score_edge.bundle.provenance import git_commit
 from score_edge.profiling.board import Board
-from score_edge.provenance import git_commit
 
 PACKAGES = (
     "numpy",

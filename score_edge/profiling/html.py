@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from score_edge.profiling.report import STAGES, Point, Report, Variant
-from score_edge.profiling.tables import NOT_AVAILABLE, about, duration, size
+from score_edge.profiling.wording import NOT_AVAILABLE, about, duration, size
 
 _WIDTH, _BAR, _PLOT = 900, 34, 260
 _LEFT, _RIGHT, _BOTTOM = 80, 20, 30

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError, did_you_mean, require
 from score_edge.profiling.board import memory_bytes
 
@@ -133,15 +134,11 @@ def shaped_gguf(
             "set XDG_CACHE_HOME to a larger disk, or choose a smaller shape",
         )
     on_write()
-    # Beside the target, because a rename is atomic only within one file system.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        _write(shape, unfinished)
-        unfinished.replace(path)
+        with atomic_file(path) as unfinished:
+            _write(shape, unfinished)
     except OSError as error:
         raise ScoreEdgeError(f"cannot write {path}: {error}", "free some disk space") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.atomic import write_text
+from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.environment import Environment
 from score_edge.profiling.llm_shapes import llm_shape, shaped_gguf
 from score_edge.profiling.meters import open_meters
-from score_edge.profiling.report import Report, write_text
-from score_edge.profiling.run import Plan, profile
+from score_edge.profiling.report import Report
+from score_edge.profiling.run import ProfilePlan, profile
 from score_edge.profiling.spans import Spans, chrome_trace
 from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import SYNTHETIC, BundleWorkload, ShapeWorkload, Workload, bundle_hashes
-from score_edge.runtime.language_model import LanguageModel
-from score_edge.runtime.llama_cpp import LlamaCpp
-from score_edge.runtime.open_graph import Provider
+from score_edge.runtime.graphs.open_graph import Provider
+from score_edge.runtime.language.base import LanguageModel
+from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 
 RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
@@ -71,7 +72,11 @@ class _Opened:
 
 
 def run_profile(
-    subject: Subject, plan: Plan, outputs: Outputs = Outputs(), *, on_turn: Callable[[str], None] = lambda text: None
+    subject: Subject,
+    plan: ProfilePlan,
+    outputs: Outputs = Outputs(),
+    *,
+    on_turn: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Profile a bundle or a language model of a shape.
 
@@ -85,7 +90,7 @@ def run_profile(
         ScoreEdgeError: something cannot be opened, read, run or written.
 
     Example:
-        >>> report = run_profile(Subject("reference"), Plan(runs=3))  # doctest: +SKIP
+        >>> report = run_profile(Subject("reference"), ProfilePlan(runs=3))  # doctest: +SKIP
         >>> report.speedup(report.variants[-1], "prefill")  # doctest: +SKIP
         24.7
     """
@@ -115,7 +120,7 @@ def run_profile(
 
 
 @contextlib.contextmanager
-def _opened(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+def _opened(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
     if subject.steps < 1 or subject.visual_tokens < 1:
         raise ScoreEdgeError("a profile needs at least one step and one visual token")
     opener = _open_shape if subject.llm_shape else _open_bundle
@@ -124,14 +129,14 @@ def _opened(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Ite
 
 
 @contextlib.contextmanager
-def _open_bundle(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+def _open_bundle(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
     bundle = Bundle.open(subject.bundle)
     vision = bundle.manifest.vision
     wanted = subject.steps * vision.token_grid.tokens + _PROMPT_CELLS + plan.answer_tokens
     context = max(bundle.manifest.language.context, wanted)
     model: LanguageModel | None = None
     if subject.trt_llm:
-        from score_edge.runtime.tensorrt_llm import TensorRtLlm
+        from score_edge.runtime.language.tensorrt_llm import TensorRtLlm
 
         model = TensorRtLlm(subject.trt_llm, tokenizer=subject.tokenizer, context=wanted)
     with Pipeline(bundle, context=context, threads=subject.threads, model=model, provider=subject.provider) as pipeline:
@@ -142,7 +147,7 @@ def _open_bundle(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -
 
 
 @contextlib.contextmanager
-def _open_shape(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+def _open_shape(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
     shape = llm_shape(str(subject.llm_shape))
     cells = subject.visual_tokens + _PROMPT_CELLS + plan.answer_tokens
     path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_turn(f"writing random weights of {shape.name}"))
@@ -157,6 +162,6 @@ def _open_shape(subject: Subject, plan: Plan, on_turn: Callable[[str], None]) ->
 def _backend(model: LanguageModel) -> str:
     if not isinstance(model, LlamaCpp):
         return type(model).__name__
-    from score_edge.runtime.llama_library import system_info
+    from score_edge.runtime.language.llama_library import system_info
 
     return f"llama.cpp: {system_info()}"

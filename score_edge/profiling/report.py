@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from score_edge.bundle.atomic import write_text
+from score_edge.bundle.record import read_record
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.environment import Environment
 from score_edge.profiling.figures import Figure
-from score_edge.record import read_record
 
 SCHEMA = 1
 STAGES = {
@@ -198,16 +199,3 @@ class Report:
                 row.pop("speedup", None)
                 row.pop("selection_share", None)
         return read_record(Report, plain, path.name)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file with its folders.
-
-    Raises:
-        ScoreEdgeError: the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ScoreEdgeError(f"cannot write {path}: {error.strerror}", "choose another place") from error

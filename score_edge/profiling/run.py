@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from score_edge.budget import clip_top_k, token_count
 from score_edge.core import Float32, KeptTokens, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.board import temperatures, throttle_counts
@@ -18,8 +17,9 @@ from score_edge.profiling.report import STAGES, UNITS, Point, Report, Sensors, S
 from score_edge.profiling.spans import Spans
 from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import Workload
-from score_edge.selectors import Selector
-from score_edge.selectors.score import Score
+from score_edge.selection.budget import clip_top_k, token_count
+from score_edge.selection.registry import Selector
+from score_edge.selection.score import Score
 
 RETENTIONS = (1.0, 0.25, 0.1, 0.05)
 _LETTER = "a"
@@ -30,7 +30,7 @@ _ANSWERING = ("residual", "policy", "budget", "hand-over", "prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ProfilePlan:
     """How to measure.
 
     Attributes:
@@ -69,7 +69,7 @@ class _Turn:
 
 def profile(
     workload: Workload,
-    plan: Plan,
+    plan: ProfilePlan,
     telemetry: Telemetry,
     environment: Environment,
     *,
@@ -153,7 +153,7 @@ def profile(
 
 
 def _warm_up(
-    workload: Workload, plan: Plan, selector: Selector, spans: Spans, on_turn: Callable[[str], None]
+    workload: Workload, plan: ProfilePlan, selector: Selector, spans: Spans, on_turn: Callable[[str], None]
 ) -> Iterator[str]:
     """Every stage once, the fewest tokens first; the larger turns are left out where they would take long."""
     spans.run, spans.retention = -1, None
@@ -173,7 +173,7 @@ def _turn(
     selector: Selector,
     tokens: Float32,
     retention: float,
-    plan: Plan,
+    plan: ProfilePlan,
     telemetry: Telemetry,
     spans: Spans,
 ) -> _Turn:
@@ -238,7 +238,7 @@ def _variant(
     turns: Sequence[_Turn],
     encoding: Sequence[float | None],
     tokens: Float32,
-    plan: Plan,
+    plan: ProfilePlan,
     telemetry: Telemetry,
     spans: Spans,
 ) -> Variant:

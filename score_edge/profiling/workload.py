@@ -6,16 +6,16 @@ from typing import Protocol
 
 import numpy as np
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Frame, Grid
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.llm_shapes import LlmShape, random_rows
 from score_edge.profiling.spans import Spans
-from score_edge.runtime.language_model import LanguageModel
+from score_edge.runtime.language.base import LanguageModel
 from score_edge.runtime.pipeline import Pipeline
-from score_edge.runtime.source import sample_clip
-from score_edge.selectors import Selector, get_selector
-from score_edge.selectors.score import Score
+from score_edge.runtime.sources.open_source import sample_clip
+from score_edge.selection.registry import Selector, get_selector
+from score_edge.selection.score import Score
 
 SYNTHETIC = "synthetic"
 _POLICY_HIDDEN = 64

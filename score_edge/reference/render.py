@@ -1,15 +1,12 @@
 """Paint the frames of the reference world: anti-aliased things over a textured, shaking, flickering background."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from score_edge.core import Float32, Uint8
-
-if TYPE_CHECKING:
-    from score_edge.reference.world import Thing
+from score_edge.core import Float32, Mask, Uint8
 
 RGB = {
     "red": (220, 40, 40),
@@ -24,7 +21,22 @@ WINDOW = 20  # pixels, holds the largest thing
 SHAKE = 2  # pixels of border that camera shake may uncover
 
 
-def render(rng: np.random.Generator, things: tuple["Thing", ...], frames: int, size: int) -> Uint8:
+class Drawable(Protocol):
+    """What of a thing is painted; see `world.Thing`."""
+
+    @property
+    def shape(self) -> str: ...  # noqa: D102
+    @property
+    def color(self) -> str: ...  # noqa: D102
+    @property
+    def radius(self) -> float: ...  # noqa: D102
+    @property
+    def path(self) -> Float32: ...  # noqa: D102
+    @property
+    def visible(self) -> Mask: ...  # noqa: D102
+
+
+def render(rng: np.random.Generator, things: Sequence[Drawable], frames: int, size: int) -> Uint8:
     """(frames, size, size, 3) uint8 RGB."""
     shake = np.zeros((frames, 2), np.int64)
     if rng.random() < 0.5:
@@ -74,7 +86,7 @@ def _smooth(coarse: Float32, size: int) -> Float32:
     return np.asarray(rows[:, low] * (1 - share) + rows[:, low + 1] * share, np.float32)
 
 
-def _draw(video: Float32, thing: "Thing", shake: np.ndarray, brightness: float) -> None:
+def _draw(video: Float32, thing: Drawable, shake: np.ndarray, brightness: float) -> None:
     """Blend a thing into the frames where it is visible."""
     shown = np.flatnonzero(thing.visible)
     centre = thing.path[shown] + shake[shown][:, ::-1]

@@ -87,15 +87,16 @@ def prepared(make_encoder: Callable[..., Any], tmp_path: Any) -> Callable[..., A
         import onnx
 
         from score_edge.calibration.layers import find_layers
-        from score_edge.calibration.quantize import expose, prepare, save
+        from score_edge.calibration.quantize import expose, prepare
         from score_edge.calibration.ranges import collect_ranges
-        from score_edge.runtime.graph import OnnxGraph
+        from score_edge.onnx_files.save import save_onnx
+        from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
         onnx.save(make_encoder(**options), tmp_path / "encoder.onnx")
         plain = prepare(tmp_path / "encoder.onnx", tmp_path)
         layers = find_layers(plain)
         names = sorted({layer.activation for layer in layers})
-        save(expose(plain, names), tmp_path / "exposed.onnx")
+        save_onnx(expose(plain, names), tmp_path / "exposed.onnx")
         ranges = collect_ranges(OnnxGraph(tmp_path / "exposed.onnx"), names, given, method)
         return plain, layers, ranges, tmp_path
 

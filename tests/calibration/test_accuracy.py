@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from score_edge.calibration.accuracy import difference, measure
+from score_edge.calibration.fidelity import difference, measure_fidelity
 from score_edge.core import Grid
-from score_edge.selectors import get_selector
+from score_edge.selection.registry import get_selector
 
 RNG = np.random.default_rng(0)
 RUNS = [RNG.standard_normal((6, 9, 5)).astype(np.float32) for _ in range(3)]
@@ -16,7 +16,7 @@ def selector():
 
 
 def test_nothing_changed() -> None:
-    found = measure(RUNS, RUNS, selector)
+    found = measure_fidelity(RUNS, RUNS, selector)
     assert found.loss == pytest.approx(0, abs=1e-12)
     assert found.tokens.worst_error == found.residual == found.residual_kept == 0
     assert [row.overlap for row in found.agreement] == [1, 1]
@@ -26,7 +26,7 @@ def test_nothing_changed() -> None:
 def test_one_bad_token_among_many_is_seen() -> None:
     bad = [run.copy() for run in RUNS]
     bad[1][2, 3] *= -1
-    found = measure(RUNS, bad, selector)
+    found = measure_fidelity(RUNS, bad, selector)
     assert found.tokens.worst_cosine == pytest.approx(-1)
     assert found.tokens.worst_error == pytest.approx(2)
     assert found.tokens.cosine == pytest.approx(1 - 2 / 162)
@@ -34,7 +34,7 @@ def test_one_bad_token_among_many_is_seen() -> None:
 
 def test_errors_of_tokens_and_residuals() -> None:
     noise = [0.1 * RNG.standard_normal(run.shape).astype(np.float32) for run in RUNS]
-    found = measure(RUNS, [run + extra for run, extra in zip(RUNS, noise, strict=True)], selector)
+    found = measure_fidelity(RUNS, [run + extra for run, extra in zip(RUNS, noise, strict=True)], selector)
     flat, apart = np.concatenate(RUNS).astype(np.float64), np.concatenate(noise).astype(np.float64)
     assert found.tokens.error == pytest.approx(np.linalg.norm(apart) / np.linalg.norm(flat), rel=1e-5)
     changes = [np.concatenate([np.diff(run, axis=0) for run in runs]) for runs in (RUNS, noise)]
@@ -45,7 +45,7 @@ def test_a_small_residual_of_large_tokens_carries_the_noise_of_both() -> None:
     """Tokens that hardly change: an error of 1 % in them is of the order of the change itself."""
     still = [np.repeat(run[:1], 6, axis=0) + 0.02 * run for run in RUNS]
     noisy = [run * (1 + 0.01 * RNG.standard_normal(run.shape)).astype(np.float32) for run in still]
-    found = measure(still, noisy, selector)
+    found = measure_fidelity(still, noisy, selector)
     assert found.tokens.error < 0.02 < 0.3 < found.residual
 
 
@@ -54,7 +54,7 @@ def test_agreement_is_the_share_of_tokens_kept_by_both() -> None:
     run = np.tile(np.eye(5, dtype=np.float32)[[0] * 10], (2, 1, 1))
     one, other = run.copy(), run.copy()
     one[1, [2, 3, 4]], other[1, [2, 3, 7]] = np.eye(5)[1], np.eye(5)[1]
-    (row,) = measure([one], [other], selector, (0.3,)).agreement
+    (row,) = measure_fidelity([one], [other], selector, (0.3,)).agreement
     assert row.overlap == pytest.approx(2 / 3) and row.by_chance == pytest.approx(0.3)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_edge.bundle import Bundle, write_bundle
+from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.calibration.calibrate import REPORT, Calibration, calibrate_bundle
 from score_edge.calibration.frames import read_clips
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import OnnxGraph
-from score_edge.runtime.source import open_source
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.sources.open_source import open_source
 
 onnx = pytest.importorskip("onnx")
 FRAMES = 48

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from score_edge.bundle import Bundle
-from score_edge.calibration.gate_threshold import Footage, find_threshold, replay, save_threshold
+from score_edge.bundle.folder import Bundle
+from score_edge.calibration.gate_threshold import EncodedFootage, find_threshold, replay, save_threshold
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.gate import EncoderGate
+from score_edge.runtime.live.gate import EncoderGate
 
 GRID = Grid(2, 2)
 
 
-def footage(noise: float, seed: int = 0, steps: int = 60) -> Footage:
+def footage(noise: float, seed: int = 0, steps: int = 60) -> EncodedFootage:
     """A still picture under noise, with a thing that appears half-way; a token is the mean colour of its cell."""
     rng = np.random.default_rng(seed)
     scene = np.full((steps, 1, 32, 32, 3), 120.0)
@@ -20,7 +20,7 @@ def footage(noise: float, seed: int = 0, steps: int = 60) -> Footage:
     scene += rng.standard_normal(scene.shape) * noise
     pixels = np.clip(scene, 0, 255).astype(np.uint8)
     tokens = pixels.reshape(steps, 2, 16, 2, 16, 3).mean(axis=(2, 4)).reshape(steps, 4, 3).astype(np.float32)
-    return Footage("still", pixels, tokens, GRID)
+    return EncodedFootage("still", pixels, tokens, GRID)
 
 
 @pytest.mark.parametrize("bound", [0.001, 0.01, 0.1])
@@ -45,7 +45,7 @@ def test_the_gate_skips_what_the_report_says() -> None:
 
 
 @pytest.mark.parametrize("clips", [[], [footage(1.0)]])
-def test_nothing_to_go_by(clips: list[Footage]) -> None:
+def test_nothing_to_go_by(clips: list[EncodedFootage]) -> None:
     with pytest.raises(ScoreEdgeError, match="footage and a bound"):
         find_threshold(clips, 0.0)
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from score_edge.calibration.quantize import VARIANTS, prepare, quantize, save
+from score_edge.calibration.quantize import VARIANTS, prepare, quantize
 from score_edge.calibration.simulate import Switchboard, simulate
-from score_edge.engines.graph_rules import lint
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import OnnxGraph
+from score_edge.onnx_files.rules import lint
+from score_edge.onnx_files.save import save_onnx
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 onnx = pytest.importorskip("onnx")
 STATIC = [name for names in VARIANTS.values() for name in names if not name.startswith("dynamic")]
@@ -53,7 +54,7 @@ def test_all_switches_on_is_the_simulation_without_switches(prepared, steps) -> 
     plain, layers, ranges, folder = prepared(steps)
     quantised = quantize(plain, layers, ranges, "s8s8", folder)
     board = Switchboard(quantised, plain, layers, folder / "board.onnx")
-    save(simulate(quantised, plain, layers, switched=False), folder / "exact.onnx")
+    save_onnx(simulate(quantised, plain, layers, switched=False), folder / "exact.onnx")
     found = OnnxGraph(folder / "exact.onnx").run(**steps[0])["tokens"]
     np.testing.assert_array_equal(found, board.run(steps[0], board.layers))
 
@@ -62,8 +63,8 @@ def test_an_exact_graph_is_the_simulation(prepared, steps) -> None:
     """What engines are compared with, on CPUs whose integer kernels overflow too."""
     plain, layers, ranges, folder = prepared(steps)
     quantised = quantize(plain, layers, ranges, "s8s8", folder)
-    save(quantised, folder / "quantised.onnx")
-    save(simulate(quantised, plain, layers, switched=False), folder / "simulated.onnx")
+    save_onnx(quantised, folder / "quantised.onnx")
+    save_onnx(simulate(quantised, plain, layers, switched=False), folder / "simulated.onnx")
     exact, simulated = OnnxGraph(folder / "quantised.onnx", exact=True), OnnxGraph(folder / "simulated.onnx")
     for inputs in steps:
         np.testing.assert_allclose(exact.run(**inputs)["tokens"], simulated.run(**inputs)["tokens"], atol=1e-5)
@@ -87,7 +88,7 @@ def test_every_variant_keeps_the_opset_and_stays_near(prepared, steps, variant, 
     made = quantize(plain, layers, ranges, variant, folder)
     assert [entry.version for entry in made.opset_import if entry.domain == ""] == [opset]
     assert {entry.domain for entry in made.opset_import} <= {"", "com.microsoft"}
-    save(made, folder / "made.onnx")
+    save_onnx(made, folder / "made.onnx")
     tokens, before = (OnnxGraph(folder / f"{name}.onnx").run(**steps[0])["tokens"] for name in ("made", "encoder"))
     assert 0 < np.linalg.norm(tokens - before) / np.linalg.norm(before) < 0.2
 
@@ -107,7 +108,7 @@ def test_no_layers_is_the_same_graph(prepared, steps) -> None:
 
 def test_a_quantised_graph_is_refused(prepared, steps) -> None:
     plain, layers, ranges, folder = prepared(steps)
-    save(quantize(plain, layers, ranges, "s8s8", folder), folder / "again.onnx")
+    save_onnx(quantize(plain, layers, ranges, "s8s8", folder), folder / "again.onnx")
     with pytest.raises(ScoreEdgeError, match="already quantised: it has DequantizeLinear, QuantizeLinear"):
         prepare(folder / "again.onnx", folder)
 

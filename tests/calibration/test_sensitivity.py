@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from score_edge.calibration.accuracy import difference
+from score_edge.calibration.fidelity import difference
 from score_edge.calibration.quantize import quantize
 from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
 from score_edge.calibration.simulate import Switchboard

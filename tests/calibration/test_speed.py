@@ -13,11 +13,12 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
 from score_edge.calibration.layers import find_layers
-from score_edge.calibration.quantize import VARIANTS, expose, prepare, save
+from score_edge.calibration.quantize import VARIANTS, expose, prepare
 from score_edge.calibration.ranges import collect_ranges
 from score_edge.calibration.trials import Bench, encode_runs, in_turns, tokens_of
-from score_edge.runtime.graph import OnnxGraph
-from score_edge.selectors import get_selector
+from score_edge.onnx_files.save import save_onnx
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.selection.registry import get_selector
 
 # torch's memory goes with its process.
 EXPORT = """
@@ -25,7 +26,7 @@ import sys, types
 from pathlib import Path
 import torch, transformers
 from score_edge.export.family import find_family
-from score_edge.export.onnx_graph import export_onnx
+from score_edge.export.onnx_export import export_onnx
 
 family = find_family("llava_onevision")
 vision = {"model_type": "siglip_vision_model", "vision_use_head": False, "image_size": 224, "patch_size": 16,
@@ -63,7 +64,7 @@ def test_an_encoder_of_siglip_bases_size(tmp_path: Path) -> None:
     plain = prepare(path, tmp_path)
     layers = find_layers(plain)
     names = sorted({layer.activation for layer in layers})
-    save(expose(plain, names), tmp_path / "exposed.onnx")
+    save_onnx(expose(plain, names), tmp_path / "exposed.onnx")
     ranges = collect_ranges(OnnxGraph(tmp_path / "exposed.onnx"), names, inputs[:8])
     fp32 = OnnxGraph(path, threads=THREADS)
     held = [inputs[8:]]

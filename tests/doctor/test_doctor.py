@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from score_edge.bundle import ENGINES, REFERENCE, Bundle
+from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle
 from score_edge.doctor import machine, software
 from score_edge.doctor.bundle import check_bundle, check_engines, check_int8
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
-from score_edge.runtime.cuda_driver import Gpu
-from score_edge.runtime.engine_files import Engine, EngineRecord, engine_folder, graph_hash
+from score_edge.runtime.graphs.cuda_driver import Gpu
+from score_edge.runtime.graphs.engine_files import Engine, EngineRecord, engine_folder, graph_hash
 
 GPU = "Orin (sm87, 16 multiprocessors)"
 BROKEN = Check("ONNX Runtime", "fail", "not installed", "pip install onnxruntime")
@@ -162,7 +162,7 @@ def test_a_bundle_that_is_none():
 
 
 def test_a_llama_cpp_that_does_not_load(monkeypatch):
-    from score_edge.runtime import llama_library
+    from score_edge.runtime.language import llama_library
 
     monkeypatch.setattr(llama_library, "library", lambda: (_ for _ in ()).throw(OSError("wrong ELF class")))
     (check,) = software.check_llama()
@@ -178,7 +178,7 @@ def test_a_build_without_the_gpu_is_said(monkeypatch):
 
 
 def test_what_never_ran_on_hardware_is_said(monkeypatch):
-    from score_edge.runtime import tensorrt_llm
+    from score_edge.runtime.language import tensorrt_llm
 
     monkeypatch.setattr(tensorrt_llm, "installed_version", lambda: "1.2.1")
     (check,) = software.check_tensorrt_llm()

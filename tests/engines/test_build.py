@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from score_edge.bundle import ENGINES, REFERENCE, Bundle, write_bundle
+from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle, write_bundle
 from score_edge.engines import build as building
 from score_edge.engines.build import build_engines, describe_plan
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.cuda_driver import cuda_devices
-from score_edge.runtime.engine_files import find_engine, read_records
-from score_edge.runtime.open_graph import open_graph
+from score_edge.runtime.graphs.cuda_driver import cuda_devices
+from score_edge.runtime.graphs.engine_files import find_engine, read_records
+from score_edge.runtime.graphs.open_graph import open_graph
 from score_edge.runtime.pipeline import Pipeline
 
 pytest.importorskip("onnx")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_edge.bundle import ENGINES, REFERENCE, Bundle
+from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle
 from score_edge.calibration.frames import choose_steps, group_steps, read_clips
 from score_edge.engines.build import build_engines, describe_plan
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.engine_files import calibration_cache, find_engine, read_records
+from score_edge.runtime.graphs.engine_files import calibration_cache, find_engine, read_records
 from score_edge.runtime.preprocess import Preprocessing
 
 pytest.importorskip("onnx")

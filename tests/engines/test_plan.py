@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from score_edge.bundle import ENGINES, REFERENCE, Bundle, write_bundle
+from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle, write_bundle
 from score_edge.engines.plan import POLICY_ROWS, plan_graphs, prepare
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graph import OnnxGraph
-from score_edge.sample_steps import sample_steps
-from score_edge.selectors import score
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.sources.sample_steps import sample_steps
+from score_edge.selection.registry import score
 
 onnx = pytest.importorskip("onnx")
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.engines import rtx_check
-from score_edge.engines.graph_rules import lint
 from score_edge.engines.plan import plan_graphs
 from score_edge.errors import ScoreEdgeError
+from score_edge.onnx_files.rules import lint
 
 onnx = pytest.importorskip("onnx")
 real = pytest.mark.skipif(

@@ -391,7 +391,7 @@ def clip() -> np.ndarray:
     """(8, H, W, 3) uint8: real frames, 432 x 768; waves of 360 x 640 where the videos are not there."""
     path = SHARED / "videos" / "intel_car_detection.mp4"
     if path.is_file():
-        from score_edge.runtime.source import sample_clip
+        from score_edge.runtime.sources.open_source import sample_clip
 
         return np.stack([frame.image for frame in sample_clip(path, 2, 8)])
     y, x, t = np.meshgrid(np.arange(360), np.arange(640), np.arange(8), indexing="ij")

@@ -205,10 +205,10 @@ def test_a_full_disk(checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: p
 def test_a_policy_becomes_the_selector_if_it_fits(
     checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from score_edge.export.policy_graph import Policy, export_policy
+    from score_edge.export.policy_graph import PolicyNetwork, export_policy
 
     for width in (64, 32):
-        export_policy(Policy(width, hidden=4), tmp_path / f"{width}.onnx")
+        export_policy(PolicyNetwork(width, hidden=4), tmp_path / f"{width}.onnx")
     monkeypatch.setattr(bundle_export, "export_onnx", lambda *given, **more: given[3].write_bytes(b"graph") and [])
     made = export_bundle(str(checkpoint), tmp_path / "bundle", llm=llm, policy=tmp_path / "64.onnx")
     assert made.bundle.manifest.selector.name == "score"
@@ -220,7 +220,7 @@ def test_a_policy_becomes_the_selector_if_it_fits(
 
 
 def test_half_precision_and_one_frame_per_step(checkpoint: Path, llm: Path, tmp_path: Path, clip: np.ndarray) -> None:
-    from score_edge.runtime.graph import OnnxGraph
+    from score_edge.runtime.graphs.onnx_graph import OnnxGraph
     from score_edge.runtime.preprocess import Preprocessing
 
     options = {"llm": llm, "size": (48, 80), "frames_per_step": 1}

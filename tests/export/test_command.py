@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from score_edge import cli
-from score_edge.difference import Difference
 from score_edge.errors import ScoreEdgeError
 from score_edge.export import bundle_export
+from score_edge.onnx_files.difference import Difference
 
 COMMAND = ["export", "a/model", "-o", "bundle", "--llm", "llm.gguf"]
 

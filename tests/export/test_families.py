@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_edge.core import Frame
-from score_edge.runtime.llama_cpp import LlamaCpp
+from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 
 torch = pytest.importorskip("torch")

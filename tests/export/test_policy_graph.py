@@ -4,13 +4,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from score_edge.export.policy_graph import Policy, export_policy  # noqa: E402
-from score_edge.selectors.score import Score  # noqa: E402
+from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
+from score_edge.selection.score import Score  # noqa: E402
 
 
-def planted(gain: float) -> Policy:
+def planted(gain: float) -> PolicyNetwork:
     """A policy whose raw logit is gain * x[0]."""
-    policy = Policy(4, hidden=2)
+    policy = PolicyNetwork(4, hidden=2)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.zero_()
@@ -34,7 +34,7 @@ def test_confident_tokens_are_still_ranked(gain, tmp_path):
 
 def test_the_state_that_is_never_written_down_is_the_papers():
     torch.manual_seed(2)
-    policy = Policy(6).double()
+    policy = PolicyNetwork(6).double()
     policy.mean.normal_()
     policy.scale.uniform_(0.5, 2)
     tokens, previous = torch.randn(2, 9, 6, dtype=torch.float64)
@@ -45,7 +45,7 @@ def test_the_state_that_is_never_written_down_is_the_papers():
 
 def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
     torch.manual_seed(1)
-    policy = Policy(6)
+    policy = PolicyNetwork(6)
     policy.mean.normal_()
     export_policy(policy, tmp_path / "policy.onnx")
     tokens = torch.randn(3, 5, 6)

@@ -17,9 +17,9 @@ pytestmark = [
 
 
 def test_every_family_builds(bundled: Any) -> None:
-    from score_edge.engines.rtx_check import check_graphs
+    from score_edge.engines.rtx_check import parse_and_build
 
-    rows = check_graphs(bundled.bundle)
+    rows = parse_and_build(bundled.bundle)
     assert [(row.precision, row.problem) for row in rows if row.graph == "encoder"] == [("fp32", ""), ("fp16", "")]
 
 

@@ -17,7 +17,7 @@ import json, resource, sys, time, types
 from pathlib import Path
 import onnxruntime, torch, transformers
 from score_edge.export.family import find_family
-from score_edge.export.onnx_graph import export_onnx
+from score_edge.export.onnx_export import export_onnx
 
 family, config, shape, sizes = json.loads(sys.argv[1])
 path, runs = Path(sys.argv[2]), int(sys.argv[3])

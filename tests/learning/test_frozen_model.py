@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from score_edge.bundle import Bundle  # noqa: E402
+from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
 from score_edge.learning.frozen_model import load_frozen  # noqa: E402

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from score_edge.bundle import Bundle  # noqa: E402
+from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
-from score_edge.export.policy_graph import Policy, export_policy  # noqa: E402
+from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
 from score_edge.learning.policy_run import with_policy  # noqa: E402
 
 TINY = ("--clips", 2, "--rollouts", 2, "--scenes", 2, "--clip-steps", 3, "--threads", 1)
@@ -60,7 +60,7 @@ def test_bad_input_is_a_message(tmp_path, arguments, code, text):
 
 
 def test_a_policy_of_another_width_does_not_get_into_a_bundle(tmp_path):
-    export_policy(Policy(7), tmp_path / "policy.onnx")
+    export_policy(PolicyNetwork(7), tmp_path / "policy.onnx")
     with pytest.raises(ScoreEdgeError, match=r"input tokens has the shape \(.*, 7\), expected \(M, 192\)"):
         with_policy(Bundle.open("reference"), tmp_path / "policy.onnx", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -68,7 +68,7 @@ def test_a_policy_of_another_width_does_not_get_into_a_bundle(tmp_path):
 
 def test_a_policy_takes_the_place_of_the_bundles(tmp_path):
     torch.manual_seed(3)
-    export_policy(Policy(192), tmp_path / "new.onnx")
+    export_policy(PolicyNetwork(192), tmp_path / "new.onnx")
     old = Bundle.open("reference")
     bundle = with_policy(old, tmp_path / "new.onnx", tmp_path / "bundle")
     assert bundle.manifest.selector.name == "score"
@@ -84,7 +84,8 @@ def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
     from score_edge.learning.curriculum import world_scenes
     from score_edge.learning.features import Features
     from score_edge.learning.frozen_model import load_frozen
-    from score_edge.learning.policy_training import Recipe, Scenes, new_policy, policy_inputs, train_policy
+    from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy
+    from score_edge.learning.recipe import PolicyRecipe
     from score_edge.learning.rewards import quality
     from score_edge.learning.rollouts import draw_masks, generator, rate_bias
 
@@ -92,7 +93,7 @@ def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
     features = Features(tmp_path / "features", model, 64 << 20)
     moving, held_out = world_scenes(30, 8), world_scenes(10, 8, start=5000)
     features.prepare([*moving, *held_out])
-    recipe = Recipe(steps=50, clips=4, warm_steps=0, still_share=0, learning_rate=4e-3, lowest=0.1, highest=0.2)
+    recipe = PolicyRecipe(steps=50, clips=4, warm_steps=0, still_share=0, learning_rate=4e-3, lowest=0.1, highest=0.2)
 
     def expected(policy) -> float:
         found = []

@@ -15,17 +15,18 @@ pytest.importorskip("accelerate")
 from safetensors.torch import load_file  # noqa: E402
 
 from score_edge.errors import ScoreEdgeError  # noqa: E402
-from score_edge.learning.policy_training import Recipe, Scenes, new_policy, policy_inputs, train_policy  # noqa: E402
-from score_edge.runtime.residual import previous_tokens  # noqa: E402
+from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy  # noqa: E402
+from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
+from score_edge.selection.residual import previous_tokens  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
 from planted import PlantedFeatures, PlantedModel, scenes  # noqa: E402
 
-FEW = Recipe(steps=6, clips=4, rollouts=4, warm_steps=5, hidden=8, checkpoint_every=2, still_share=0.5)
+FEW = PolicyRecipe(steps=6, clips=4, rollouts=4, warm_steps=5, hidden=8, checkpoint_every=2, still_share=0.5)
 DATA = Scenes(scenes(0), scenes(1000))
 
 
-def run(folder: Path, recipe: Recipe = FEW, **options):
+def run(folder: Path, recipe: PolicyRecipe = FEW, **options):
     return train_policy(folder, PlantedModel(), PlantedFeatures(), DATA, recipe, **options)
 
 
@@ -66,7 +67,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_metrics(tmp_path):
 
 
 def test_the_policy_finds_what_the_model_needs(tmp_path):
-    recipe = Recipe(steps=80, clips=8, rollouts=8, warm_steps=0, hidden=16, learning_rate=2e-2, still_share=0)
+    recipe = PolicyRecipe(steps=80, clips=8, rollouts=8, warm_steps=0, hidden=16, learning_rate=2e-2, still_share=0)
     before = recall(new_policy([PlantedFeatures().read(scene) for scene in DATA.moving[:16]], recipe))
     after = recall(run(tmp_path, recipe))
     assert before < 0.4 and after > 0.6
@@ -118,7 +119,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint(tmp_pa
 )
 def test_an_impossible_recipe_is_refused(change, text):
     with pytest.raises(ScoreEdgeError, match=text):
-        Recipe(**change)
+        PolicyRecipe(**change)
 
 
 def test_resuming_needs_a_checkpoint_of_the_same_recipe(tmp_path):
@@ -140,7 +141,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         "from pathlib import Path\n"
         "from planted import PlantedFeatures, PlantedModel, scenes\n"
         "from score_edge.learning.policy_training import *\n"
-        f"recipe = Recipe(**{dataclasses.asdict(FEW)!r})\n"
+        f"recipe = PolicyRecipe(**{dataclasses.asdict(FEW)!r})\n"
         "data = Scenes(scenes(0), scenes(1000))\n"
         f"train_policy(Path({str(tmp_path / 'two')!r}), PlantedModel(), PlantedFeatures(), data, recipe)\n"
     )

@@ -9,14 +9,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
-from score_edge.bundle import Bundle  # noqa: E402
+from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.core import KeptTokens  # noqa: E402
 from score_edge.export.gguf_model import load_gguf, write_gguf  # noqa: E402
-from score_edge.learning.batches import Seen, collate, hidden_states, predict  # noqa: E402
+from score_edge.learning.batches import EncoderBatch, collate, hidden_states, predict  # noqa: E402
 from score_edge.learning.reference_model import GRID, MERGE, SAME_CELL_LAGS, build_model, step_encoder  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
-from score_edge.runtime.llama_cpp import LlamaCpp  # noqa: E402
+from score_edge.runtime.language.llama_cpp import LlamaCpp  # noqa: E402
 from score_edge.runtime.pipeline import Pipeline  # noqa: E402
 
 BUNDLE = Bundle.open("reference")
@@ -147,7 +147,7 @@ def test_training_asks_as_the_runtime_asks(model, pipeline, clip, tokens):
     travelled = torch.zeros(len(place), 2)
     rows = torch.from_numpy(tokens).flatten(0, 1)
     questions = [prompts.question(question) for question in clip.questions]
-    seen = Seen(rows, positions, travelled, zeros.long(), zeros, steps, questions)
+    seen = EncoderBatch(rows, positions, travelled, zeros.long(), zeros, steps, questions)
     with torch.no_grad():
         batch = collate([seen], model.get_input_embeddings(), prompts, len(questions))
         logits, _, answers, _ = predict(model, batch, hidden_states(model, batch)[-1])

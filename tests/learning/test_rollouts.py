@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from score_edge.export.policy_graph import LIMIT, Policy  # noqa: E402
+from score_edge.export.policy_graph import LIMIT, PolicyNetwork  # noqa: E402
 from score_edge.learning.rollouts import (  # noqa: E402
     draw_masks,
     draw_rate,
@@ -19,7 +19,7 @@ from score_edge.learning.rollouts import (  # noqa: E402
 erf = np.vectorize(math.erf)
 
 
-def numpy_gradient(policy: Policy, tokens, previous, bias, masks, advantages) -> list[np.ndarray]:
+def numpy_gradient(policy: PolicyNetwork, tokens, previous, bias, masks, advantages) -> list[np.ndarray]:
     """d loss / d (W1, b1, W2, b2) in float64, written down by hand."""
     first, _, second = policy.layers
     w1, b1, w2, b2 = (p.detach().numpy().astype(np.float64) for p in (*first.parameters(), *second.parameters()))
@@ -39,7 +39,7 @@ def numpy_gradient(policy: Policy, tokens, previous, bias, masks, advantages) ->
 
 def test_the_gradient_of_the_group_loss_is_the_policy_gradient():
     torch.manual_seed(0)
-    policy = Policy(5, hidden=7).double()
+    policy = PolicyNetwork(5, hidden=7).double()
     policy.mean.normal_()
     policy.scale.uniform_(0.5, 2)
     tokens, previous = torch.randn(2, 11, 5, dtype=torch.float64)

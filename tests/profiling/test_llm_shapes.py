@@ -41,7 +41,7 @@ def test_an_unknown_shape_names_the_nearest():
 @pytest.mark.parametrize("shape", [llm_shape("tiny"), PLAIN], ids=["mrope", "plain"])
 def test_llama_cpp_runs_a_shape(shape, tmp_path):
     pytest.importorskip("llama_cpp")
-    from score_edge.runtime.llama_cpp import LlamaCpp
+    from score_edge.runtime.language.llama_cpp import LlamaCpp
 
     written = []
     path = shaped_gguf(shape, tmp_path, on_write=lambda: written.append(1))

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
+from score_edge.cli.profile_tables import comparison_tables, profile_tables
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling import profiler, run
 from score_edge.profiling.comparison import compare_reports
@@ -15,13 +16,12 @@ from score_edge.profiling.html import page
 from score_edge.profiling.meters import Reading
 from score_edge.profiling.profiler import Outputs, Subject, run_profile
 from score_edge.profiling.report import Report
-from score_edge.profiling.run import Plan
-from score_edge.profiling.tables import comparison_tables, profile_tables
+from score_edge.profiling.run import ProfilePlan
 
 pytest.importorskip("llama_cpp")
 
 STEPS, RUNS, ANSWER = 4, 3, 3
-PLAN = Plan((1.0, 0.25, 0.1), RUNS, ANSWER)
+PLAN = ProfilePlan((1.0, 0.25, 0.1), RUNS, ANSWER)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_other_retentions_cannot_be_compared(report):
 
 
 def test_the_policy_is_timed_apart_from_its_residual():
-    found = run_profile(Subject("reference", steps=STEPS, threads=1), Plan((0.1,), 1, 1, "score"))
+    found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.1,), 1, 1, "score"))
     assert {"residual", "policy", "budget"} <= found.variants[0].stages.keys()
     assert found.unpruned is None and found.speedup(found.variants[0], "prefill") is None
     assert "retention 1 was not among the turns" in printed(profile_tables(found))
@@ -147,7 +147,7 @@ def test_an_llm_of_a_shape_runs_without_an_encoder(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     subject = Subject("reference", steps=8, llm_shape="tiny", visual_tokens=96, threads=1)
-    found = run_profile(subject, Plan((1.0, 0.25), 1, 2))
+    found = run_profile(subject, ProfilePlan((1.0, 0.25), 1, 2))
     assert [variant.kept for variant in found.variants] == [96, 24]
     assert found.environment.random_weights and "weights are random" in " ".join(found.notes)
     assert "encode" not in found.variants[0].stages and found.frames == 0
@@ -166,7 +166,7 @@ def test_energy_is_reported_where_a_sensor_answers(monkeypatch):
             pass
 
     monkeypatch.setattr(profiler, "open_meters", lambda: [Rail()])
-    found = run_profile(Subject("reference", steps=STEPS, threads=1), Plan((0.25,), 2, 2))
+    found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.25,), 2, 2))
     variant = found.variants[0]
     assert variant.watts == pytest.approx(6.0)
     assert variant.joules_per_answer == pytest.approx(6 * variant.stages["whole"].seconds, rel=0.5)
@@ -177,10 +177,10 @@ def test_energy_is_reported_where_a_sensor_answers(monkeypatch):
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (Plan((0.0,)), r"retention 0\.0 is not in"),
-        (Plan((1.0, 1.0)), "different from each other"),
-        (Plan(()), "at least one"),
-        (Plan(runs=0), "at least one run"),
+        (ProfilePlan((0.0,)), r"retention 0\.0 is not in"),
+        (ProfilePlan((1.0, 1.0)), "different from each other"),
+        (ProfilePlan(()), "at least one"),
+        (ProfilePlan(runs=0), "at least one run"),
     ],
 )
 def test_plans_that_make_no_sense(plan, message):
@@ -192,7 +192,7 @@ def test_tokens_must_fill_the_steps(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ScoreEdgeError, match="do not fill 7 steps"):
-        run_profile(Subject("reference", steps=7, llm_shape="tiny", visual_tokens=96), Plan(runs=1))
+        run_profile(Subject("reference", steps=7, llm_shape="tiny", visual_tokens=96), ProfilePlan(runs=1))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "{", '{"schema": 99}', '{"schema": 1, "variants": 5}', "\0"])
@@ -215,7 +215,7 @@ def test_profiling_costs_less_than_one_percent():
     """The same answers with a plain stopwatch and with spans, turn by turn; medians of whole answers."""
     from statistics import median
 
-    from score_edge.bundle import Bundle
+    from score_edge.bundle.folder import Bundle
     from score_edge.profiling.meters import open_meters
     from score_edge.profiling.spans import Spans
     from score_edge.profiling.telemetry import Telemetry

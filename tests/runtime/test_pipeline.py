@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from score_edge.bundle import Bundle
+from score_edge.bundle.folder import Bundle
 from score_edge.core import Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world

@@ -1,0 +1,168 @@
+"""Where a bundle keeps its TensorRT engines, and which of them this machine may load.
+
+    engines/sm87x16-trt10.3.0-fp16/engine.json      what was built, from what, for what
+                                   encoder.engine
+                                   policy.engine
+    engines/sm87x16-trt10.3.0.timing                TensorRT's kernel timings, for later builds
+    engines/trt10.3.0-0361ea6e05dd.ranges           INT8 ranges that TensorRT found itself, of this encoder
+
+An engine is only good for the GPU and the TensorRT that built it and for the ONNX file it was made of; so each says so,
+and none that does not fit is loaded. They are no part of `bundle.json`: a bundle travels, its engines may stay.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle, file_sha256
+from score_edge.bundle.record import read_record
+from score_edge.errors import ScoreEdgeError
+from score_edge.onnx_files.precision import Precision
+from score_edge.runtime.graphs.cuda_driver import Gpu
+from score_edge.runtime.graphs.tensorrt_library import short_version
+
+RECORD = "engine.json"
+_RECORD_LIMIT = 1 << 20
+
+GraphName = Literal["encoder", "policy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine.
+
+    Attributes:
+        sha256: of the engine, which is the file ``GRAPH.engine`` beside the record.
+        onnx: `graph_hash` of the graph it was made of.
+        precision: of this graph; a policy stays fp32.
+        relative, cosine: worst difference from ONNX Runtime on real frames, see `Difference`.
+    """
+
+    graph: GraphName
+    sha256: str
+    onnx: str
+    precision: Precision
+    relative: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecord:
+    """The content of `engine.json`: engines that were built together.
+
+    Attributes:
+        tensorrt: version that built them, in full.
+        gpu: `str(Gpu)` of the GPU that built them.
+        precision: that was asked for.
+        created: ISO 8601 date and time; of several that fit, the newest is loaded.
+        implicit: INT8 by TensorRT's own calibration.
+    """
+
+    tensorrt: str
+    gpu: str
+    precision: Precision
+    created: str
+    engines: tuple[Engine, ...]
+    implicit: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Into a folder that holds the engines."""
+        (folder / RECORD).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def engine_folder(bundle: Bundle, gpu: Gpu, tensorrt: str, precision: str) -> Path:
+    """Where engines of this kind belong."""
+    return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}-{precision}"
+
+
+def timing_cache(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Path:
+    """Kernel timings, shared by all precisions."""
+    return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}.timing"
+
+
+def calibration_cache(bundle: Bundle, tensorrt: str) -> Path:
+    """The INT8 ranges that a TensorRT found for this encoder; other versions may count otherwise."""
+    return bundle.folder / ENGINES / f"trt{short_version(tensorrt)}-{graph_hash(bundle, 'encoder')[:12]}.ranges"
+
+
+def read_records(bundle: Bundle) -> dict[Path, EngineRecord | str]:
+    """By folder: its record, or what is wrong with it."""
+    records: dict[Path, EngineRecord | str] = {}
+    for path in sorted((bundle.folder / ENGINES).glob(f"*/{RECORD}")):
+        try:
+            if path.stat().st_size > _RECORD_LIMIT:
+                raise ValueError("it is too large")
+            document = json.loads(path.read_text(encoding="utf-8"))
+            records[path.parent] = read_record(EngineRecord, document, RECORD)
+        except (OSError, ValueError, RecursionError, ScoreEdgeError) as error:
+            records[path.parent] = f"{RECORD} cannot be read: {error}".splitlines()[0]
+    return records
+
+
+def bundle_name(bundle: Bundle) -> str:
+    """What opens a bundle on the command line."""
+    return "reference" if bundle.folder == REFERENCE else str(bundle.folder)
+
+
+def build_command(bundle: Bundle, precision: str | None = None, implicit: bool = False) -> str:
+    """What makes engines for this machine."""
+    how = " --implicit --video FOOTAGE" if implicit else f" --precision {precision}" if precision else ""
+    return f"score-edge build {bundle_name(bundle)}{how}"
+
+
+def graph_hash(bundle: Bundle, graph: GraphName) -> str:
+    """The sha256 of a graph; of a graph with its weights beside it, one of both."""
+    manifest = bundle.manifest
+    policy = manifest.selector.policy
+    ref = policy if graph == "policy" and policy is not None else manifest.vision.graph
+    beside = [extra.sha256 for extra in manifest.extra if extra.file == f"{ref.file}.data"]
+    return hashlib.sha256("".join([ref.sha256, *beside]).encode()).hexdigest() if beside else ref.sha256
+
+
+def misfit(bundle: Bundle, record: EngineRecord, engine: Engine, gpu: str | None, tensorrt: str | None) -> str | None:
+    """Why an engine must not be loaded; None where it may.
+
+    Args:
+        gpu: `str(Gpu)` of this machine; None leaves it open.
+        tensorrt: version on this machine; None leaves it open.
+    """
+    if tensorrt is not None and short_version(record.tensorrt) != short_version(tensorrt):
+        return f"it was built by TensorRT {record.tensorrt}; here is {tensorrt}"
+    if gpu is not None and record.gpu != gpu:
+        return f"it was built on {record.gpu}; here is {gpu}"
+    if engine.onnx != graph_hash(bundle, engine.graph):
+        return f"the bundle's {engine.graph} graph has changed since it was built"
+    return None
+
+
+def find_engine(bundle: Bundle, graph: GraphName, gpu: str, tensorrt: str) -> tuple[Path, EngineRecord] | str:
+    """The newest engine of a graph that fits this machine, or in one line why there is none.
+
+    Raises:
+        ScoreEdgeError: the engine's content is not what its record says.
+    """
+    fitting: list[tuple[str, Path, EngineRecord, Engine]] = []
+    reasons = []
+    for folder, record in read_records(bundle).items():
+        if isinstance(record, str):
+            reasons.append(f"{folder.name}: {record}")
+            continue
+        for engine in record.engines:
+            if engine.graph == graph:
+                reason = misfit(bundle, record, engine, gpu, tensorrt)
+                if reason is None:
+                    fitting.append((record.created, folder / f"{graph}.engine", record, engine))
+                else:
+                    reasons.append(f"{folder.name}: {reason}")
+    if not fitting:
+        return "; ".join(reasons) or f"the bundle has no engine of its {graph}"
+    _, path, record, engine = max(fitting, key=lambda found: found[0])
+    if not path.is_file() or file_sha256(path) != engine.sha256:
+        raise ScoreEdgeError(
+            f"{path} is missing or damaged: its checksum is not the one in {RECORD}",
+            build_command(bundle, record.precision, record.implicit),
+        )
+    return path, record

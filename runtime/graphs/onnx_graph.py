@@ -1,0 +1,97 @@
+"""A graph on ONNX Runtime."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.graphs.base import Array, Shape
+
+_FATAL = 4  # onnxruntime's severity scale; what is an error for the caller is raised, not printed
+
+
+class OnnxGraph:
+    """A graph on ONNX Runtime.
+
+    Args:
+        path: the .onnx file; external data is looked for beside it.
+        providers: ONNX Runtime execution providers, best first; those this machine lacks are passed over.
+        threads: threads within an operator; None lets ONNX Runtime choose.
+        exact: compute Q/DQ graphs as TensorRT does, slowly: the fast integer kernels overflow on x86 without VNNI.
+
+    Attributes:
+        inputs, outputs: shape of every input and output by name.
+
+    Raises:
+        ScoreEdgeError: the file is missing, damaged or made for a newer ONNX Runtime; no provider is available.
+
+    Example:
+        >>> graph = OnnxGraph("policy.onnx")
+        >>> graph.run(state=np.zeros((256, 512), np.float32))["keep"].shape
+        (256,)
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+        exact: bool = False,
+    ) -> None:
+        import onnxruntime
+
+        self._name = Path(path).name
+        if not Path(path).is_file():
+            raise ScoreEdgeError(f"{path} does not exist", "check the path, or export the bundle again")
+        available = onnxruntime.get_available_providers()
+        usable = [provider for provider in providers if provider in available]
+        if not usable:
+            wanted, offered = ", ".join(providers), ", ".join(available)
+            raise ScoreEdgeError(f"ONNX Runtime on this machine has no {wanted}", f"it offers: {offered}")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        # Waiting threads that spin take the CPU from the language model, which runs right after.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if exact:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=usable)
+        except Exception as error:  # its exceptions share no base class
+            raise ScoreEdgeError(
+                f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {_reason(error)}",
+                "the file is damaged, or needs a newer onnxruntime: export the bundle again, or update",
+            ) from error
+        self.inputs: Mapping[str, Shape] = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
+        self.outputs: Mapping[str, Shape] = {node.name: tuple(node.shape) for node in self._session.get_outputs()}
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use, which may be another than the first that was asked for."""
+        return str(self._session.get_providers()[0])
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once.
+
+        Args:
+            inputs: every input of the graph by name.
+
+        Returns:
+            Every output of the graph by name.
+
+        Raises:
+            ScoreEdgeError: an input is missing, unknown, or of the wrong shape or dtype.
+        """
+        if inputs.keys() != self.inputs.keys():
+            raise ScoreEdgeError(f"{self._name} takes {sorted(self.inputs)}, but was given {sorted(inputs)}")
+        try:
+            return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
+        except Exception as error:  # its exceptions share no base class
+            given = {name: f"{array.shape} {array.dtype}" for name, array in inputs.items()}
+            raise ScoreEdgeError(f"{self._name} failed on {given}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message as one line, without its "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : "."""
+    return " ".join(str(error).split(" : ")[-1].split())

@@ -1,0 +1,1 @@
+"""What runs the language model, and how a clip becomes its prompt."""

@@ -1,0 +1,355 @@
+"""TensorRT-LLM as a language model that takes embedding rows. **It has never run on hardware.**
+
+Two ways in, chosen by what the folder holds. An engine of trtllm-build runs through ModelRunnerCpp: the rows are a
+prompt table, and the caller chooses every position. A Hugging Face checkpoint runs through the LLM API: the rows go in
+as multimodal embeddings, and because it would invent a square grid from their number, its input processor is given the
+true positions. Neither can append to a sequence that is prefilled: text and video are gathered, and `generate` runs all
+of it; engines find the blocks of the same video again in their KV cache.
+
+Not covered: several GPUs, beam search, LoRA, Qwen3-VL's deepstack rows.
+"""
+
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from score_edge.core import Float32, Int32, KeptTokens
+from score_edge.errors import ScoreEdgeError, require
+from score_edge.runtime.graphs.cuda_driver import require_gpu
+from score_edge.runtime.language import tensorrt_llm_request as request
+from score_edge.runtime.language.base import Capabilities, Mark
+from score_edge.runtime.language.mrope import mrope_positions, plain_positions, position_delta, rotary_cos_sin
+from score_edge.runtime.language.tensorrt_llm_request import LlmConfig
+
+Way = Literal["engine", "checkpoint"]
+# What was read of the sources of these versions is in docs/hardware.md; nothing else is tried.
+ENGINE_VERSIONS = ((0, 16), (1, 3))
+CHECKPOINT_VERSIONS = ((1, 1), (2, 0))
+WORKING = "engines: tensorrt-llm 0.16 to 1.2; checkpoints: 1.1 and later 1.x"
+Part = Int32 | KeptTokens
+
+
+def usable_ways(version: str) -> tuple[Way, ...]:
+    """What a version of TensorRT-LLM can be used for here.
+
+    Example:
+        >>> usable_ways("1.2.1"), usable_ways("0.12.0"), usable_ways("1.3.0")
+        (('engine', 'checkpoint'), (), ('checkpoint',))
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if not found:
+        return ()
+    number = int(found.group(1)), int(found.group(2))
+    windows: dict[Way, tuple[tuple[int, int], tuple[int, int]]] = {
+        "engine": ENGINE_VERSIONS,
+        "checkpoint": CHECKPOINT_VERSIONS,
+    }
+    return tuple(way for way, (first, beyond) in windows.items() if first <= number < beyond)
+
+
+def installed_version() -> str | None:
+    """Of TensorRT-LLM, without importing it; None where it is absent."""
+    for name in ("tensorrt-llm", "tensorrt_llm"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def way_of(folder: str | Path) -> Way:
+    """Whether a folder holds an engine or a checkpoint.
+
+    Raises:
+        ScoreEdgeError: neither, or the address of a server.
+    """
+    if "://" in str(folder):
+        raise ScoreEdgeError(
+            f"{folder} is a server: visual tokens cannot travel through an OpenAI-compatible interface",
+            "give a folder with an engine or a checkpoint, and run TensorRT-LLM in this process",
+        )
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ScoreEdgeError(f"{path} holds no model of TensorRT-LLM: there is no config.json", "check the folder")
+    if any(path.glob("*.engine")):
+        return "engine"
+    if any(path.glob("*.safetensors")):
+        return "checkpoint"
+    raise ScoreEdgeError(
+        f"{path} holds neither an engine (*.engine) nor a checkpoint (*.safetensors)", "build or copy it again"
+    )
+
+
+class _Backend(Protocol):
+    def ids(self, text: str) -> list[int]: ...
+
+    def generate(self, parts: list[Part], max_tokens: int) -> Iterator[str]: ...
+
+    def close(self) -> None: ...
+
+
+class TensorRtLlm:
+    """One model and one sequence, prefilled anew for every answer.
+
+    Args:
+        folder: an engine of trtllm-build, or a Hugging Face checkpoint.
+        tokenizer: folder of the tokenizer, which an engine does not hold; None takes `folder`.
+        context: tokens that fit, for a checkpoint; an engine has its own.
+
+    Raises:
+        ScoreEdgeError: TensorRT-LLM is absent or of a version that was never looked at, there is no GPU, or the folder
+            holds something else.
+
+    Example:
+        >>> with TensorRtLlm("engines/qwen2-vl-2b", tokenizer="Qwen2-VL-2B-Instruct") as model:  # doctest: +SKIP
+        ...     model.append_tokens(kept)
+        ...     model.append_text("What moved?")
+        ...     print("".join(model.generate(32)))
+    """
+
+    def __init__(self, folder: str | Path, *, tokenizer: str | Path | None = None, context: int = 8192) -> None:
+        way = way_of(folder)
+        version = installed_version()
+        if version is None:
+            raise ScoreEdgeError(
+                "tensorrt-llm is not installed, and this needs it",
+                "pip install tensorrt-llm --extra-index-url https://pypi.nvidia.com",
+            )
+        if way not in usable_ways(version):
+            raise ScoreEdgeError(f"tensorrt-llm {version} cannot run this {way} here", f"versions that can: {WORKING}")
+        require_gpu("TensorRT-LLM")
+        path = Path(folder)
+        self._backend: _Backend
+        if way == "engine":
+            config = request.read_engine_config(path)
+            self._backend = _Engine(path, Path(tokenizer or path), config)
+        else:
+            config = request.read_checkpoint_config(path, context)
+            self._backend = _Checkpoint(path, config)
+        self._config = config
+        self._parts: list[Part] = []
+
+    def __enter__(self) -> "TensorRtLlm":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this model can do with visual tokens."""
+        config = self._config
+        return Capabilities(
+            width=config.width,
+            context=config.context,
+            keeps_positions=bool(config.sections),
+            incremental=False,
+            cell_bytes=config.cell_bytes,
+        )
+
+    def append_text(self, text: str) -> int:
+        """Tokenise (special tokens are parsed) and note; returns the number of tokens."""
+        ids = np.array(self._backend.ids(text), np.int32)
+        self._add(ids, len(ids))
+        return len(ids)
+
+    def append_tokens(self, kept: KeptTokens, *, continued: bool = False) -> None:
+        """Note visual tokens.
+
+        Raises:
+            ScoreEdgeError: a wrong width, a row that is not finite, a full context, a video to be continued.
+        """
+        if continued:
+            raise ScoreEdgeError("TensorRT-LLM cannot continue a video step by step", "stream with llama.cpp")
+        request.prompt_table([kept], self._config.width)
+        room = self._config.table
+        videos = sum(part.kept for part in self._parts if isinstance(part, KeptTokens)) + kept.kept
+        if room is not None and videos > room:
+            raise ScoreEdgeError(
+                f"{videos} visual tokens do not fit into the engine's table of {room}",
+                f"lower the retention, or build the engine with --max_multimodal_len {videos}",
+            )
+        self._add(kept, kept.kept)
+
+    def forget_oldest(self, cells: int, before_step: int) -> bool:
+        """False: nothing is held that could be dropped."""
+        return False
+
+    def logits(self) -> Float32:
+        """Not there: raises ScoreEdgeError."""
+        raise ScoreEdgeError("TensorRT-LLM gives text, no logits", "use generate(), or llama.cpp as the backend")
+
+    def generate(self, max_tokens: int) -> Iterator[str]:
+        """Greedy answer, piece by piece; everything appended so far is prefilled first."""
+        if not self._parts:
+            raise ScoreEdgeError("there is nothing to continue from", "append text first, after the visual tokens")
+        yield from self._backend.generate(list(self._parts), max_tokens)
+
+    def mark(self) -> Mark:
+        """Where the sequence stands now."""
+        return Mark(position=len(self._parts), cells=sum(map(_size, self._parts)))
+
+    def rollback(self, mark: Mark) -> None:
+        """Forget everything after the mark."""
+        if mark.position > len(self._parts) or sum(map(_size, self._parts[: mark.position])) != mark.cells:
+            raise ScoreEdgeError("this mark is not of this sequence", "mark again after a reset or rollback")
+        del self._parts[mark.position :]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._parts.clear()
+
+    def close(self) -> None:
+        """Free the model."""
+        self._backend.close()
+
+    def _add(self, part: Part, size: int) -> None:
+        cells = sum(map(_size, self._parts)) + size
+        if cells > self._config.context:
+            raise ScoreEdgeError(
+                f"the context of {self._config.context} tokens is full: {cells} are needed",
+                "keep fewer visual tokens (a lower retention) or build the model for a larger context",
+            )
+        self._parts.append(part)
+
+
+def sequence_positions(parts: list[Part], config: LlmConfig) -> tuple[Any, int]:
+    """(3, L) int64 positions and the next one, as the model's RoPE wants them."""
+    return mrope_positions(parts) if config.sections else plain_positions(sum(map(_size, parts)))
+
+
+class _Engine:
+    """ModelRunnerCpp: the caller chooses the ids, the rows and the rotations."""
+
+    def __init__(self, folder: Path, tokenizer: Path, config: LlmConfig) -> None:
+        self._torch = require("torch", "export")
+        transformers = require("transformers", "export")
+        from tensorrt_llm.layers import MropeParams  # type: ignore[import-not-found, unused-ignore]
+        from tensorrt_llm.runtime import ModelRunnerCpp  # type: ignore[import-not-found, unused-ignore]
+
+        self._mrope_params = MropeParams
+        self._config = config
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+        # Reuse is sound because extra ids are part of a block's key.
+        self._runner = ModelRunnerCpp.from_dir(str(folder), kv_cache_enable_block_reuse=True)
+
+    def ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def generate(self, parts: list[Part], max_tokens: int) -> Iterator[str]:
+        torch, config, tokenizer = self._torch, self._config, self._tokenizer
+        ids = request.fake_ids(parts, config.vocabulary)
+        videos = [part for part in parts if isinstance(part, KeptTokens)]
+        arguments: dict[str, Any] = {}
+        if videos:
+            table = torch.from_numpy(request.prompt_table(videos, config.width))
+            arguments |= {
+                "prompt_table": table.to(getattr(torch, config.dtype)),
+                "prompt_tasks": "0",
+                "input_token_extra_ids": [request.extra_ids(parts)],
+            }
+        if config.sections:
+            positions, following = sequence_positions(parts, config)
+            rotations = rotary_cos_sin(
+                positions, head=config.head, theta=config.theta, sections=config.sections, length=config.positions
+            )
+            arguments["mrope_params"] = self._mrope_params(
+                mrope_rotary_cos_sin=torch.from_numpy(rotations),
+                mrope_position_deltas=torch.from_numpy(position_delta(len(ids), following)),
+            )
+        end = tokenizer.eos_token_id
+        stream = self._runner.generate(
+            [torch.from_numpy(ids)],
+            max_new_tokens=max_tokens,
+            end_id=end,
+            pad_id=end if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+            streaming=True,
+            return_dict=True,
+            output_sequence_lengths=True,
+            **arguments,
+        )
+        said = ""
+        for output in stream:
+            # While it streams the prompt leads, and the end token fills up what was not generated.
+            length = int(output["sequence_lengths"][0][0])
+            answer = [int(token) for token in output["output_ids"][0][0][len(ids) : length]]
+            text = tokenizer.decode([token for token in answer if token != end], skip_special_tokens=True)
+            if text.endswith("\ufffd"):  # in the middle of a character
+                continue
+            yield text[len(said) :]
+            said = text
+
+    def close(self) -> None:
+        self._runner = None
+
+
+class _Checkpoint:
+    """The LLM API: its input processor is given ids, rows and positions instead of making them up."""
+
+    def __init__(self, folder: Path, config: LlmConfig) -> None:
+        self._torch = require("torch", "export")
+        from tensorrt_llm import LLM, SamplingParams  # type: ignore[import-not-found, unused-ignore]
+        from tensorrt_llm.llmapi import KvCacheConfig  # type: ignore[import-not-found, unused-ignore]
+
+        self._sampling = SamplingParams
+        self._config = config
+        # No reuse of blocks: embeddings from outside are no part of their key, so two videos would be one.
+        cache = KvCacheConfig(enable_block_reuse=False)
+        self._llm = LLM(
+            model=str(folder),
+            max_batch_size=1,
+            max_seq_len=config.context,
+            max_num_tokens=config.context,  # a prompt longer than that is refused, and the default is 8192
+            kv_cache_config=cache,
+        )
+        self._processor = self._llm.input_processor
+        # Since 1.3 the models override an inner method and keep the placeholder inside the vocabulary.
+        self._inner = hasattr(self._processor, "_attach_multimodal_embeddings_impl")
+        name = "_attach_multimodal_embeddings_impl" if self._inner else "attach_multimodal_embeddings"
+        setattr(self._processor, name, self._attach)
+        self._prepared: tuple[list[int], dict[str, Any]] = [], {}
+
+    def ids(self, text: str) -> list[int]:
+        return list(self._llm.tokenizer.encode(text, add_special_tokens=False))
+
+    def generate(self, parts: list[Part], max_tokens: int) -> Iterator[str]:
+        torch, config = self._torch, self._config
+        videos = [part for part in parts if isinstance(part, KeptTokens)]
+        ids = request.placeholder_ids(parts, self._placeholder())
+        rows = torch.from_numpy(request.prompt_table(videos, config.width)[0])
+        data: dict[str, Any] = {"multimodal_embedding": [rows] if self._inner else rows}
+        if config.sections:
+            positions, following = sequence_positions(parts, config)
+            data["mrope_config"] = {
+                "mrope_position_ids": torch.from_numpy(np.ascontiguousarray(positions[:, None])),
+                "mrope_position_deltas": torch.from_numpy(position_delta(len(ids), following)),
+            }
+        self._prepared = ids.tolist(), {"multimodal_data": data}
+        prompt: dict[str, Any] = {"prompt": "video", "multi_modal_embeddings": {"image": [rows]}}
+        if not videos:
+            prompt = {"prompt_token_ids": ids.tolist()}
+        sampling = self._sampling(max_tokens=max_tokens, top_k=1)
+        for output in self._llm.generate_async(prompt, sampling_params=sampling, streaming=True):
+            if piece := output.outputs[0].text_diff:
+                yield piece
+
+    def _placeholder(self) -> int:
+        # Older processors mark visual tokens by an id of their own beyond the vocabulary.
+        beyond = getattr(self._processor, "tllm_multimodal_token_id", None)
+        if beyond is None or self._inner:
+            beyond = self._config.image_token
+        return self._config.vocabulary + 1 if beyond is None else int(beyond)
+
+    def _attach(self, inputs: Any, embeddings: Any, sampling: Any) -> tuple[list[int], dict[str, Any]]:
+        return self._prepared
+
+    def close(self) -> None:
+        self._llm.shutdown()
+
+
+def _size(part: Part) -> int:
+    return part.kept if isinstance(part, KeptTokens) else len(part)

@@ -1,0 +1,1 @@
+"""A stream without end: perception, memory, questions, events."""

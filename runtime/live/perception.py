@@ -1,0 +1,98 @@
+"""From captured frames to kept tokens, step by step: preprocess, gate, encode, score, budget."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from score_edge.core import Float32, Mask
+from score_edge.runtime.live.gate import EncoderGate
+from score_edge.runtime.pipeline import Pipeline, Stopwatch
+from score_edge.runtime.sources.capture import Captured
+from score_edge.selection.causal_budget import CausalBudget
+from score_edge.selection.registry import step_scorer
+from score_edge.selection.residual import Residual
+
+_SURPRISING = 3.0  # times as many tokens as usual
+_AT_LEAST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One step, ready for the memory.
+
+    Attributes:
+        tokens: (N, D) float32; scores (N,) float32; keep (N,) bool.
+        encoded: False where the gate reused the tokens of an earlier step; none of them is kept again.
+        surprise: far more was kept than usual.
+        seconds: per stage.
+    """
+
+    captured: Captured
+    tokens: Float32
+    scores: Float32
+    keep: Mask
+    encoded: bool
+    surprise: bool
+    seconds: dict[str, float]
+
+
+class Perception:
+    """The seeing half of a stream; knows nothing of language models and threads.
+
+    Args:
+        pipeline: for its preprocessing and encoder.
+        selector: a causal selector's name; None takes the bundle's.
+        retention: kept / all visual tokens; None takes the bundle's.
+        gate: threshold of the encoder gate; None encodes every step.
+
+    Raises:
+        ScoreEdgeError: the selector needs the whole clip, the retention is impossible.
+    """
+
+    def __init__(self, pipeline: Pipeline, selector: str | None, retention: float | None, gate: float | None) -> None:
+        manifest = pipeline.bundle.manifest
+        grid = manifest.vision.token_grid
+        chosen = pipeline.selector(selector)
+        share = manifest.selector.retention if retention is None else retention
+        self.selector, self.retention = chosen.name, 1.0 if chosen.name == "all" else share
+        self._pipeline = pipeline
+        self._scorer = step_scorer(chosen)
+        self._budget = CausalBudget(grid.tokens, self.retention)
+        self._residual = Residual()
+        self._gate = None if gate is None else EncoderGate(gate, grid)
+        # Of a step in which nothing changed; unpruned means unpruned.
+        self._of_unchanged: Mask = np.full(grid.tokens, chosen.name == "all")
+        self._lowest = np.full(grid.tokens, -np.inf, np.float32)
+        self._tokens: Float32 | None = None
+        self._usual = max(self.retention * grid.tokens, 1.0)
+        self._steps = 0
+
+    def see(self, captured: Captured) -> Seen:
+        """Take the next step in."""
+        watch = Stopwatch()
+        self._steps += 1
+        with watch.stage("preprocess"):
+            pixels = self._pipeline.preprocessing.fit(captured.frames)
+        if self._gate is not None:
+            with watch.stage("gate"):
+                unchanged = self._gate.unchanged(pixels)
+            if unchanged and self._tokens is not None:
+                self._budget.rest()
+                return Seen(captured, self._tokens, self._lowest, self._of_unchanged, False, False, watch.seconds)
+        with watch.stage("preprocess"):
+            inputs = self._pipeline.preprocessing.encoder_input(pixels)
+        with watch.stage("encode"):
+            tokens: Float32 = self._pipeline.encoder.run(**inputs)["tokens"]
+        with watch.stage("select"):
+            scores = self._scorer.score(tokens, self._residual.advance(tokens))
+            keep = self._budget.keep(scores)
+            self._scorer.kept(tokens, keep)
+            surprise = self._is_surprise(int(np.count_nonzero(keep)))
+        self._tokens = tokens
+        return Seen(captured, tokens, scores, keep, True, surprise, watch.seconds)
+
+    def _is_surprise(self, kept: int) -> bool:
+        surprise = self._steps > 1 and kept >= max(_AT_LEAST, _SURPRISING * self._usual)
+        self._usual += 0.05 * (min(kept, _SURPRISING * self._usual) - self._usual)
+        self._usual = max(self._usual, 0.5)
+        return surprise

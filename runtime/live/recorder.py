@@ -1,0 +1,83 @@
+"""Record what a stream sees: every step painted with its kept tokens, answers written into the picture.
+
+An .mp4 can be played once it is closed; an .mkv also when the program was killed or the power went.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from score_edge.core import Grid
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.live.events import Answered, Event, StepSeen
+from score_edge.runtime.overlay import painted_frame, video_size
+from score_edge.runtime.sources.files import quiet_cv2
+
+_RESERVE: Final = 16 << 20
+"""Bytes left free on the disk: recording stops before it harms anything else."""
+_ANSWER_STEPS: Final = 8
+_SUFFIXES: Final = (".mp4", ".mkv")
+
+
+class Recorder:
+    """A listener that writes a video; close it at the end.
+
+    Args:
+        path: of the file; an older one is replaced.
+        grid: visual tokens of one step.
+        fps: steps per second.
+
+    Raises:
+        ScoreEdgeError: another suffix, no such folder, no room; while recording: the disk is nearly full. What was
+            recorded up to then can be played.
+    """
+
+    def __init__(self, path: str | Path, grid: Grid, fps: float) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() not in _SUFFIXES:
+            raise ScoreEdgeError(f"{self.path.name} cannot be recorded", "name it .mp4, or .mkv to survive a power cut")
+        if not self.path.parent.is_dir():
+            raise ScoreEdgeError(f"there is no folder {self.path.parent}", "create it first")
+        self._grid, self._fps = grid, fps
+        self._writer: Any = None
+        self._size = 0, 0
+        self._answer, self._shown = "", 0
+        self._check_room()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        if isinstance(event, Answered) and event.text:
+            self._answer, self._shown = f"{event.question}  {event.text}", _ANSWER_STEPS
+        elif isinstance(event, StepSeen):
+            self._write(event)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+    def _write(self, event: StepSeen) -> None:
+        self._check_room()
+        cv2 = quiet_cv2()
+        if self._writer is None:
+            self._size = video_size(event.frame.image)
+            fourcc, (height, width) = cv2.VideoWriter.fourcc(*"mp4v"), self._size
+            self._writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
+            if not self._writer.isOpened():
+                self._writer = None
+                raise ScoreEdgeError(f"OpenCV cannot write {self.path}", "may you write there?")
+        keep = event.keep.reshape(self._grid.height, self._grid.width)
+        self._shown -= 1
+        caption = self._answer if self._shown >= 0 else None
+        painted = painted_frame(event.frame, keep, *self._size, caption)
+        self._writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if free < _RESERVE:
+            self.close()
+            raise ScoreEdgeError(
+                f"recording to {self.path} stopped: {free / 1e6:.0f} MB are left on its disk",
+                "make room, or record to another disk",
+            )

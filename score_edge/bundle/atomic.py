@@ -1,0 +1,147 @@
+"""Files and folders that appear whole or not at all, whatever happens while they are written."""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from score_edge.errors import ScoreEdgeError
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with its parents; one that is there is kept.
+
+    Raises:
+        ScoreEdgeError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScoreEdgeError(f"{folder} cannot be made: {error.strerror}", "choose another folder") from error
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Fill the file this yields; on leaving without an exception it becomes the target, else nothing changes.
+
+    The file lies beside the target and has its suffix. A link stays a link to what is replaced, and permissions are
+    those of a file written the plain way. What is no regular file, such as a pipe, is written to directly.
+
+    Args:
+        target: in a folder that is there.
+
+    Raises:
+        OSError: a full disk, missing permissions, no such folder.
+
+    Example:
+        >>> with atomic_file(Path("report.json")) as unfinished:  # doctest: +SKIP
+        ...     unfinished.write_text("{}")
+    """
+    target = target.resolve()
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    unfinished = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))  # the umask applies
+    try:
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file with its folders, whole or not at all.
+
+    Raises:
+        ScoreEdgeError: the place cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ScoreEdgeError(f"cannot write {path}: {error.strerror}", "choose another place") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Fill the folder this yields; on leaving without an exception it becomes the target.
+
+    The work happens in `.NAME.xxxx.partial` beside the target, with `new` and, during the swap, `old` inside. It is
+    removed on any exception. A killed process leaves it behind: the next call removes it, and puts `old` back
+    should the target be missing.
+
+    Args:
+        target: the folder to make, with its parents.
+        overwrite: take the place of a target that is there.
+
+    Raises:
+        OSError: a full disk, missing permissions, a target that is there; it is then what it was before.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    lock = _lock(space)
+    try:
+        new = space / "new"
+        new.mkdir()
+        yield new
+        _sync_tree(new)
+        if overwrite and target.exists():
+            target.rename(space / "old")
+        new.rename(target)
+        _sync(target.parent)
+    finally:
+        _discard(space, target)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Clear away what killed writers of this target left, and undo a swap that one of them did not finish."""
+    # mkdtemp draws no dots, so that the leftovers of `bundle` are never confused with those of `bundle.old`.
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[^.]+\.partial")
+    for space in target.parent.iterdir() if target.parent.is_dir() else ():
+        if leftover.fullmatch(space.name):
+            lock = _lock(space)
+            if lock is not None:
+                _discard(space, target)
+                os.close(lock)
+
+
+def _discard(space: Path, target: Path) -> None:
+    old = space / "old"
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(space, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int | None:
+    """Mark a folder as in use until the process ends; None when another process uses it or nobody can tell."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # in use, or a file system without locks: leave the folder alone
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

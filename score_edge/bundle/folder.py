@@ -1,0 +1,296 @@
+"""The deployable folder: `bundle.json` and the files it names. Opened only when whole, written all or nothing."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from score_edge.bundle.atomic import atomic_folder, remove_leftovers
+from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest
+from score_edge.bundle.record import read_record
+from score_edge.errors import ScoreEdgeError, did_you_mean
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "bundle"
+MANIFEST = "bundle.json"
+ENGINES = "engines"  # a folder in the bundle that bundle.json does not list, see runtime/graphs/engine_files.py
+MANIFEST_LIMIT = 1 << 20
+CHUNK = 1 << 20
+
+Shapes = Mapping[str, Sequence[int | str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A folder whose content was validated.
+
+    Example:
+        >>> bundle = Bundle.open("reference")  # doctest: +SKIP
+        >>> bundle.manifest.vision.grid  # doctest: +SKIP
+        (6, 6)
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: str | Path, *, checksums: bool = True) -> "Bundle":
+        """Read a bundle and validate all of it, except the shapes inside its graphs: see `check_shapes`.
+
+        Args:
+            path: the folder, or ``"reference"`` for the shipped bundle (``./reference`` is a folder of that name).
+            checksums: hash every file; without it only sizes are compared.
+
+        Raises:
+            ScoreEdgeError: with the first thing that is wrong and what to do about it.
+        """
+        shipped = str(path) == "reference"
+        folder = REFERENCE if shipped else Path(path)
+        try:
+            if shipped and not folder.is_dir():
+                raise ScoreEdgeError(
+                    f"the reference bundle is not in this installation: no {folder}",
+                    "make it with `score-edge train reference`, or install score-edge again",
+                )
+            manifest = _read_manifest(folder)
+            for where, ref in manifest.files.items():
+                _check_file(folder, where, ref, checksums)
+        except OSError as error:
+            raise ScoreEdgeError(f"cannot read the bundle {folder}: {error}", "check its permissions") from error
+        elsewhere = manifest.language.path
+        if elsewhere is not None and not Path(elsewhere).is_file():
+            raise ScoreEdgeError(f"language.path: there is no file {elsewhere!r}", f"correct it in {folder / MANIFEST}")
+        return Bundle(folder, manifest)
+
+    @property
+    def encoder_path(self) -> Path:
+        """The ONNX vision encoder."""
+        return self.folder / self.manifest.vision.graph.file
+
+    @property
+    def newline_path(self) -> Path | None:
+        """The rows that close a clip; None for models without them."""
+        newline = self.manifest.vision.newline
+        return self.folder / newline.file if newline else None
+
+    @property
+    def policy_path(self) -> Path | None:
+        """The ONNX policy; None for a bundle whose selectors need none."""
+        policy = self.manifest.selector.policy
+        return self.folder / policy.file if policy else None
+
+    @property
+    def gguf_path(self) -> Path:
+        """The language model, in the bundle or elsewhere."""
+        language = self.manifest.language
+        # Manifest.check saw to it that one of the two is there.
+        return self.folder / language.gguf.file if language.gguf else Path(str(language.path))
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Every file by its name in the bundle: what `write_bundle` needs to write it again with changes."""
+        return {ref.file: self.folder / ref.file for ref in self.manifest.files.values()}
+
+
+def write_bundle(
+    folder: str | Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, overwrite: bool = False
+) -> Bundle:
+    """Write a bundle: the target is afterwards the whole new bundle or, after any failure, what it was before.
+
+    Args:
+        folder: where to; created with its parents.
+        manifest: its file references need names only; sizes and checksums are filled in.
+        files: content by name in the bundle, as a path to copy or as bytes; what the manifest does not name
+            (external ONNX weights) is listed under ``extra``.
+        overwrite: replace a bundle that is there. Any other non-empty folder is refused.
+
+    Raises:
+        ScoreEdgeError: values that do not fit together, a missing source, an existing target, a full disk.
+
+    Example:
+        >>> manifest = Manifest(vision=Vision(graph=FileRef("encoder.onnx"), ...), ...)  # doctest: +SKIP
+        >>> write_bundle("bundle", manifest, {"encoder.onnx": Path("/tmp/encoder.onnx")})  # doctest: +SKIP
+    """
+    target = Path(folder).resolve()
+    for where, ref in manifest.files.items():
+        if ref.file not in files:
+            raise ScoreEdgeError(
+                f"{where} names {ref.file}, which is not among the files to write", did_you_mean(ref.file, files)
+            )
+    manifest = manifest.sealed({file: FileRef(file) for file in files})
+    manifest.check()
+    for file, source in files.items():
+        if isinstance(source, Path) and not source.is_file():
+            raise ScoreEdgeError(f"cannot write {file} into the bundle: there is no file {source}")
+    try:
+        remove_leftovers(target)
+        check_target(target, overwrite)
+        with atomic_folder(target, overwrite=overwrite) as new:
+            sealed = manifest.sealed({file: _write(new, file, source) for file, source in files.items()})
+            _keep_engines(target, new, sealed)
+            document = json.dumps(dataclasses.asdict(sealed), indent=2, ensure_ascii=False) + "\n"
+            _write(new, MANIFEST, document.encode())
+            Bundle.open(new, checksums=False)
+    except OSError as error:
+        raise _cannot_write(f"the bundle {target}", error) from error
+    return Bundle(target, sealed)
+
+
+@contextlib.contextmanager
+def scratch_beside(folder: Path, purpose: str) -> Iterator[Path]:
+    """A folder beside a bundle to be, gone afterwards: /tmp may be small, and what does not fit here fits no bundle.
+
+    Raises:
+        ScoreEdgeError: it cannot be made, or the disk is full.
+    """
+    parent = folder.resolve().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=f".{purpose}") as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise _cannot_write(f"into {parent}", error) from error
+
+
+def _cannot_write(what: str, error: OSError) -> ScoreEdgeError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    hint = "free some disk space" if full else "check the path and its permissions"
+    return ScoreEdgeError(f"cannot write {what}: {error}", hint)
+
+
+def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs: Shapes, outputs: Shapes) -> None:
+    """Compare the shapes of a loaded graph with what the manifest promises; whoever loads a graph calls this.
+
+    Args:
+        manifest: of the bundle the graph comes from.
+        graph: which of its graphs.
+        inputs: name to shape as ONNX Runtime reports it; a dimension that is not an int is dynamic.
+        outputs: as inputs.
+
+    Raises:
+        ScoreEdgeError: a missing or an unknown name, another rank or size.
+    """
+    vision = manifest.vision
+    expected: tuple[Shapes, Shapes]
+    if graph == "encoder":
+        tokens = (vision.token_grid.tokens, vision.dim)
+        expected = {vision.input_name: vision.input_shape}, {"tokens": tokens}
+    else:
+        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim)}, {"keep": ("M",)}
+    for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
+        if wanted.keys() != found.keys():
+            names = f"{', '.join(found) or 'none'}, expected {', '.join(wanted)}"
+            raise ScoreEdgeError(f"{graph} graph has the {kind}s {names}", "export the bundle again")
+        for name, shape in wanted.items():
+            if not _fits(shape, found[name]):
+                raise ScoreEdgeError(
+                    f"{graph} graph: {kind} {name} has the shape {_show(found[name])}, expected {_show(shape)}",
+                    "the graph and bundle.json do not belong together: export the bundle again",
+                )
+
+
+def _fits(wanted: Sequence[int | str | None], found: Sequence[int | str | None]) -> bool:
+    # A size may be left dynamic in the graph; a dimension that must be dynamic, a name here, may not be fixed.
+    return len(wanted) == len(found) and all(
+        not isinstance(size, int) or size == want for want, size in zip(wanted, found, strict=True)
+    )
+
+
+def _show(shape: Sequence[int | str | None]) -> str:
+    return f"({', '.join('?' if size is None else str(size) for size in shape)})"
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a folder that `write_bundle` would refuse; what takes minutes to make asks first."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ScoreEdgeError(f"{target} already exists", "choose another folder, or replace it with --overwrite")
+    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
+        raise ScoreEdgeError(f"{target} is not a bundle and will not be overwritten", "choose another folder")
+
+
+def _keep_engines(old: Path, new: Path, manifest: Manifest) -> None:
+    """Take TensorRT engines along where the encoder they were built from is still the same; linked, not copied."""
+    if (old / ENGINES).is_dir() and not (new / ENGINES).exists():
+        with contextlib.suppress(ScoreEdgeError):  # what is replaced may be a bundle nobody can read
+            if _read_manifest(old).vision.graph == manifest.vision.graph:
+                shutil.copytree(old / ENGINES, new / ENGINES, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as reader, path.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, CHUNK)
+    return FileRef(file, file_sha256(path), path.stat().st_size)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as reader:
+        while chunk := reader.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = _inside(folder, MANIFEST)
+    if path is None or not path.is_file():
+        found = "it has no bundle.json" if folder.is_dir() else "there is no such folder"
+        raise ScoreEdgeError(
+            f"{folder} is not a bundle: {found}", "`score-edge export` writes one; `reference` is shipped"
+        )
+    if path.stat().st_size > MANIFEST_LIMIT:
+        raise ScoreEdgeError(f"{path} is larger than {MANIFEST_LIMIT} bytes", "this is not a manifest of score-edge")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ScoreEdgeError(f"{path} is not valid JSON: {error}", "export the bundle again") from error
+    schema = document.get("schema", SCHEMA) if isinstance(document, dict) else SCHEMA
+    if type(schema) is int and schema != SCHEMA:
+        hint = "install a newer score-edge" if schema > SCHEMA else "export the bundle again"
+        raise ScoreEdgeError(f"bundle.json: schema is {schema}, this score-edge reads {SCHEMA}", hint)
+    manifest = read_record(Manifest, document, MANIFEST)
+    manifest.check()
+    return manifest
+
+
+def _check_file(folder: Path, where: str, ref: FileRef, checksums: bool) -> None:
+    path = _inside(folder, ref.file)
+    again = "copy the bundle again, or export it again"
+    if path is None:
+        raise ScoreEdgeError(f"{where}: {ref.file} leads out of the bundle", "replace the link by the file itself")
+    if not path.is_file():
+        raise ScoreEdgeError(f"{where}: {ref.file} is missing from {folder}", again)
+    if path.stat().st_size != ref.bytes:
+        raise ScoreEdgeError(
+            f"{where}: {ref.file} has {path.stat().st_size} bytes, bundle.json says {ref.bytes}", again
+        )
+    if checksums and file_sha256(path) != ref.sha256:
+        raise ScoreEdgeError(f"{where}: the checksum of {ref.file} is wrong, its content has changed", again)
+
+
+def _inside(folder: Path, file: str) -> Path | None:
+    """The real path of a file, or None when links lead out of the folder."""
+    try:
+        path = (folder / file).resolve()
+    except RuntimeError:  # links in a circle, before Python 3.13
+        return None
+    return path if path.is_relative_to(folder.resolve()) else None

@@ -1,0 +1,192 @@
+"""Commands that answer: a clip, a stream, the demo."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from score_edge.cli.options import (
+    BundleArgument,
+    Json,
+    ProviderName,
+    Retention,
+    SelectorName,
+    err,
+    out,
+    print_json,
+    progress_bar,
+    seconds,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def ask(
+    bundle: BundleArgument,
+    video: Annotated[str, typer.Argument(help="Video file, image, or folder of images.")],
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    retention: Retention = None,
+    selector: SelectorName = None,
+    steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most; a longer video is sampled thinner.")] = 64,
+    compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    provider: ProviderName = "auto",
+    save_overlay: Annotated[
+        Path | None, typer.Option(help="Paint the kept tokens over the frames: out.png or out.mp4.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about a video."""
+    from score_edge.bundle.folder import Bundle
+    from score_edge.cli.tables import answer_line, comparison_table, reply_json
+    from score_edge.evaluation import comparison
+    from score_edge.runtime.overlay import write_overlay
+    from score_edge.runtime.pipeline import Pipeline
+
+    opened = Bundle.open(bundle)
+    keep_share = opened.manifest.selector.retention if retention is None else retention
+    with Pipeline(opened, provider=provider) as pipeline:
+        chosen = pipeline.selector(selector)
+        encode = comparison.clip_reader(pipeline, video, steps)
+        if compare:
+            with progress_bar() as progress:
+                task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)
+                result = comparison.compare(
+                    pipeline,
+                    encode,
+                    question,
+                    selector=chosen,
+                    retention=keep_share,
+                    max_tokens=max_tokens,
+                    runs=runs,
+                    on_run=lambda: progress.advance(task),
+                )
+            reply = result.pruned
+        else:
+            reply = comparison.ask(
+                pipeline,
+                encode,
+                question,
+                selector=chosen,
+                retention=keep_share,
+                max_tokens=max_tokens,
+                runs=runs,
+                on_text=(lambda piece: None) if as_json else (lambda piece: print(piece, end="", flush=True)),
+            )
+    if save_overlay:
+        grid = opened.manifest.vision.token_grid
+        keeps = list(reply.keep.reshape(-1, grid.height, grid.width))
+        write_overlay(save_overlay, reply.frames, keeps)
+    if as_json:
+        speed = {"unpruned": reply_json(result.unpruned), "speedup": result.speedup} if compare else {}
+        print_json({"question": question, **reply_json(reply), **speed})
+        return
+    if compare:
+        out.print(comparison_table(result))
+    else:
+        print()
+    err.print(answer_line(reply), highlight=False, soft_wrap=True)
+    if save_overlay:
+        err.print(f"kept tokens painted into {escape(str(save_overlay))}", highlight=False)
+
+
+@app.command()
+def stream(
+    bundle: BundleArgument,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="A path, v4l2:///dev/video0, csi://0, rtsp://…, http(s)://…, synthetic://, or - (raw frames)."
+        ),
+    ],
+    fps: Annotated[float | None, typer.Option(help="Frames per second to take. Default: the bundle's.")] = None,
+    retention: Retention = None,
+    selector: SelectorName = None,
+    ask: Annotated[str, typer.Option(help="A question to ask again and again.")] = "",
+    every: Annotated[str, typer.Option(help="How often, in stream time: 10s, 2m. Default 10s.")] = "",
+    when_surprised: Annotated[
+        bool, typer.Option("--when-surprised", help="Ask it when far more changed than usual.")
+    ] = False,
+    gate: Annotated[bool, typer.Option(help="Spare the encoder steps in which nothing changed.")] = True,
+    gate_threshold: Annotated[
+        float | None, typer.Option(min=0, help="Grey levels that count as no change. Default: the bundle's, or 0.")
+    ] = None,
+    context: Annotated[
+        int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
+    ] = 4096,
+    window: Annotated[int, typer.Option(min=1, help="Newest steps that are remembered, as far as cells allow.")] = 64,
+    span: Annotated[
+        int | None, typer.Option(min=2, help="Steps after which positions restart. Default: the window and a quarter.")
+    ] = None,
+    keep_memorable: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the memory for the most surprising tokens of older steps.")
+    ] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    provider: ProviderName = "auto",
+    record: Annotated[Path | None, typer.Option(help="Record what is seen, kept tokens painted: out.mp4.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
+) -> None:
+    """Watch a camera without end; type a question at any time."""
+    from score_edge.bundle.folder import Bundle
+    from score_edge.cli import live_panel, typed_questions
+    from score_edge.runtime.live.recorder import Recorder
+    from score_edge.runtime.live.stream import Stream, StreamOptions
+    from score_edge.runtime.pipeline import Pipeline
+    from score_edge.runtime.sources.open_source import open_source
+
+    opened = Bundle.open(bundle)
+    every_s = seconds(every or ("10s" if ask and not when_surprised else "0s"))
+    options = StreamOptions(
+        fps=fps,
+        retention=retention,
+        selector=selector,
+        gate=gate,
+        gate_threshold=gate_threshold,
+        window=window,
+        span=span,
+        memorable=keep_memorable,
+        question=ask,
+        every_s=every_s,
+        when_surprised=when_surprised,
+        max_tokens=max_tokens,
+    )
+    vision = opened.manifest.vision
+    steps_per_second = (fps or vision.fps) / vision.frames_per_step
+    recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
+    with (
+        open_source(source) as frames,
+        Pipeline(opened, context=min(context, opened.manifest.language.context), provider=provider) as pipeline,
+        contextlib.closing(recorder) if recorder else contextlib.nullcontext(),
+    ):
+        watching = Stream(pipeline, frames, options)
+        if recorder:
+            watching.listen(recorder)
+        with typed_questions.signals(watching):
+            live_panel.watch(watching, source, vision.token_grid.width, out, as_json=as_json)
+
+
+@app.command()
+def demo(
+    source: Annotated[str | None, typer.Option(help="Your own video instead of a rendered clip.")] = None,
+    overlay: Annotated[Path, typer.Option(help="Where the picture of the kept tokens goes.")] = Path(
+        "score-edge-demo.png"
+    ),
+    as_json: Json = False,
+) -> None:
+    """The whole chain on the shipped bundle: pruned beside unpruned, right answers, speed, and a picture."""
+    from score_edge.cli.tables import demo_report
+    from score_edge.evaluation.demo import run_demo
+
+    with progress_bar() as progress:
+        task = progress.add_task("demo", total=None)
+        result = run_demo(source, overlay, on_stage=lambda stage: progress.update(task, description=stage))
+    if as_json:
+        print_json(dataclasses.asdict(result))
+        return
+    for part in demo_report(result):
+        out.print(part)

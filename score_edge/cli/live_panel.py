@@ -1,0 +1,139 @@
+"""What a person sees of a stream: kept tokens, rates, memory, stage times, the last answers."""
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from score_edge.cli.event_lines import answered_line, json_lines, plain_lines
+from score_edge.cli.typed_questions import ask_lines, ask_typed
+from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Notice, StepSeen
+from score_edge.runtime.live.stream import Stream
+
+OWN_STAGES = ("preprocess", "gate", "encode", "select", "append")
+_FULL, _EMPTY = "█", "·"
+_REFRESH = 8  # times a second
+
+
+class LivePanel:
+    """What a person sees: the kept tokens of the newest step, rates, memory, stage times, the last answers.
+
+    Args:
+        stream: to read its options from.
+        title: what is watched.
+        width: of the token grid.
+    """
+
+    def __init__(self, stream: Stream, title: str, width: int) -> None:
+        self._stream, self._title, self._width = stream, title, width
+        self._recent: deque[tuple[float, StepSeen]] = deque(maxlen=64)
+        self._lines: deque[str] = deque(maxlen=6)
+        self._said = ""  # of the answer being given
+        self._kept = self._total = 0
+        self.typed = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        if isinstance(event, StepSeen):
+            self._recent.append((time.monotonic(), event))
+            self._kept += int(event.keep.sum())
+            self._total += event.keep.size
+        elif isinstance(event, AnswerBegan):
+            self._said = f"{event.question}  "
+        elif isinstance(event, AnswerPiece):
+            self._said += event.text
+        elif isinstance(event, Answered):
+            self._said = ""
+            self._lines.append(f"{answered_line(event)}  [first word {event.ttft_s * 1e3:.0f} ms]")
+        else:
+            self._lines.append(event.text)
+
+    def __rich__(self) -> RenderableType:
+        lines = [Text(line, style="bold" if line.startswith("[") else "yellow") for line in list(self._lines)]
+        if self._said:
+            lines.append(Text(f"… {self._said}", style="bold green"))
+        prompt = Text.assemble(("ask> ", "bold cyan"), self.typed, ("▏", "cyan"))
+        parts: list[RenderableType] = [self._figures(), *lines, prompt]
+        caption = "type a question, Enter asks; Ctrl-C stops the answer, then the program"
+        return Panel(Group(*parts), title=f"score-edge stream {self._title}", subtitle=caption)
+
+    def _figures(self) -> RenderableType:
+        recent = list(self._recent)
+        if not recent:
+            return Text("waiting for the first frames", style="dim")
+        newest = recent[-1][1]
+        seconds = max(recent[-1][0] - recent[0][0], 1e-3)
+        rate = (len(recent) - 1) / seconds
+        share = self._kept / max(1, self._total)
+        skipped = sum(not event.encoded for _, event in recent) / len(recent)
+        stages = {stage: [e.seconds[stage] for _, e in recent if stage in e.seconds] for stage in OWN_STAGES}
+        times = "  ".join(f"{s} {1e3 * sum(v) / len(v):.1f}" for s, v in stages.items() if v)
+        rows = {
+            "time": f"{newest.frame.time_s:.1f} s, step {newest.step}, {rate:.1f} steps/s, "
+            f"{newest.frames} frames, {newest.dropped} dropped, {1e3 * newest.late_s:.0f} ms behind",
+            "kept": f"{self._kept} of {self._total} visual tokens, {share:.1%} (target "
+            f"{self._stream.vision.retention:.0%}, {self._stream.vision.selector}), encoder skipped {skipped:.0%}",
+            "memory": f"{_bar(newest.used / newest.cells)} {newest.used} of {newest.cells} cells, {newest.held} steps",
+            "ms": times,
+        }
+        table = Table.grid(padding=(0, 2))
+        for name, value in rows.items():
+            table.add_row(Text(name, style="cyan"), Text(value))
+        both = Table.grid(padding=(0, 3))
+        both.add_row(self._tokens(newest), table)
+        return both
+
+    def _tokens(self, event: StepSeen) -> Text:
+        """The grid of the newest step, kept tokens bright; very large ones are thinned."""
+        grid = event.keep.reshape(-1, self._width)
+        every = max(1, -(-grid.shape[0] // 12))
+        text = Text()
+        for row in grid[::every]:
+            for kept in row[::every]:
+                text.append((_FULL if kept else _EMPTY) * 2, style="bold magenta" if kept else "dim")
+            text.append("\n")
+        text.rstrip()
+        return text
+
+
+def _bar(share: float, width: int = 20) -> str:
+    full = round(min(1.0, share) * width)
+    return "▕" + "█" * full + "░" * (width - full) + "▏"
+
+
+@contextlib.contextmanager
+def showing(panel: LivePanel, console: Console) -> Iterator[None]:
+    """Show the panel while the block runs; the last state stays on the screen."""
+    with Live(panel, console=console, refresh_per_second=_REFRESH, transient=False):
+        yield
+
+
+def watch(stream: Stream, title: str, width: int, console: Console, *, as_json: bool) -> None:
+    """Run a stream for whoever started the command: a panel for a terminal, else lines; input is questions.
+
+    Args:
+        stream: ready to run.
+        title: what is watched; ``-`` when standard input brings frames and so no questions.
+        width: of the token grid.
+        console: where the panel goes.
+        as_json: JSON lines, whatever stdout is.
+    """
+    takes_questions = not title.startswith("-")
+    if as_json or not console.is_terminal:
+        show = json_lines if as_json else plain_lines
+        stream.listen(show)
+        with ask_lines(stream, lambda text: show(Notice(text))) if takes_questions else contextlib.nullcontext():
+            stream.run()
+        return
+    panel = LivePanel(stream, title, width)
+    stream.listen(panel)
+    typed = ask_typed(stream, panel, lambda text: panel(Notice(text)))
+    with showing(panel, console), typed if takes_questions and os.isatty(0) else contextlib.nullcontext():
+        stream.run()

@@ -1,0 +1,219 @@
+"""Results as people read them: rich tables for the terminal, plain dictionaries for --json."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from score_edge.evaluation.accuracy import Accuracy
+from score_edge.evaluation.comparison import Comparison, Reply
+from score_edge.evaluation.selectivity import Selectivity
+
+if TYPE_CHECKING:
+    from score_edge.calibration.gate_threshold import GateReport
+    from score_edge.engines.rtx_check import Verdict
+    from score_edge.evaluation.demo import Demo
+    from score_edge.onnx_files.difference import Difference
+
+STAGES = {
+    "read": "read video",
+    "preprocess": "preprocess",
+    "encode": "encoder",
+    "select": "selection",
+    "prefill": "prefill",
+    "ttft": "first token (TTFT)",
+    "generate": "decode",
+    "whole": "whole ask",
+}
+
+LESS_THAN_A_STEP = "* fewer tokens than one step has: evs, dtd, surge and last-kept keep step 0 first and see no more"
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    """One answer and its cost, seconds."""
+    timings = reply.answer.timings
+    return {
+        "answer": reply.answer.text,
+        "selector": reply.selector,
+        "retention": reply.retention,
+        "kept": reply.answer.kept,
+        "total": reply.answer.total,
+        "timings": {**dataclasses.asdict(timings), "ttft": timings.ttft, "whole": timings.whole},
+    }
+
+
+def answer_line(reply: Reply) -> str:
+    """Tokens kept and where the time went, on one line."""
+    timings = reply.answer.timings
+    parts = [f"{reply.answer.kept}/{reply.answer.total} tokens kept by {reply.selector}"]
+    parts += [
+        f"{STAGES[name]} {_ms(getattr(timings, name))}"
+        for name in STAGES
+        if name not in ("read", "preprocess", "whole")
+    ]
+    return " · ".join(parts)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Pruned beside unpruned, one row per stage."""
+    pruned, unpruned = comparison.pruned, comparison.unpruned
+    table = Table(title=f"pruned beside unpruned, medians of {comparison.runs} runs in turns")
+    table.add_column("")
+    table.add_column(f"{pruned.selector}, {pruned.retention:.0%} kept", justify="right", style="bold green")
+    table.add_column("unpruned", justify="right")
+    table.add_column("times faster", justify="right")
+    table.add_row("answer", pruned.answer.text, unpruned.answer.text, "")
+    table.add_row("visual tokens", str(pruned.answer.kept), str(unpruned.answer.kept), "")
+    for name, label in STAGES.items():
+        ratio = f"{comparison.speedup[name]:.1f}x" if name in comparison.speedup else ""
+        times = comparison.seconds.get(name) or [getattr(r.answer.timings, name) for r in (pruned, unpruned)]
+        table.add_row(label, *(_ms(seconds) for seconds in times), ratio)
+    return table
+
+
+def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
+    """One table per clip length: a row per variant, a column per question type."""
+    for steps in dict.fromkeys(row.steps for row in rows):
+        chosen = [row for row in rows if row.steps == steps]
+        kinds = list(dict.fromkeys(row.kind for row in chosen))
+        table = Table(
+            title=f"accuracy in % at {steps} steps, with 95 % interval; evidence = evidence tokens kept",
+            caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
+        )
+        for name in ("selector", "retention", *kinds, "evidence"):
+            table.add_column(name, justify="left" if name == "selector" else "right")
+        for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
+            cells = {row.kind: row for row in chosen if (row.selector, row.retention) == variant}
+            overall = cells["overall"]
+            table.add_row(
+                variant[0],
+                f"{variant[1]:g}{'*' if overall.steps_kept < 1 else ''}",
+                f"[bold]{overall.accuracy * 100:.1f}[/] ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
+                *(f"{cells[kind].accuracy * 100:.1f}" if kind in cells else "-" for kind in kinds if kind != "overall"),
+                f"{overall.recall * 100:.0f}",
+            )
+        yield table
+
+
+def selectivity_table(rows: Sequence[Selectivity]) -> Table:
+    """One row per selector and retention: how densely kept tokens lie inside boxes and outside."""
+    table = Table(
+        title="kept tokens per area, inside labelled boxes and outside, %",
+        caption=f"{rows[0].steps} labelled steps; boxes cover {rows[0].area:.1%} of their area",
+    )
+    for name in ("selector", "retention", "inside", "outside", "inside / outside"):
+        table.add_column(name, justify="left" if name == "selector" else "right")
+    for row in rows:
+        shares = (f"{row.inside * 100:.1f}", f"{row.outside * 100:.1f}")
+        ratio = "none outside" if row.ratio is None else f"[bold]{row.ratio:.2f}[/]"
+        table.add_row(row.selector, f"{row.retention:g}", *shares, ratio)
+    return table
+
+
+def inspection_table(description: dict[str, Any]) -> Table:
+    """A bundle's description, nested keys joined by dots."""
+    table = Table(show_header=False, box=None)
+    for key, value in _flatten(description):
+        table.add_row(f"[bold]{key}[/]", str(value))
+    return table
+
+
+def difference_table(differences: "Sequence[Difference]", title: str = "ONNX Runtime against torch") -> Table:
+    """A row per output and kind of input."""
+    table = Table(title=title)
+    for name in ("output", "input", "max abs", "mean abs", "max relative", "cosine of the worst row"):
+        table.add_column(name, justify="left" if name in ("output", "input") else "right")
+    for row in differences:
+        numbers = (f"{value:.2g}" for value in (row.largest, row.mean, row.relative))
+        table.add_row(row.output, row.data, *numbers, f"{row.cosine:.7f}")
+    return table
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """What `build` would make of which graph."""
+    table = Table(title="TensorRT engines to build")
+    for name in ("graph", "from", "opset", "precision", "input", "tolerance"):
+        table.add_column(name)
+    for graph in plan["graphs"]:
+        shapes = []
+        for name, profile in graph["shapes"].items():
+            least, _, most = ("x".join(map(str, shape)) for shape in profile)
+            shapes.append(f"{name} {most}" if least == most else f"{name} {least} to {most}")
+        columns = (str(graph[name]) for name in ("graph", "onnx", "opset", "precision"))
+        table.add_row(*columns, "\n".join(shapes), f"{graph['tolerance']:g}")
+    return table
+
+
+def verdict_table(rows: "Sequence[Verdict]") -> Table:
+    """What NVIDIA's parser and builder said to each graph."""
+    version = next((row.tensorrt for row in rows if row.tensorrt), "")
+    table = Table(title=f"TensorRT for RTX {version}".strip(), caption="parsed and built on the CPU; nothing was run")
+    for name in ("graph", "precision", "verdict", "MB", "seconds"):
+        table.add_column(name, justify="right" if name in ("MB", "seconds") else "left")
+    for row in rows:
+        numbers = ("", "") if row.problem else (f"{row.bytes / 1e6:.1f}", f"{row.seconds:.1f}")
+        table.add_row(row.graph, row.precision, escape(row.problem) or "builds", *numbers)
+    return table
+
+
+def gate_table(report: "GateReport") -> Table:
+    """What the threshold found does on each clip."""
+    table = Table(
+        title=f"encoder gate: threshold {report.threshold:.2f} grey levels for at most {report.bound:.1%} token error",
+        caption="error: of reused tokens, relative to fresh ones; worst token: the one token furthest off",
+    )
+    for name in ("clip", "steps", "not encoded", "error", "worst step", "worst token"):
+        table.add_column(name, justify="left" if name == "clip" else "right")
+    for clip in report.clips:
+        errors = (f"{value:.2%}" for value in (clip.error, clip.worst_step, clip.worst_token))
+        table.add_row(clip.clip, str(clip.steps), f"{clip.skipped / clip.steps:.0%}", *errors)
+    return table
+
+
+def demo_report(demo: "Demo") -> Iterator[RenderableType]:
+    """The demo's tables and where its picture is."""
+    table = Table(title=f"one clip of {demo.steps} steps, every question pruned and unpruned")
+    for name in ("question", "right answer", f"{demo.selector}, {demo.retention:.0%} kept", "unpruned"):
+        table.add_column(name)
+    for row in demo.answers:
+        table.add_row(row.question, row.right, *(_marked(text, row.right) for text in (row.pruned, row.unpruned)))
+    yield table
+    if demo.accuracy:
+        clips, steps = demo.accuracy.clips, demo.accuracy.steps
+        table = Table(title=f"right answers on {clips} more clips of {steps} steps ({demo.accuracy.asked} questions)")
+        table.add_column("selector")
+        table.add_column("visual tokens kept", justify="right")
+        table.add_column("right", justify="right")
+        for name, kept, share in demo.accuracy.rows:
+            table.add_row(name, f"{kept:.0%}", f"{share:.1%}")
+        yield table
+    table = Table(title=f"speed at {demo.steps} steps, medians of {demo.runs} runs in turns")
+    for name in ("", "pruned", "unpruned", "times faster"):
+        table.add_column(name, justify="left" if not name else "right")
+    for stage, (pruned, unpruned) in demo.seconds.items():
+        table.add_row(STAGES[stage], _ms(pruned), _ms(unpruned), f"{unpruned / pruned:.1f}x")
+    yield table
+    yield f"kept tokens painted over the frames: [bold]{demo.overlay}[/]"
+    if demo.note:
+        yield f"[yellow]{demo.note}[/]"
+
+
+def _marked(text: str, right: str) -> str:
+    if not right:
+        return text
+    return f"[green]{text}[/]" if text == right else f"[red]{text}[/]"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,99 @@
+"""What `score-edge inspect` tells about a bundle."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from score_edge.bundle.folder import Bundle, check_shapes
+from score_edge.errors import ScoreEdgeError
+from score_edge.onnx_files.statistics import graph_stats
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """A bundle as plain JSON values: what it is, what fits into it, and what it weighs.
+
+    ``seconds_unpruned`` and ``seconds_kept`` say how much video fits into the language model's context, prompt and
+    answer aside, with all tokens and at the default retention.
+
+    Example:
+        >>> describe(Bundle.open("reference"))["vision"]["tokens_per_step"]  # doctest: +SKIP
+        36
+    """
+    manifest = bundle.manifest
+    vision, selector, language = manifest.vision, manifest.selector, manifest.language
+    tokens = vision.token_grid.tokens
+    tokens_per_second = tokens * vision.fps / vision.frames_per_step
+    gguf = bundle.gguf_path
+    inside = [{"file": ref.file, "bytes": ref.bytes, "sha256": ref.sha256} for ref in manifest.files.values()]
+    return {
+        "name": manifest.name,
+        "family": manifest.family,
+        "schema": manifest.schema,
+        "folder": str(bundle.folder),
+        "bytes": sum(ref.bytes for ref in manifest.files.values()),
+        "vision": {
+            "graph": vision.graph.file,
+            "height": vision.height,
+            "width": vision.width,
+            "patch": vision.patch,
+            "merge": vision.merge,
+            "grid": list(vision.grid),
+            "dim": vision.dim,
+            "fps": vision.fps,
+            "frames_per_step": vision.frames_per_step,
+            "tokens_per_step": tokens,
+            "tokens_per_second": tokens_per_second,
+            "input": {vision.input_name: list(vision.input_shape)},
+            "int8": dataclasses.asdict(vision.int8) if vision.int8 else None,
+            **_encoder_cost(bundle.encoder_path, vision.frames_per_step),
+        },
+        "selector": {
+            "name": selector.name,
+            "policy": selector.policy.file if selector.policy else None,
+            "retention": selector.retention,
+        },
+        "language": {
+            "gguf": str(gguf),
+            "in_bundle": language.gguf is not None,
+            "bytes": gguf.stat().st_size,
+            "positions": language.positions,
+            "context": language.context,
+            "dim": language.dim,
+            "seconds_unpruned": language.context / tokens_per_second,
+            "seconds_kept": language.context / tokens_per_second / selector.retention,
+        },
+        "prompt": dataclasses.asdict(manifest.prompt),
+        "provenance": {
+            "source": manifest.provenance.source,
+            "created": manifest.provenance.created,
+            "git_commit": manifest.provenance.git_commit,
+            "versions": dict(manifest.provenance.versions),
+        },
+        "files": inside,
+    }
+
+
+def _encoder_cost(path: Path, frames_per_step: int) -> dict[str, Any]:
+    """What the encoder is made of and costs; nothing where onnx is not installed, which a board does not need."""
+    if importlib.util.find_spec("onnx") is None:
+        return {}
+    try:
+        stats = graph_stats(path)
+        return {**dataclasses.asdict(stats), "macs_per_frame": stats.macs / frames_per_step}
+    except ScoreEdgeError:  # `check_graph_shapes` says what is wrong with it
+        return {}
+
+
+def check_graph_shapes(bundle: Bundle) -> None:
+    """Load the graphs, which takes a moment for a large encoder, and compare their shapes with the manifest.
+
+    Raises:
+        ScoreEdgeError: a graph is damaged or does not fit.
+    """
+    encoder = OnnxGraph(bundle.encoder_path)
+    check_shapes(bundle.manifest, "encoder", encoder.inputs, encoder.outputs)
+    if bundle.policy_path is not None:
+        policy = OnnxGraph(bundle.policy_path)
+        check_shapes(bundle.manifest, "policy", policy.inputs, policy.outputs)

@@ -1,0 +1,187 @@
+"""How often a bundle answers right on the reference world, per selector, retention, clip length and question type."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+from score_edge.bundle.folder import Bundle
+from score_edge.errors import ScoreEdgeError
+from score_edge.reference import world
+from score_edge.runtime.graphs.open_graph import open_policy
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.threads import usable_cpus
+from score_edge.selection.causal_budget import CausalBudget, select_causally
+from score_edge.selection.registry import Selector, get_selector, step_scorer
+
+ANSWER_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What to evaluate.
+
+    Attributes:
+        selectors: names; the unpruned model is always measured as well.
+        retentions: shares of tokens to keep, in (0, 1].
+        steps: clip lengths in encoder steps.
+        clips: number of clips per length.
+        seed: of the world; clips of the same seed are the same clips.
+        budget: ``clip`` keeps the best of the whole clip; ``causal`` decides step by step, as a stream must.
+    """
+
+    selectors: tuple[str, ...]
+    retentions: tuple[float, ...]
+    steps: tuple[int, ...] = (8, 32)
+    clips: int = 500
+    seed: int = world.TEST_SEED
+    budget: Literal["clip", "causal"] = "clip"
+
+    def variants(self) -> list[tuple[str, float]]:
+        """Every (selector, retention) to run: unpruned first."""
+        pruned = [(name, r) for name in self.selectors if name != "all" for r in self.retentions if r < 1]
+        return [("all", 1.0), *pruned]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionResult:
+    """One question, asked in one variant.
+
+    Attributes:
+        steps_kept: visual tokens kept, in steps' worth: below 1 a rule that keeps step 0 whole sees nothing else.
+        recall: share of the question's evidence tokens that were kept.
+    """
+
+    selector: str
+    retention: float
+    steps: int
+    kind: str
+    steps_kept: float
+    right: bool
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of right answers with its 95 % Wilson interval.
+
+    Attributes:
+        steps_kept: visual tokens kept, in steps' worth.
+        recall: mean share of the evidence tokens that were kept.
+    """
+
+    selector: str
+    retention: float
+    steps: int
+    kind: str
+    steps_kept: float
+    asked: int
+    accuracy: float
+    low: float
+    high: float
+    recall: float
+
+
+def evaluate(bundle: str | Path, plan: EvaluationPlan, *, on_clip: Callable[[], None] = lambda: None) -> list[Accuracy]:
+    """Run a plan on every CPU this process may use, one clip per process at a time.
+
+    Args:
+        bundle: folder, or "reference".
+        plan: what to run.
+        on_clip: called after every clip, for a progress bar.
+
+    Returns:
+        Per variant and length: the question types in the world's order, and "overall" first.
+
+    Raises:
+        ScoreEdgeError: the bundle or the plan is not usable.
+    """
+    _check(Bundle.open(bundle), plan)
+    jobs = [(index, steps) for steps in plan.steps for index in range(plan.clips)]
+    verdicts: list[QuestionResult] = []
+    with _workers(str(bundle), plan) as pool:
+        for found in pool.map(_judge, *zip(*jobs, strict=True), chunksize=1):
+            verdicts.extend(found)
+            on_clip()
+    return list(_summarise(plan, verdicts))
+
+
+def wilson(right: int, asked: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927)."""
+    if asked == 0:
+        return 0.0, 1.0
+    z, share = 1.959964, right / asked
+    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
+    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
+    return centre - half, centre + half
+
+
+def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
+    if plan.clips < 1 or not plan.steps or min(plan.steps) < 3:
+        raise ScoreEdgeError("an evaluation needs at least one clip of at least 3 steps")
+    for retention in plan.retentions:
+        if not 0 < retention <= 1:
+            raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
+    for name in plan.selectors:
+        selector = get_selector(name, policy=open_policy(bundle, "cpu"))
+        if plan.budget == "causal" and name != "all":
+            step_scorer(selector)
+
+
+def _workers(bundle: str, plan: EvaluationPlan) -> Executor:
+    # Spawned: a forked child inherits the locks of this process's threads, but not the threads.
+    return ProcessPoolExecutor(usable_cpus(), get_context("spawn"), _open_worker, (bundle, plan))
+
+
+_worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]
+
+
+def _open_worker(bundle: str, plan: EvaluationPlan) -> None:
+    global _worker
+    pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu")
+    selectors = {name: pipeline.selector(name) for name in {"all", *plan.selectors}}
+    _worker = pipeline, plan, selectors
+
+
+def _judge(index: int, steps: int) -> list[QuestionResult]:
+    """Every question of one clip in every variant."""
+    pipeline, plan, selectors = _worker
+    clip = world.make_clip(plan.seed, index, steps)
+    tokens = pipeline.encode(clip.frames()).tokens
+    verdicts, known = [], dict[bytes, list[str]]()
+    selectors["random"] = pipeline.selector("random", seed=index)  # else every clip would lose the same tokens
+    for name, retention in plan.variants():
+        if plan.budget == "clip" or name == "all":
+            keep = pipeline.select(tokens, selectors[name], retention)
+        else:
+            budget = CausalBudget(tokens.shape[1], retention)
+            keep = select_causally(tokens, step_scorer(selectors[name]), budget)
+        mask = keep.tobytes()
+        if mask not in known:  # below one step's worth, several rules keep the very same tokens
+            pipeline.watch(tokens, keep)
+            known[mask] = ["".join(pipeline.ask(question.text, ANSWER_TOKENS)) for question in clip.questions]
+        for question, answer in zip(clip.questions, known[mask], strict=True):
+            recall = float(keep[question.evidence].mean())
+            right = answer.strip().lower() == question.answer
+            steps_kept = float(keep.sum() / keep.shape[1])
+            verdicts.append(QuestionResult(name, retention, steps, question.kind, steps_kept, right, recall))
+    return verdicts
+
+
+def _summarise(plan: EvaluationPlan, verdicts: Sequence[QuestionResult]) -> Iterator[Accuracy]:
+    groups: dict[tuple[str, float, int, str], list[QuestionResult]] = {}
+    for verdict in verdicts:
+        for kind in ("overall", verdict.kind):
+            groups.setdefault((verdict.selector, verdict.retention, verdict.steps, kind), []).append(verdict)
+    for steps in plan.steps:
+        for selector, retention in plan.variants():
+            for kind in ("overall", *world.QUESTION_TYPES):
+                if group := groups.get((selector, retention, steps, kind)):
+                    right, asked = sum(verdict.right for verdict in group), len(group)
+                    low, high = wilson(right, asked)
+                    recall = sum(verdict.recall for verdict in group) / asked
+                    kept = sum(verdict.steps_kept for verdict in group) / asked
+                    yield Accuracy(selector, retention, steps, kind, kept, asked, right / asked, low, high, recall)

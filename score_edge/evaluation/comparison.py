@@ -1,0 +1,121 @@
+"""Ask a question about a clip: once or several times, pruned, and if wanted unpruned beside it."""
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from score_edge.core import Answer, Frame, Mask
+from score_edge.runtime.pipeline import EncodedClip, Pipeline
+from score_edge.runtime.sources.open_source import sample_clip
+from score_edge.selection.registry import Selector
+
+UNPRUNED = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one question and what the model saw for it.
+
+    Attributes:
+        answer: of the median run by prefill time.
+        retention: as asked for; 1 where nothing was dropped.
+        keep: (T, N) bool.
+        frames: the newest frame of each step.
+    """
+
+    answer: Answer
+    selector: str
+    retention: float
+    keep: Mask
+    frames: list[Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Pruned beside unpruned, run in turns.
+
+    Attributes:
+        pruned, unpruned: the runs with the median prefill.
+        seconds: (pruned, unpruned) median over the runs, of prefill, ttft and whole.
+        runs: how many of each.
+    """
+
+    pruned: Reply
+    unpruned: Reply
+    seconds: dict[str, tuple[float, float]]
+    runs: int
+
+    @property
+    def speedup(self) -> dict[str, float]:
+        """Unpruned over pruned, per stage."""
+        return {stage: unpruned / pruned for stage, (pruned, unpruned) in self.seconds.items()}
+
+
+def clip_reader(pipeline: Pipeline, uri: str | Path, steps: int) -> Callable[[], EncodedClip]:
+    """A way to read and encode a file again and again: at most `steps` encoder steps, spread over the whole of it."""
+    vision = pipeline.bundle.manifest.vision
+
+    def frames() -> Iterator[Frame]:  # a generator, so that the pipeline times the reading
+        yield from sample_clip(uri, vision.fps, steps * vision.frames_per_step)
+
+    return lambda: pipeline.encode(frames())
+
+
+def ask(
+    pipeline: Pipeline,
+    encode: Callable[[], EncodedClip],
+    question: str,
+    *,
+    selector: Selector,
+    retention: float,
+    max_tokens: int = 128,
+    runs: int = 1,
+    on_text: Callable[[str], None] = lambda piece: None,
+) -> Reply:
+    """Read, encode, select, prefill and answer, everything anew in each run; text is reported of the first."""
+    replies = []
+    for run in range(runs):
+        clip = encode()
+        answer, keep = pipeline.answer(
+            clip,
+            question,
+            selector=selector,
+            retention=retention,
+            max_tokens=max_tokens,
+            on_text=on_text if run == 0 else lambda piece: None,
+        )
+        replies.append(Reply(answer, selector.name, answer.kept / answer.total, keep, clip.frames))
+    return median_run(replies)
+
+
+def compare(
+    pipeline: Pipeline,
+    encode: Callable[[], EncodedClip],
+    question: str,
+    *,
+    selector: Selector,
+    retention: float,
+    max_tokens: int = 128,
+    runs: int = 5,
+    on_run: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """The same question pruned and unpruned, in turns so that drift of the machine hits both alike."""
+    variants = (selector, pipeline.selector(UNPRUNED))
+    replies: tuple[list[Reply], list[Reply]] = ([], [])
+    for _ in range(runs):
+        for variant, done in zip(variants, replies, strict=True):
+            done.append(ask(pipeline, encode, question, selector=variant, retention=retention, max_tokens=max_tokens))
+            on_run()
+    seconds = {}
+    for stage in ("prefill", "ttft", "whole"):
+        pruned, unpruned = (
+            statistics.median(getattr(reply.answer.timings, stage) for reply in done) for done in replies
+        )
+        seconds[stage] = pruned, unpruned
+    return Comparison(median_run(replies[0]), median_run(replies[1]), seconds, runs)
+
+
+def median_run(replies: list[Reply]) -> Reply:
+    """The run whose prefill took the median time (the upper one of an even number)."""
+    return sorted(replies, key=lambda reply: reply.answer.timings.prefill)[len(replies) // 2]

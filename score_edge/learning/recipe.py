@@ -1,0 +1,65 @@
+"""Every number of a run that learns a policy."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from score_edge.errors import ScoreEdgeError, did_you_mean
+
+Advantage = Literal["split", "product"]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecipe:
+    """Every number of the run; what is not the paper's is ours.
+
+    Attributes:
+        steps: updates of the policy.
+        clips: clips per update, over all processes.
+        rollouts: K, masks per clip.
+        learning_rate: of Adam, falling to a tenth along a cosine.
+        lowest, highest: keep rates of the rollouts, drawn per clip, log-uniform: one policy must rank well at all.
+        anchored: shift the logits of a clip so that it is kept at its rate; False draws from the policy as it is.
+        advantage: "split" (ours, after the paper's idea), or "product", one advantage of quality * sparsity.
+        sparsity_weight, slack: of the split advantage.
+        logit_penalty: weight of mean(logit^2), against saturation.
+        residual: False hides the change from the policy: it sees x only.
+        still_share: share of the steps on pseudo-videos, stage 1; 0 is no curriculum.
+        warm_steps: of a regression of the logits on the size of the change, before any reward; 0 starts at random.
+        warm_spread: standard deviation of the logits after it: the larger, the nearer masks are to the top-k that is
+            kept at test time, and the fewer tokens a group explores.
+        hidden: width of the policy's hidden layer.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    steps: int = 600
+    clips: int = 8
+    rollouts: int = 8
+    learning_rate: float = 2e-3
+    lowest: float = 0.04
+    highest: float = 0.5
+    anchored: bool = True
+    advantage: Advantage = "split"
+    sparsity_weight: float = 0.1
+    slack: float = 0.02
+    logit_penalty: float = 1e-4
+    residual: bool = True
+    still_share: float = 0.2
+    warm_steps: int = 400
+    warm_spread: float = 2.0
+    hidden: int = 32
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest <= self.highest < 1:
+            raise ScoreEdgeError(f"keep rates from {self.lowest} to {self.highest} are not within (0, 1)")
+        if self.advantage not in get_args(Advantage):
+            raise ScoreEdgeError(
+                f"there is no advantage {self.advantage!r}", did_you_mean(self.advantage, get_args(Advantage))
+            )
+        if self.rollouts < 2 or self.clips < 1 or self.steps < 1:
+            raise ScoreEdgeError("a group needs at least two rollouts, a step one clip, a run one step")
+
+    def still_steps(self) -> int:
+        """Steps of stage 1."""
+        return round(self.steps * self.still_share)

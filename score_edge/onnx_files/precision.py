@@ -1,0 +1,83 @@
+"""The same graph in another precision or opset: what TensorRT reads a precision from since it is strongly typed."""
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+from score_edge.errors import ScoreEdgeError, require
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def convert_to_fp16(model: Any) -> Any:
+    """Weights and arithmetic in float16, inputs and outputs as they were.
+
+    Args:
+        model: onnx.ModelProto; taken over. Q/DQ graphs must be of opset 19 or later, before it scales were float32.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it names every weight it rounds to zero
+        half: Any = convert_float_to_float16(model, keep_io_types=True)
+    OnnxModel.graph_topological_sort(half.graph)  # it puts its casts last
+    return half
+
+
+def to_older_opset(model: Any, opset: int, name: str) -> None:
+    """Make a model one of an older opset, in place.
+
+    onnx's own converter has no way back for Split, which every attention has; but for most operators nothing changed,
+    and a Split into equal parts only has to forget how many there are.
+
+    Args:
+        model: onnx.ModelProto.
+        opset: older than the model's.
+        name: for messages.
+
+    Raises:
+        ScoreEdgeError: it uses an operator that was another one then.
+    """
+    onnx = require("onnx", "tensorrt")
+    (entry,) = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    sizes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in model.graph.value_info
+    }
+    changed = set()
+    for node in model.graph.node:
+        if (
+            node.domain not in ("", "ai.onnx")
+            or onnx.defs.get_schema(node.op_type, entry.version).since_version <= opset
+        ):
+            continue
+        parts = [attribute for attribute in node.attribute if attribute.name == "num_outputs"]
+        if node.op_type == "Split" and parts and _splits_evenly(sizes, node):
+            node.attribute.remove(parts[0])
+        else:
+            changed.add(node.op_type)
+    if changed:
+        raise ScoreEdgeError(
+            f"{name} is of opset {entry.version}; in opset {opset} {', '.join(sorted(changed))} was another operator",
+            "use a newer TensorRT (JetPack 6.1 or later), or --provider cpu",
+        )
+    entry.version = opset
+
+
+def _splits_evenly(sizes: dict[str, list[int]], node: Any) -> bool:
+    """Opset 18 lets the last part be smaller, older ones do not; the exporter notes every shape."""
+    parts = [sizes.get(output) for output in node.output]
+    return parts[0] is not None and all(part == parts[0] for part in parts)
+
+
+def load(path: Path) -> Any:
+    """An onnx.ModelProto with its external weights.
+
+    Raises:
+        ScoreEdgeError: onnx is missing, or the file is damaged.
+    """
+    onnx = require("onnx", "tensorrt")
+    try:
+        return onnx.load(path)
+    except Exception as error:  # protobuf's own, and whatever external data raises
+        raise ScoreEdgeError(f"{path} cannot be read as ONNX: {error}", "export the bundle again") from error

@@ -1,0 +1,1 @@
+"""Which tokens are kept: residual, one file per selector, dithering, budgets. Imports nothing of the runtime."""

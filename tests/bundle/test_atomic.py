@@ -1,0 +1,136 @@
+"""A folder is the old one or the new one, whoever is interrupted or killed, and nothing is left beside it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from score_edge.bundle.atomic import atomic_folder, make_folder, remove_leftovers
+from score_edge.errors import ScoreEdgeError
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    folder = tmp_path / "folder"
+    write(folder, "old", overwrite=False)
+    return folder
+
+
+def write(target: Path, content: str, *, overwrite: bool = True) -> None:
+    with atomic_folder(target, overwrite=overwrite) as new:
+        (new / "sub").mkdir()
+        (new / "sub" / "file").write_text(content)
+
+
+def tree(parent: Path) -> dict[str, str]:
+    return {str(path.relative_to(parent)): path.read_text() for path in parent.rglob("*") if path.is_file()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_new_folder_takes_the_place(target: Path) -> None:
+    write(target, "new")
+    assert tree(target.parent) == {"folder/sub/file": "new"}
+    assert names(target.parent) == ["folder"]
+
+
+def test_a_folder_that_came_meanwhile_is_not_replaced(target: Path) -> None:
+    with pytest.raises(OSError, match="not empty"):
+        write(target, "new", overwrite=False)
+    assert tree(target.parent) == {"folder/sub/file": "old"}
+    assert names(target.parent) == ["folder"]
+
+
+def test_parents_are_made(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b" / "c", "new")
+    assert tree(tmp_path) == {"a/b/c/sub/file": "new"}
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
+def test_failure_while_writing(error: type[BaseException], target: Path) -> None:
+    with pytest.raises(error), atomic_folder(target, overwrite=True) as new:
+        (new / "half").write_text("half")
+        raise error
+    assert tree(target.parent) == {"folder/sub/file": "old"}
+    assert names(target.parent) == ["folder"]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_interrupted_swap(nth: int, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted, renames = interrupt(os.rename, nth)
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(target, "new")
+    assert len(renames) >= nth
+    assert tree(target.parent) == {"folder/sub/file": "old"}
+    assert names(target.parent) == ["folder"]
+
+
+def interrupt(function: Callable[..., None], nth: int) -> tuple[Callable[..., None], list[Any]]:
+    calls: list[Any] = []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        function(*arguments)
+
+    return interrupted, calls
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from score_edge.bundle.atomic import atomic_folder
+
+with atomic_folder(Path(sys.argv[1]), overwrite=True) as new:
+    (new / "half").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_killed_writer(target: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+            remove_leftovers(target)
+            assert len(names(target.parent)) == 2, "the work of a living writer was taken away"
+        finally:
+            writer.send_signal(signal.SIGKILL)
+    assert (target / "sub" / "file").read_text() == "old"
+    assert len(names(target.parent)) == 2
+    remove_leftovers(target)
+    assert tree(target.parent) == {"folder/sub/file": "old"}
+    assert names(target.parent) == ["folder"]
+
+
+def test_killed_in_the_middle_of_the_swap(target: Path) -> None:
+    space = target.parent / ".folder.abc_1234.partial"
+    (space / "new").mkdir(parents=True)
+    target.rename(space / "old")
+    remove_leftovers(target)
+    assert tree(target.parent) == {"folder/sub/file": "old"}
+    assert names(target.parent) == ["folder"]
+
+
+def test_leftovers_of_other_folders_stay(target: Path) -> None:
+    others = [".folder.old.abc_1234.partial", ".folders.abc_1234.partial", "folder.partial"]
+    for name in others:
+        (target.parent / name).mkdir()
+    remove_leftovers(target)
+    assert names(target.parent) == sorted([*others, "folder"])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ScoreEdgeError, match="cannot be made"):
+        make_folder(tmp_path / "file" / "folder")

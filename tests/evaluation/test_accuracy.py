@@ -1,0 +1,58 @@
+import math
+
+import pytest
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation.accuracy import EvaluationPlan, evaluate, wilson
+from score_edge.reference import world
+
+
+@pytest.mark.parametrize(("right", "asked"), [(0, 10), (5, 10), (98, 100), (1930, 2000)])
+def test_wilson_interval_ends_where_the_share_is_just_1_96_deviations_away(right, asked):
+    share = right / asked
+    for end in wilson(right, asked):
+        distance = 1.959964 * math.sqrt(max(0.0, end * (1 - end)) / asked)
+        assert abs(share - end) == pytest.approx(distance, abs=1e-9)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_unpruned_is_measured_once_and_first():
+    plan = EvaluationPlan(("evs", "all", "random"), (1.0, 0.5, 0.1))
+    assert plan.variants() == [("all", 1.0), ("evs", 0.5), ("evs", 0.1), ("random", 0.5), ("random", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        (EvaluationPlan(("evs",), (0.0,)), "retention 0.0"),
+        (EvaluationPlan(("evs",), (0.1,), clips=0), "at least one clip"),
+        (EvaluationPlan(("nothing",), (0.1,)), "nothing"),
+        (EvaluationPlan(("vidcom2",), (0.1,), budget="causal"), "needs a whole clip"),
+    ],
+)
+def test_an_impossible_plan_is_refused_before_any_work(plan, text):
+    with pytest.raises(ScoreEdgeError, match=text):
+        evaluate("reference", plan)
+
+
+def test_two_runs_agree_and_the_rows_add_up():
+    plan = EvaluationPlan(("random",), (0.25,), (4,), clips=4)
+    done: list[int] = []
+    rows = evaluate("reference", plan, on_clip=lambda: done.append(1))
+    assert len(done) == 4
+    assert rows == evaluate("reference", plan)
+    questions = [q for index in range(4) for q in world.make_clip(plan.seed, index, 4).questions]
+    for variant in plan.variants():
+        mine = [row for row in rows if (row.selector, row.retention) == variant]
+        overall, *kinds = mine
+        assert overall.kind == "overall" and overall.asked == len(questions) == sum(row.asked for row in kinds)
+        right = sum(row.accuracy * row.asked for row in kinds)
+        assert overall.accuracy == pytest.approx(right / overall.asked)
+    assert rows[0].recall == 1.0
+
+
+def test_causal_decisions_are_measured_with_what_they_kept():
+    rows = evaluate("reference", EvaluationPlan(("last-kept",), (0.25,), (8,), clips=2, budget="causal"))
+    assert rows[0].selector == "all" and rows[0].steps_kept == 8
+    causal = [row for row in rows if row.selector == "last-kept"]
+    assert causal and 1 <= causal[0].steps_kept < 4

@@ -1,0 +1,33 @@
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation.pictures import plot_layers, plot_retention
+
+
+def row(selector: str, retention: float, steps: int, accuracy: float) -> dict[str, object]:
+    share = {"low": accuracy - 0.02, "high": accuracy + 0.02, "accuracy": accuracy}
+    return {"selector": selector, "retention": retention, "steps": steps, "kind": "overall", **share}
+
+
+def test_accuracy_over_retention_is_drawn(tmp_path):
+    rows = [row("all", 1.0, steps, 0.9) for steps in (8, 32)]
+    rows += [row("evs", share, steps, 0.8 + share / 4) for steps in (8, 32) for share in (0.1, 0.05, 0.25)]
+    picture = plot_retention(rows, tmp_path / "accuracy.png")
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+
+
+def test_nothing_to_draw_and_an_unknown_kind_are_refused(tmp_path):
+    with pytest.raises(ScoreEdgeError, match="no accuracy"):
+        plot_retention([], tmp_path / "a.png")
+    with pytest.raises(ScoreEdgeError, match="cannot write"):
+        plot_retention([row("all", 1.0, 8, 0.9)], tmp_path / "a.txt")
+
+
+def test_layers_are_drawn(tmp_path):
+    layers = [{"name": f"blocks.{i}.fc2", "alone": 0.01 * i, "everything": 0.05} for i in range(4)]
+    picture = plot_layers(layers, ["blocks.3.fc2"], tmp_path / "layers.svg")
+    assert picture.read_text(encoding="utf-8").count("<path") > len(layers)
+    with pytest.raises(ScoreEdgeError, match="cannot write"):
+        plot_layers(layers, [], tmp_path / "layers.nonsense")

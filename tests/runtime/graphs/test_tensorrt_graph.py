@@ -1,0 +1,118 @@
+"""The engine's flow over fakes: copies, shapes, CUDA graph, memory. The real API: tests/engines/test_bindings.py."""
+
+import gc
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
+from score_edge.runtime.graphs.tensorrt_graph import TensorRTGraph
+
+onnx = pytest.importorskip("onnx")
+
+
+def write_engine(path: Path, rows: int | str) -> Path:
+    """double = 2 * x; x is (rows, 3)."""
+    tensor, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [node("Add", ["x", "x"], ["double"])],
+        "double",
+        [tensor("x", onnx.TensorProto.FLOAT, [rows, 3])],
+        [tensor("double", onnx.TensorProto.FLOAT, [rows, 3])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    shapes = [[rows, 3]] * 3 if isinstance(rows, int) else [[1, 3], [4, 3], [8, 3]]
+    path.write_bytes(json.dumps({"profile": {"x": shapes}}).encode() + b"\n" + model.SerializeToString())
+    return path
+
+
+def numbers(rows: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal((rows, 3), np.float32)
+
+
+def test_fixed_shapes_are_recorded_once_and_launched(fake_gpu, tmp_path):
+    graph = TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
+    assert graph.inputs == {"x": (4, 3)} and graph.outputs == {"double": (4, 3)}
+    assert graph.provider == "TensorRT 10.3.0"
+    first = graph.run(x=numbers(4))["double"]
+    for seed in (1, 2, 3):
+        np.testing.assert_array_equal(graph.run(x=numbers(4, seed))["double"], 2 * numbers(4, seed))
+    assert fake_gpu.launches == 3
+    np.testing.assert_array_equal(first, 2 * numbers(4))  # later runs left it alone
+
+
+def test_free_shapes_within_what_was_built(fake_gpu, tmp_path):
+    graph = TensorRTGraph(write_engine(tmp_path / "double.engine", "n"))
+    assert graph.inputs == {"x": (None, 3)}
+    for rows in (1, 8, 5):
+        np.testing.assert_array_equal(graph.run(x=numbers(rows))["double"], 2 * numbers(rows))
+    assert fake_gpu.launches == 0
+    with pytest.raises(ScoreEdgeError, match=r"double\.engine failed on x \(9, 3\) float32: .* \(1, 3\) to \(8, 3\)"):
+        graph.run(x=numbers(9))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, r"takes \['x'\], but was given \[\]"),
+        ({"x": numbers(4), "y": numbers(4)}, r"but was given \['x', 'y'\]"),
+        ({"x": numbers(4).astype(np.float64)}, r"failed on x \(4, 3\) float64: it was built for \(4, 3\) float32"),
+        ({"x": numbers(4).reshape(-1)}, r"failed on x \(12,\)"),
+    ],
+)
+def test_wrong_inputs(fake_gpu, tmp_path, inputs, message):
+    with pytest.raises(ScoreEdgeError, match=message):
+        TensorRTGraph(write_engine(tmp_path / "double.engine", 4)).run(**inputs)
+
+
+def test_strided_input_and_another_thread(fake_gpu, tmp_path):
+    graph = TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(graph.run(x=numbers(8)[::2])["double"]))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(found[0], 2 * numbers(8)[::2])
+
+
+def test_memory_is_given_back(fake_gpu, tmp_path):
+    graph = TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
+    assert fake_gpu.blocks == 4  # two tensors, each on the GPU and page-locked
+    for _ in range(3):
+        graph.run(x=numbers(4))
+    assert fake_gpu.blocks == 4
+    del graph
+    gc.collect()
+    fake_gpu.tensorrt.Context.recorded.clear()
+    assert fake_gpu.blocks == 0
+
+
+def test_too_little_memory_is_said(fake_gpu, tmp_path):
+    fake_gpu.limit(16)
+    with pytest.raises(ScoreEdgeError, match="cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY") as caught:
+        TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
+    assert "close other programs" in caught.value.hint
+
+
+def test_a_file_that_is_no_engine(fake_gpu, tmp_path):
+    path = tmp_path / "double.engine"
+    path.write_bytes(b"garbage")
+    with pytest.raises(ScoreEdgeError, match=r"TensorRT 10\.3\.0 cannot load .*double\.engine"):
+        TensorRTGraph(path)
+
+
+def test_the_gpu_as_engines_are_filed(fake_gpu):
+    assert str(require_gpu("this")) == "Orin (sm87, 16 multiprocessors)"
+    assert cuda_devices() == ["Orin (sm 8.7, driver for CUDA 12.6)"]
+
+
+def test_without_a_gpu_nothing_of_tensorrt_is_touched(tmp_path, monkeypatch):
+    if not isinstance(cuda_devices(), str):
+        pytest.skip("there is a GPU here")
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(ScoreEdgeError, match="needs an NVIDIA GPU"):
+        TensorRTGraph(tmp_path / "any.engine")

@@ -1,0 +1,429 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from score_edge.core import Grid, KeptTokens
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language import llama_cpp, llama_library
+from score_edge.runtime.language.base import LanguageModel, Mark
+from score_edge.runtime.language.llama_cpp import LlamaCpp
+
+pytest.importorskip("llama_cpp")
+
+BEFORE = "<|im_start|>user\n<|vision_start|>"
+QUESTION = "<|vision_end|>What moved in the video, and where did it go?<|im_end|>\n<|im_start|>assistant\n"
+LONG = (12, 4, 5)  # more steps than rows or columns
+WIDE = (4, 5, 6)
+
+
+@pytest.fixture
+def vl(gguf_files: dict[str, Path]) -> Iterator[LlamaCpp]:
+    with LlamaCpp(gguf_files["f32"], context=1024, threads=1) as model:
+        yield model
+
+
+def clip(shape: tuple[int, int, int], retention: float, seed: int = 0) -> KeptTokens:
+    """Random rows, of which `retention` are kept at random places."""
+    steps, height, width = shape
+    rng = np.random.default_rng(seed)
+    tokens = rng.standard_normal((steps, height * width, 128), dtype=np.float32)
+    mask = np.zeros(tokens.shape[:2], bool)
+    mask.flat[rng.choice(mask.size, round(mask.size * retention), replace=False)] = True
+    return KeptTokens.gather(tokens, mask, Grid(height, width))
+
+
+def unpruned_positions(tiny: Any, before: list[int], shape: tuple[int, int, int], after: list[int]) -> Any:
+    """(3, L) int64 from transformers, for the whole grid."""
+    import torch
+
+    steps, height, width = shape
+    video = [tiny.model.config.video_token_id] * (steps * height * width)
+    ids = torch.tensor([before + video + after])
+    kinds = torch.tensor([[0] * len(before) + [2] * len(video) + [0] * len(after)])
+    merge = tiny.model.config.vision_config.spatial_merge_size
+    grid = torch.tensor([[steps, height * merge, width * merge]])
+    positions = tiny.model.model.get_rope_index(ids, kinds, video_grid_thw=grid)[0][:, 0]
+    if steps > max(height, width):
+        # Since 5.3 transformers lets text start at max(H, W), on top of the video's last steps. Qwen2-VL, as published
+        # and trained, starts it behind everything: one past the largest position.
+        end = len(before) + len(video)
+        positions[:, end:] = positions[:, :end].max() + 1 + torch.arange(len(after))
+    return positions
+
+
+def reference(tiny: Any, kept: KeptTokens, question: str, tokens: int) -> tuple[np.ndarray, list[int]]:
+    """(V,) logits of the first answer token and the greedy answer, by transformers on the same rows and positions."""
+    import torch
+
+    before, after = (tiny.tokenizer(text).input_ids for text in (BEFORE, question))
+    shape = (kept.steps, kept.grid.height, kept.grid.width)
+    start, total = len(before), len(before) + kept.total
+    seen = [*range(start), *(start + np.ravel_multi_index(tuple(kept.positions.T), shape)), *range(total, 10**6)]
+    embed, answer, first = tiny.model.get_input_embeddings(), [], None
+    with torch.no_grad():
+        for _ in range(tokens):
+            positions = unpruned_positions(tiny, before, shape, after + answer)
+            text = embed(torch.tensor(before)), embed(torch.tensor(after + answer))
+            rows = torch.cat([text[0], torch.from_numpy(kept.embeddings), text[1]])[None]
+            hidden = tiny.model.get_decoder()(
+                inputs_embeds=rows, position_ids=positions[:, None, seen[: rows.shape[1]]], use_cache=False
+            )[0]
+            logits = tiny.model.get_output_embeddings()(hidden[0, -1]).numpy()
+            first = logits if first is None else first
+            answer.append(int(logits.argmax()))
+            if answer[-1] == tiny.tokenizer.eos_token_id:
+                break
+    return first, answer
+
+
+def ask(model: LlamaCpp, question: str, tokens: int = 12) -> tuple[np.ndarray, str]:
+    model.append_text(question)
+    return model.logits(), "".join(model.generate(tokens))
+
+
+@pytest.mark.parametrize("batch", [512, 32])
+@pytest.mark.parametrize("retention", [1.0, 0.25, 0.10])
+@pytest.mark.parametrize("shape", [LONG, WIDE])
+def test_equals_transformers(
+    qwen2_vl: Any, gguf_files: dict[str, Path], shape: tuple[int, int, int], retention: float, batch: int
+) -> None:
+    kept = clip(shape, retention)
+    logits, answer = reference(qwen2_vl, kept, QUESTION, tokens=12)
+    for file, cache, tolerance in (("f32", "f32", 1e-3), ("f32", "f16", 2e-2), ("f16", "f16", 0.1)):
+        with LlamaCpp(gguf_files[file], context=1024, batch=batch, threads=1, cache=cache) as model:
+            model.append_text(BEFORE)
+            model.append_tokens(kept)
+            found, text = ask(model, QUESTION)
+        assert np.abs(found - logits).max() <= tolerance
+        assert found.argmax() == logits.argmax()
+        if file == "f32":
+            assert text == qwen2_vl.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_batch_bounds_every_call(gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, decode = [], llama_cpp.decode
+    monkeypatch.setattr(
+        llama_cpp, "decode", lambda h, content, *rest: sizes.append(len(content)) or decode(h, content, *rest)
+    )
+    with LlamaCpp(gguf_files["f32"], context=256, batch=32, threads=1) as model:
+        model.append_tokens(clip(LONG, 70 / 240))
+    assert sizes == [32, 32, 6]
+
+
+def test_rows_are_handed_over_without_a_copy(vl: LlamaCpp, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses, decode = [], llama_cpp.decode
+    monkeypatch.setattr(
+        llama_cpp, "decode", lambda h, rows, *rest: addresses.append(rows.ctypes.data) or decode(h, rows, *rest)
+    )
+    kept = clip(LONG, 0.25)
+    vl.append_tokens(kept)
+    assert addresses == [kept.embeddings.ctypes.data]
+
+
+def test_other_layouts_give_the_same_logits(vl: LlamaCpp) -> None:
+    kept = clip(LONG, 0.25)
+    vl.append_tokens(kept)
+    expected = ask(vl, QUESTION)[0]
+    vl.reset()
+    rows = np.asfortranarray(kept.embeddings.astype(np.float64))
+    vl.append_tokens(KeptTokens(rows, kept.positions.astype(np.int64), kept.steps, kept.grid))  # type: ignore[arg-type]
+    assert np.array_equal(ask(vl, QUESTION)[0], expected)
+
+
+def test_eleventh_question_after_rollback_is_bit_identical(gguf_files: dict[str, Path]) -> None:
+    kept = clip(LONG, 0.25)
+
+    def watch(model: LlamaCpp) -> Mark:
+        model.append_text(BEFORE)
+        model.append_tokens(kept)
+        return model.mark()
+
+    with LlamaCpp(gguf_files["f16"], context=512, threads=1) as fresh:
+        watch(fresh)
+        logits, text = ask(fresh, QUESTION)
+    with LlamaCpp(gguf_files["f16"], context=512, threads=1) as model:
+        video = watch(model)
+        for i in range(10):
+            ask(model, f"<|vision_end|>Question {'again ' * i}?", tokens=i + 1)
+            model.rollback(video)
+            assert model.mark() == video
+        again = ask(model, QUESTION)
+    assert np.array_equal(again[0], logits)
+    assert again[1] == text
+
+
+def test_rollback_to_before_the_video(vl: LlamaCpp) -> None:
+    vl.append_text(BEFORE)
+    start = vl.mark()
+    vl.append_tokens(clip(WIDE, 0.5, seed=1))
+    expected = ask(vl, QUESTION)[0]
+    vl.rollback(start)
+    vl.append_tokens(clip(LONG, 0.5, seed=2))
+    ask(vl, QUESTION)
+    vl.rollback(start)
+    vl.append_tokens(clip(WIDE, 0.5, seed=1))
+    assert np.array_equal(ask(vl, QUESTION)[0], expected)
+
+
+def test_mark_counts_cells_and_positions_apart(vl: LlamaCpp) -> None:
+    n = vl.append_text(BEFORE)
+    vl.append_tokens(clip(LONG, 0.10))
+    assert vl.mark() == Mark(position=n + 12, cells=n + 24, video=n)
+    vl.append_tokens(clip(WIDE, 0.0))
+    assert vl.mark() == Mark(position=n + 12 + 6, cells=n + 24, video=n + 12)
+
+
+def test_generated_tokens_continue_like_appended_ones(vl: LlamaCpp) -> None:
+    vl.append_tokens(clip(LONG, 0.25))
+    video = vl.mark()
+    n = vl.append_text(QUESTION)
+    text = "".join(vl.generate(6))
+    assert vl.mark() == Mark(video.position + n + 5, video.cells + n + 5, video.video)
+    vl.rollback(video)
+    vl.append_text(QUESTION)
+    pieces = vl.generate(6)
+    assert "".join(pieces) == text
+
+
+def test_plain_rope_compacts_positions(qwen2: Any, gguf_files: dict[str, Path]) -> None:
+    import torch
+
+    kept = clip(LONG, 0.25)
+    embed = qwen2.model.get_input_embeddings()
+    with torch.no_grad():
+        before, after = (embed(torch.tensor(qwen2.tokenizer(text).input_ids)) for text in (BEFORE, QUESTION))
+        rows = torch.cat([before, torch.from_numpy(kept.embeddings), after])[None]
+        expected = qwen2.model(inputs_embeds=rows, use_cache=False).logits[0, -1].numpy()
+    with LlamaCpp(gguf_files["plain"], context=512, batch=32, threads=1, cache="f32") as model:
+        assert not model.capabilities.keeps_positions
+        model.append_text(BEFORE)
+        model.append_tokens(kept)
+        video = model.mark()
+        assert video.position == video.cells
+        model.append_text(QUESTION)
+        assert np.abs(model.logits() - expected).max() <= 1e-3
+        model.rollback(video)
+        model.append_text(QUESTION)
+        assert np.abs(model.logits() - expected).max() <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What moved in the video?",
+        "don't DON'T we'll WE'LL it's 'S",
+        "  two  spaces\t\ttabs \n\n newlines\r\n end  ",
+        "numbers 1234567890 3.14 1e-5",
+        "naïve café, Größe, Ελληνικά, русский, עברית, हिन्दी",
+        "cafe\u0301 decomposed, 한국 jamo \u1112\u1161\u11ab",
+        "日本語の質問です。中文问题？",
+        "emoji 🙂 👩‍👩‍👧 🇫🇷 and \u200b zero width",
+        "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>Why?<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|> <|im_end|>x<|im_start",
+        "def f(x): return x**2  # comment {}[]()<>",
+        "\u00a0no-break\u3000ideographic\u2028line",
+        "nul\x00inside",
+        "",
+        " ",
+        "a" * 500,
+    ],
+)
+def test_tokenises_like_transformers(vl: LlamaCpp, tokenizer: Any, text: str) -> None:
+    assert vl.tokenize(text).tolist() == tokenizer(text).input_ids
+
+
+class Scripted(LlamaCpp):
+    """Says what it is told to."""
+
+    script: Iterator[int]
+
+    def _best(self) -> int:
+        return next(self.script)
+
+
+def test_streams_whole_characters_and_stops_at_the_end_token(gguf_files: dict[str, Path], tokenizer: Any) -> None:
+    text = "naïve 🙂 日本"
+    ids = tokenizer(text).input_ids
+    with Scripted(gguf_files["f32"], context=256, threads=1) as model:
+        model.script = iter([*ids, tokenizer.convert_tokens_to_ids("<|video_pad|>"), tokenizer.eos_token_id])
+        model.append_text(QUESTION)
+        pieces = list(model.generate(100))
+        assert "".join(pieces) == text
+        assert all(pieces) and not any("\ufffd" in piece for piece in pieces)
+        model.script = iter(ids)
+        cut = tokenizer("naïve 🙂").input_ids[:-1]
+        assert "".join(model.generate(len(cut))) == "naïve \ufffd"
+
+
+def with_row(kept: KeptTokens, row: int, value: float) -> KeptTokens:
+    rows = kept.embeddings.copy()
+    rows[row, 3] = value
+    return KeptTokens(rows, kept.positions, kept.steps, kept.grid)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_refused_and_leaves_no_trace(vl: LlamaCpp, value: float) -> None:
+    kept = clip(LONG, 0.25)
+    vl.append_text(BEFORE)
+    start = vl.mark()
+    vl.append_tokens(kept)
+    expected = ask(vl, QUESTION)[0]
+    vl.rollback(start)
+    with pytest.raises(ScoreEdgeError, match="1 of 60 visual tokens are not finite, the first is token 7"):
+        vl.append_tokens(with_row(kept, 7, value))
+    assert vl.mark() == start
+    vl.append_tokens(kept)
+    assert np.array_equal(ask(vl, QUESTION)[0], expected)
+
+
+def moved(kept: KeptTokens, change: Any) -> KeptTokens:
+    return KeptTokens(kept.embeddings, change(kept.positions.copy()), kept.steps, kept.grid)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p[::-1], "go backwards"),
+        (lambda p: np.concatenate([p[:1], p[:1], p[2:]]), "go backwards"),
+        (lambda p: p + 12, "outside their grid"),
+        (lambda p: p - 1, "outside their grid"),
+        (lambda p: p[:-1], "outside their grid"),
+        (lambda p: p.T, "outside their grid"),
+    ],
+)
+def test_wrong_positions_are_refused(vl: LlamaCpp, change: Any, message: str) -> None:
+    with pytest.raises(ScoreEdgeError, match=message):
+        vl.append_tokens(moved(clip(LONG, 0.25), change))
+
+
+@pytest.mark.parametrize("width", [64, 129, 256])
+def test_rows_of_another_width_are_refused(vl: LlamaCpp, width: int) -> None:
+    kept = clip(LONG, 0.25)
+    rows = np.zeros((kept.kept, width), np.float32)
+    with pytest.raises(ScoreEdgeError, match=f"{width}.*takes rows of 128"):
+        vl.append_tokens(KeptTokens(rows, kept.positions, kept.steps, kept.grid))
+
+
+def test_a_full_context_is_an_error_and_the_model_goes_on(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LlamaCpp(gguf_files["f32"], context=256, batch=64, threads=1) as model:
+        model.append_tokens(clip(LONG, 0.25))
+        video = model.mark()
+        expected = ask(model, QUESTION, tokens=1)[0]
+        model.rollback(video)
+        with monkeypatch.context() as patch:
+            patch.delattr(llama_cpp, "decode")  # predicted, not tried: half a prefill would be wasted
+            with pytest.raises(ScoreEdgeError, match="context of 256 tokens is full: 300 are needed"):
+                model.append_tokens(clip(LONG, 1.0))
+        assert model.mark() == video
+        with pytest.raises(ScoreEdgeError, match="is full"):
+            model.append_text(QUESTION)
+            for _ in model.generate(1000):
+                pass
+        model.rollback(video)
+        assert np.array_equal(ask(model, QUESTION, tokens=1)[0], expected)
+
+
+def test_llama_cpp_saying_full_is_the_same_error(gguf_files: dict[str, Path]) -> None:
+    with LlamaCpp(gguf_files["f32"], context=256, batch=64, threads=1) as model:
+        model.append_tokens(clip(LONG, 0.75))
+        full = model.mark()
+        model._here = Mark(full.position, cells=0)  # as if cells had been miscounted
+        with pytest.raises(ScoreEdgeError, match="is full"):
+            model.append_tokens(clip(LONG, 0.5))
+        model._here = full
+        assert ask(model, QUESTION, tokens=1)[1]
+
+
+def test_a_refusal_carries_llama_cpps_own_words(vl: LlamaCpp, capfd: pytest.CaptureFixture[str]) -> None:
+    vl.append_text(QUESTION)
+    vl._here = Mark(position=2, cells=vl.mark().cells)
+    with pytest.raises(ScoreEdgeError, match=r"code -1: .*position") as caught:
+        vl.append_text("again")
+    assert "\n" not in caught.value.message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_logits_need_text_before_them(vl: LlamaCpp) -> None:
+    with pytest.raises(ScoreEdgeError, match="nothing to continue from"):
+        vl.logits()
+    vl.append_text(BEFORE)
+    assert vl.logits().shape == (405,)
+    vl.append_tokens(clip(LONG, 0.1))
+    with pytest.raises(ScoreEdgeError, match="nothing to continue from"):
+        next(vl.generate(1))
+
+
+def test_a_mark_ahead_of_the_sequence_is_refused(vl: LlamaCpp) -> None:
+    vl.append_text(QUESTION)
+    mark = vl.mark()
+    vl.reset()
+    with pytest.raises(ScoreEdgeError, match="ahead"):
+        vl.rollback(mark)
+
+
+def test_capabilities(vl: LlamaCpp) -> None:
+    model: LanguageModel = vl
+    assert model.capabilities.width == 128
+    assert model.capabilities.context == 1024
+    assert model.capabilities.keeps_positions and model.capabilities.incremental
+
+
+def test_a_closed_model_says_so(gguf_files: dict[str, Path]) -> None:
+    model = LlamaCpp(gguf_files["f32"], context=256, threads=1)
+    model.close()
+    model.close()
+    for call in (model.reset, lambda: model.append_text("x"), lambda: model.append_tokens(clip(LONG, 0.1))):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda whole: b"", "failed to read magic"),
+        (lambda whole: b"hello, world" * 100, "invalid magic"),
+        (lambda whole: whole[: len(whole) // 2], "corrupted or incomplete"),
+        (lambda whole: whole[:99], "failed to read key-value pairs"),
+        (lambda whole: whole.replace(b"qwen2vl", b"resnet7"), "unknown model architecture"),
+    ],
+)
+def test_bad_files(
+    gguf_files: dict[str, Path], tmp_path: Path, damage: Any, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(damage(gguf_files["f32"].read_bytes()))
+    with pytest.raises(ScoreEdgeError, match=message) as caught:
+        LlamaCpp(path)
+    assert str(path) in caught.value.message and "\n" not in caught.value.message
+    assert caught.value.hint
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_path_without_a_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing.gguf"):
+        with pytest.raises(ScoreEdgeError, match="no model file at"):
+            LlamaCpp(path)
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.delitem(sys.modules, "llama_cpp.llama_cpp", raising=False)
+    llama_library.library.cache_clear()
+    with pytest.raises(ScoreEdgeError, match=r"score-edge\[llama\]"):
+        LlamaCpp(tmp_path / "any.gguf")
+
+
+def test_an_open_model_does_not_disturb_the_end_of_the_process(gguf_files: dict[str, Path]) -> None:
+    code = (
+        "import sys; from score_edge.runtime.language.llama_cpp import LlamaCpp; "
+        "model = LlamaCpp(sys.argv[1], threads=1); model.append_text('x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, gguf_files["f32"]], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,317 @@
+"""The endless loop on the shipped bundle: what is seen, remembered, answered, and survived."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from score_edge.bundle.folder import Bundle
+from score_edge.core import Frame
+from score_edge.errors import ScoreEdgeError
+from score_edge.reference.endless import EndlessWorld
+from score_edge.runtime.live import stream as stream_module
+from score_edge.runtime.live.events import AnswerBegan, Answered, Event, Notice, StepSeen
+from score_edge.runtime.live.stream import MOST_WAITING, Stream, StreamOptions
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.base import Source
+from score_edge.runtime.sources.open_source import open_source
+
+pytest.importorskip("llama_cpp")
+
+QUESTION = "how many things moved fast?"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with Pipeline(Bundle.open("reference"), context=1024, threads=1) as opened:
+        yield opened
+
+
+def watch(
+    pipeline: Pipeline, source: Source | str, options: StreamOptions | None = None, **more: Any
+) -> tuple[Stream, list[Event]]:
+    """Run a stream to its end."""
+    events: list[Event] = []
+    opened = open_source(source) if isinstance(source, str) else source
+    stream = Stream(pipeline, opened, options or StreamOptions(**more), [events.append])
+    stream.run()
+    return stream, events
+
+
+def steps_of(events: list[Event]) -> list[StepSeen]:
+    return [event for event in events if isinstance(event, StepSeen)]
+
+
+def answers_of(events: list[Event]) -> list[Answered]:
+    return [event for event in events if isinstance(event, Answered)]
+
+
+class Frames(Source):
+    """Given frames; `live` at a pace, pausing where told until let go."""
+
+    def __init__(self, frames: list[Frame], live: bool = False, wait_s: float = 0.0) -> None:
+        self.frames, self.live, self.wait_s = frames, live, wait_s
+        self.pause_at, self.go_on = -1, threading.Event()
+
+    def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
+        for frame in self.frames:
+            if frame.index == self.pause_at:
+                self.state = "no signal from the test"
+                self.go_on.wait(20)
+                self.state = ""
+            if due(frame.time_s):
+                yield frame
+            time.sleep(self.wait_s)
+
+    def close(self) -> None:
+        self.go_on.set()
+
+
+def world_frames(count: int) -> list[Frame]:
+    return [frame for frame, _ in zip(EndlessWorld().frames(), range(count), strict=False)]
+
+
+def test_every_step_of_a_file_is_seen_once_in_order(pipeline: Pipeline) -> None:
+    _, events = watch(pipeline, "synthetic://?steps=40")
+    steps = steps_of(events)
+    assert [event.step for event in steps] == list(range(40))
+    assert [event.frame.index for event in steps] == list(range(1, 80, 2))
+    assert all(event.dropped == 0 for event in steps)
+    assert steps[0].keep.all()  # the stream begins whole
+    assert steps[16].surprise and steps[16].keep.sum() > 10  # the scene changes
+    assert steps[-1].used == sum(int(event.keep.sum()) for event in steps)
+
+
+def test_the_language_model_saw_what_a_clip_would_have_shown_it(pipeline: Pipeline) -> None:
+    stream, events = watch(pipeline, "synthetic://?steps=16")
+    found = next(iter(stream.memory.answer(pipeline.bundle.manifest.prompt.ask(QUESTION), 4)), "")
+    keep = np.stack([event.keep for event in steps_of(events)])
+    pipeline.watch(pipeline.encode(EndlessWorld().scene(0).frames()).tokens, keep)
+    assert next(iter(pipeline.ask(QUESTION, 4)), "") == found
+
+
+def test_questions_on_a_schedule_in_stream_time(pipeline: Pipeline) -> None:
+    _, events = watch(pipeline, "synthetic://?steps=40", question=QUESTION, every_s=5.0)
+    times = [answer.time_s for answer in answers_of(events) if answer.why == "every"]
+    assert times and all(b - a >= 5 for a, b in itertools.pairwise(times))
+    assert all(answer.text and not answer.error for answer in answers_of(events))
+
+
+def test_surprise_asks_by_itself_and_not_too_often(pipeline: Pipeline) -> None:
+    _, events = watch(pipeline, "synthetic://?steps=60&scene=15", question=QUESTION, when_surprised=True)
+    cuts = [answer for answer in answers_of(events) if answer.why == "surprise"]
+    assert cuts
+    surprises = [event.frame.time_s for event in steps_of(events) if event.surprise]
+    assert all(b - a >= 10 for a, b in itertools.pairwise(surprises)) or len(cuts) < len(surprises)
+
+
+def test_a_still_camera_spares_the_encoder_and_costs_nothing(pipeline: Pipeline) -> None:
+    image = EndlessWorld().scene(0).images[0]
+    still = [Frame(image, i / 4, i) for i in range(60)]
+    _, events = watch(pipeline, Frames(still))
+    steps = steps_of(events)
+    assert [event.encoded for event in steps] == [True] + [False] * 29
+    assert sum(int(event.keep.sum()) for event in steps) == 36
+    assert steps[-1].held == 30
+    _, events = watch(pipeline, Frames(still), gate=False)
+    assert all(event.encoded for event in steps_of(events))
+
+
+def test_noise_below_the_threshold_is_no_change(pipeline: Pipeline) -> None:
+    rng = np.random.default_rng(0)
+    image = EndlessWorld().scene(0).images[0].astype(float)
+    noisy = [
+        Frame(np.clip(image + rng.standard_normal(image.shape) * 2, 0, 255).astype(np.uint8), i / 4, i)
+        for i in range(40)
+    ]
+    _, events = watch(pipeline, Frames(noisy), gate_threshold=4.0)
+    assert sum(event.encoded for event in steps_of(events)) == 1
+
+
+def test_fifty_questions_at_once_are_bounded_and_the_rest_refused(pipeline: Pipeline) -> None:
+    events: list[Event] = []
+    stream = Stream(pipeline, Frames(world_frames(8)), StreamOptions(max_tokens=4), [events.append])
+    waiting, refused = [], []
+    for n in range(50):
+        try:
+            waiting.append(stream.ask(f"{n} {QUESTION}"))
+        except ScoreEdgeError as error:
+            refused.append(error)
+    assert len(waiting) == MOST_WAITING and len(refused) == 42
+    assert "8 questions are waiting already" in refused[0].message and refused[0].hint
+    stream.run()
+    assert [future.result().question for future in waiting] == [f"{n} {QUESTION}" for n in range(8)]
+    assert len(answers_of(events)) == 8
+
+
+def test_frames_that_come_during_an_answer_are_remembered_afterwards(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.model, "generate", slow_generate(0.05))
+    events: list[Event] = []
+    stream = Stream(pipeline, Frames(world_frames(40)), StreamOptions(max_tokens=6), [events.append])
+    stream.ask(QUESTION)
+    stream.run()
+    order = [type(event).__name__ for event in events if not isinstance(event, AnswerBegan)]
+    first = order.index("Answered")
+    assert "StepSeen" in order[first:] and len(steps_of(events)) == 20
+    assert [event.step for event in steps_of(events)] == list(range(20))
+
+
+def slow_generate(wait_s: float) -> Callable[[int], Iterator[str]]:
+    def generate(max_tokens: int) -> Iterator[str]:
+        for n in range(max_tokens):
+            time.sleep(wait_s)
+            yield f"{n} "
+
+    return generate
+
+
+def test_a_language_model_slower_than_the_camera_drops_frames_and_not_time(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_MOST_SEEN", 2)
+    append = pipeline.model.append_tokens
+    monkeypatch.setattr(
+        pipeline.model, "append_tokens", lambda kept, **more: (time.sleep(0.2), append(kept, **more))[1]
+    )
+    source = Frames(world_frames(120), live=True, wait_s=0.02)
+    _, events = watch(pipeline, source)
+    steps = steps_of(events)
+    assert steps[-1].dropped > 20 and len(steps) < 40
+    assert max(event.late_s for event in steps) < 3
+
+
+def test_an_answer_can_be_stopped_and_the_stream_goes_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.model, "generate", slow_generate(0.05))
+    events: list[Event] = []
+    stream = Stream(pipeline, Frames(world_frames(40)), StreamOptions(max_tokens=300), [events.append])
+    assert not stream.stop_answer()
+    stream.ask(QUESTION)
+    runner = threading.Thread(target=stream.run)
+    runner.start()
+    deadline = time.monotonic() + 30
+    while not stream.stop_answer() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    runner.join(30)
+    (answer,) = answers_of(events)
+    assert answer.stopped and len(answer.text) < 500
+    assert len(steps_of(events)) == 20
+
+
+def test_stop_is_quick_even_during_an_answer_and_a_wait_for_the_signal(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.model, "generate", slow_generate(0.05))
+    source = Frames(world_frames(20))
+    source.pause_at = 10
+    stream = Stream(pipeline, source, StreamOptions(max_tokens=300))
+    answer = stream.ask(QUESTION)
+    late = stream.ask("and this one?")
+    runner = threading.Thread(target=stream.run)
+    runner.start()
+    deadline = time.monotonic() + 30
+    while not stream._answering.is_set() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    began = time.monotonic()
+    stream.stop()
+    runner.join(10)
+    assert time.monotonic() - began < 2
+    assert answer.result(1).stopped
+    with pytest.raises(ScoreEdgeError, match="stream ended"):
+        late.result(1)
+    with pytest.raises(ScoreEdgeError, match="stream has ended"):
+        stream.ask(QUESTION)
+
+
+def test_an_answer_during_an_outage_says_so(pipeline: Pipeline) -> None:
+    source = Frames(world_frames(20))
+    source.pause_at = 10
+    events: list[Event] = []
+    stream = Stream(pipeline, source, StreamOptions(max_tokens=4), [events.append])
+    runner = threading.Thread(target=stream.run)
+    runner.start()
+    deadline = time.monotonic() + 30
+    while len(steps_of(events)) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    answer = stream.ask(QUESTION).result(20)
+    source.go_on.set()
+    runner.join(20)
+    assert answer.source == "no signal from the test"
+    assert answer.age_s > 0.25 and answer.time_s == pytest.approx(9 / 4)
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices == ["no signal from the test", "the signal is back"]
+
+
+def test_the_cache_full_many_times_over(pipeline: Pipeline) -> None:
+    """At 512 cells for the text that leaves room for eleven steps; 80 unpruned steps pass through."""
+    _, events = watch(
+        pipeline, "synthetic://?steps=80", selector="all", window=None, question=QUESTION, every_s=5.0, span=40
+    )
+    steps = steps_of(events)
+    assert len(steps) == 80 and max(event.used for event in steps) <= steps[0].cells
+    assert steps[-1].held >= 10
+    assert all(not answer.error for answer in answers_of(events))
+
+
+def test_a_question_too_long_is_an_answer_with_an_error(pipeline: Pipeline) -> None:
+    events: list[Event] = []
+    stream = Stream(pipeline, Frames(world_frames(20)), StreamOptions(), [events.append])
+    future = stream.ask("how many " * 2000)
+    stream.run()
+    assert "is full" in future.result().error
+    assert len(steps_of(events)) == 10
+
+
+def test_broken_tokens_are_left_out_and_said(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, calls = pipeline.encoder.run, iter(range(1000))
+
+    def sometimes_broken(**inputs: Any) -> dict[str, Any]:
+        found = run(**inputs)
+        if next(calls) == 4:
+            found["tokens"][:] = np.inf
+        return found
+
+    monkeypatch.setattr(pipeline.encoder, "run", sometimes_broken)
+    _, events = watch(pipeline, Frames(world_frames(40)), selector="random")
+    assert len(steps_of(events)) == 20
+    assert [event for event in events if isinstance(event, Notice) and "left out" in event.text]
+
+
+def test_a_listener_that_fails_is_dropped_with_a_word(pipeline: Pipeline) -> None:
+    def full(event: Event) -> None:
+        raise ScoreEdgeError("no room left")
+
+    events: list[Event] = []
+    stream = Stream(pipeline, Frames(world_frames(20)), StreamOptions(), [full, events.append])
+    stream.run()
+    assert [event.text for event in events if isinstance(event, Notice)] == ["no room left"]
+    assert len(steps_of(events)) == 10
+
+
+def test_a_source_that_fails_for_good_ends_the_stream_with_its_error(pipeline: Pipeline) -> None:
+    class Broken(Frames):
+        def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
+            yield from super().read(due)
+            raise ScoreEdgeError("the lens cap is on")
+
+    with pytest.raises(ScoreEdgeError, match="lens cap"):
+        watch(pipeline, Broken(world_frames(8)))
+
+
+def test_selectors_that_need_the_clip_are_refused(pipeline: Pipeline) -> None:
+    with pytest.raises(ScoreEdgeError, match="vidcom2 needs a whole clip"):
+        Stream(pipeline, Frames([]), StreamOptions(selector="vidcom2"))
+
+
+def test_a_context_too_small_for_a_step_is_refused() -> None:
+    with (
+        Pipeline(Bundle.open("reference"), context=512, threads=1) as small,
+        pytest.raises(ScoreEdgeError, match="do not hold one step"),
+    ):
+        Stream(small, Frames([]), StreamOptions())
