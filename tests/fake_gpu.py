@@ -1,4 +1,4 @@
-"""A driver compiled from runtime/graphs/fake_cuda.c and a TensorRT over ONNX Runtime, for this process and its children."""
+"""A driver compiled from fake_cuda.c and a TensorRT over ONNX Runtime, for this process and its children."""
 
 import ctypes
 import importlib.util
