@@ -153,6 +153,7 @@ class Language:
         gguf: the file inside the bundle.
         path: absolute path of the file outside; exactly one of gguf and path is given.
         time_scale: M-RoPE time positions per second of video (Qwen2.5-VL); None counts steps.
+        trained: positions it was trained on, where the GGUF promises more; a stream starts anew from there.
     """
 
     positions: Literal["mrope", "plain"]
@@ -161,6 +162,7 @@ class Language:
     gguf: FileRef | None = None
     path: str | None = None
     time_scale: float | None = None
+    trained: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +181,6 @@ class Prompt:
     after: str
     step: str = ""
     between: str = ""
-
-    def ask(self, question: str) -> str:
-        """The text that follows the visual tokens."""
-        return self.after.replace(QUESTION, question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +271,10 @@ class Manifest:
             f"language.path must be an absolute path, not {language.path!r}",
         )
         _expect(language.context > 0, f"language.context must be above 0, not {language.context}")
+        _expect(
+            language.trained is None or language.trained > 0,
+            f"language.trained must be above 0, not {language.trained}",
+        )
         _expect(
             vision.dim == language.dim,
             f"vision.dim is {vision.dim}, but language.dim is {language.dim}: these two models do not belong together",

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from score_edge.cli.options import (
+    BackendName,
     BundleArgument,
     Json,
     ProviderName,
@@ -108,10 +109,7 @@ def profile(
         ),
     ] = None,
     visual_tokens: Annotated[int, typer.Option(min=1, help="With --llm-shape: before pruning.")] = 4096,
-    trt_llm: Annotated[
-        str | None, typer.Option(help="Folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.")
-    ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="With --trt-llm: folder of an engine's tokenizer.")] = None,
+    backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     report: Annotated[Path | None, typer.Option(help="Write everything as JSON, for --against.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures, in one file.")] = None,
@@ -130,7 +128,7 @@ def profile(
     with progress_bar() as progress:
         task = progress.add_task("profile", total=None)
         result = run_profile(
-            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer, provider),
+            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, backend, provider),
             ProfilePlan(numbers(retention, float), runs, answer_tokens, selector),
             Outputs(report, html, trace),
             on_turn=lambda text: progress.update(task, description=text),

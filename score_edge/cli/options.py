@@ -23,6 +23,10 @@ ProviderName = Annotated[
     Literal["auto", "tensorrt", "cuda", "cpu"],
     typer.Option("--provider", help="What runs the encoder. auto: the first of these that works here."),
 ]
+BackendName = Annotated[
+    str,
+    typer.Option("--backend", help="What runs the language model: llama.cpp, or tensorrt-llm:FOLDER of an engine."),
+]
 
 
 def progress_bar() -> Progress:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from score_edge.cli.options import err, progress_bar
+from score_edge.cli.options import BackendName, ProviderName, err, progress_bar
 
 app = typer.Typer()
 
@@ -18,10 +18,10 @@ def train_reference(
 ) -> None:
     """Train the shipped reference model from nothing and write its bundle."""
     from score_edge.learning.reference_bundle import write_reference_bundle
-    from score_edge.learning.reference_training import PolicyRecipe
+    from score_edge.learning.reference_training import ReferenceRecipe
     from score_edge.learning.reference_training import train_reference as train
 
-    recipe = PolicyRecipe(threads=threads)
+    recipe = ReferenceRecipe(threads=threads)
     with progress_bar() as progress:
         task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
 
@@ -40,9 +40,6 @@ def train_reference(
 def train_policy(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
     bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
-    model: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder of its language model. Default: the bundle's own GGUF.")
-    ] = None,
     videos: Annotated[
         Path | None, typer.Option(help="Folder of footage to learn from. Default: the reference world.")
     ] = None,
@@ -65,9 +62,11 @@ def train_policy(
     cache_mb: Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    backend: BackendName = "llama.cpp",
+    provider: ProviderName = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
-    """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
+    """Learn a policy for a bundle by reinforcement through the model it serves, and write the bundle that uses it."""
     from score_edge.learning.policy_run import Data, learn_policy
     from score_edge.learning.recipe import PolicyRecipe
 
@@ -93,7 +92,8 @@ def train_policy(
             folder,
             recipe,
             data,
-            checkpoint=model,
+            backend=backend,
+            provider=provider,
             resume=resume,
             threads=threads,
             on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),

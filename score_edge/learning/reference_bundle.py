@@ -51,7 +51,7 @@ def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = Fal
                 grid=(GRID, GRID),
             ),
             selector=Selection("last-kept", None, retention=0.1),
-            language=Language("mrope", CONTEXT, width, FileRef("llm.gguf")),
+            language=Language("mrope", CONTEXT, width, FileRef("llm.gguf"), trained=TRAINED),
             prompt=Prompt(PROMPT_BEFORE, PROMPT_AFTER),
             provenance=Provenance.now("score-edge train reference", "torch", "transformers", "onnx", "gguf"),
         )
