@@ -15,6 +15,9 @@ from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATC
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
+TRAINED = 96
+"""Positions: of clips much longer the answers fall off (tools/far_from_prompt.py)."""
+
 
 def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
     """Export the trained weights and write the bundle `reference`, without a policy: `train policy` adds one.
