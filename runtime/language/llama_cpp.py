@@ -20,7 +20,7 @@ from score_edge.runtime.language.base import Capabilities, Question
 from score_edge.runtime.language.llama_library import library, open_context, open_model, pointer, reason, system_info
 from score_edge.runtime.language.llama_sequence import LlamaSequence
 from score_edge.runtime.language.token_rows import TokenRows
-from score_edge.runtime.threads import usable_cpus
+from score_edge.runtime.threads import FreeThreads, usable_cpus
 
 
 class LlamaCpp:
@@ -31,7 +31,7 @@ class LlamaCpp:
         context: tokens that fit into the KV cache of a sequence.
         sequences: how many there may be at a time.
         batch: tokens per call of llama.cpp; longer prompts are split.
-        threads: CPU threads; None takes every CPU this process may use.
+        threads: CPU threads; None takes every CPU that is free, see `FreeThreads`.
         gpu_layers: layers to offload when llama.cpp was built with a GPU; -1 all, 0 none.
         cache: type of the KV cache.
 
@@ -83,6 +83,8 @@ class LlamaCpp:
         self.vocab = llama.llama_model_get_vocab(model)
         self.vocab_size = int(llama.llama_vocab_n_tokens(self.vocab))
         self.batch = int(llama.llama_n_batch(handle))  # llama.cpp may have made it smaller
+        self._threads = FreeThreads(usable_cpus()) if threads is None else None
+        self._in_use = threads or usable_cpus()
         self._places = list(range(sequences))[::-1]
         self.alone = sequences == 1
         mrope = (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
@@ -129,6 +131,13 @@ class LlamaCpp:
     def close(self) -> None:
         """Free the model; nothing else may be called afterwards."""
         self._free()
+
+    def adapt_threads(self) -> None:
+        """Use as many threads as CPUs are free now, unless their number was given; before every call of llama.cpp."""
+        count = self._threads.count() if self._threads else self._in_use
+        if count != self._in_use:
+            self.llama.llama_set_n_threads(self.handle, count, count)
+            self._in_use = count
 
     def require_open(self) -> None:
         """Raise RuntimeError when the model was closed."""

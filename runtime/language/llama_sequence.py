@@ -225,6 +225,7 @@ class LlamaSequence:
                 left -= count
                 # Section-major within the chunk: the interleaved order is accepted too, and wrong.
                 places = np.ascontiguousarray(positions[..., first:last])
+                self.model.adapt_threads()
                 if code := decode(self.model.handle, content[first:last], places, flags, self._place):
                     refused = f"llama.cpp refused tokens {first} to {last} of {len(content)}, code {code}{reason()}"
                     self._remove_behind(self._here)

@@ -15,6 +15,7 @@ from score_edge.cli.options import (
     ProviderName,
     Retention,
     SelectorName,
+    Threads,
     err,
     out,
     print_json,
@@ -36,6 +37,7 @@ def ask(
     compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    threads: Threads = None,
     backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     save_overlay: Annotated[
@@ -52,7 +54,7 @@ def ask(
 
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
-    with Pipeline(opened, backend=backend, provider=provider) as pipeline:
+    with Pipeline(opened, threads=threads, backend=backend, provider=provider) as pipeline:
         chosen = pipeline.selector(selector)
         encode = comparison.clip_reader(pipeline, video, steps)
         if compare:
@@ -126,6 +128,7 @@ def stream(
         float, typer.Option(min=0, max=0.9, help="Share of the memory for the most surprising tokens of older steps.")
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    threads: Threads = None,
     backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     record: Annotated[Path | None, typer.Option(help="Record what is seen, kept tokens painted: out.mp4.")] = None,
@@ -160,7 +163,11 @@ def stream(
     with (
         open_source(source) as frames,
         Pipeline(
-            opened, context=min(context, opened.manifest.language.context), backend=backend, provider=provider
+            opened,
+            context=min(context, opened.manifest.language.context),
+            threads=threads,
+            backend=backend,
+            provider=provider,
         ) as pipeline,
         contextlib.closing(recorder) if recorder else contextlib.nullcontext(),
     ):

@@ -13,6 +13,7 @@ from score_edge.cli.options import (
     Json,
     ProviderName,
     SelectorName,
+    Threads,
     err,
     numbers,
     out,
@@ -100,7 +101,7 @@ def profile(
     steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most.")] = 64,
     runs: Annotated[int, typer.Option(min=1, help="Measured turns per retention, after the warm-up.")] = 5,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every turn.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: every CPU.")] = None,
+    threads: Threads = None,
     llm_shape: Annotated[
         str | None,
         typer.Option(

@@ -27,6 +27,10 @@ BackendName = Annotated[
     str,
     typer.Option("--backend", help="What runs the language model: llama.cpp, or tensorrt-llm:FOLDER of an engine."),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads. Default: as many as CPUs are free, adapted as it runs."),
+]
 
 
 def progress_bar() -> Progress:

@@ -55,8 +55,7 @@ class FrozenModel:
         self.fingerprint = f"{manifest.vision} {language} {backend} {manifest.prompt}"
         # A step's own text is some dozen tokens at most.
         cells = steps * (manifest.vision.token_grid.tokens + 32) + _TEXT_CELLS
-        context = max(manifest.language.context, cells)
-        self._pipeline = Pipeline(bundle, context=context, backend=backend, provider=provider, threads=threads)
+        self._pipeline = Pipeline(bundle, context=cells, backend=backend, provider=provider, threads=threads)
         if not self._pipeline.model.capabilities.incremental:
             self.close()
             raise ScoreEdgeError(f"{backend} gives no likelihoods to learn from", "learn through llama.cpp")
