@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.graphs.base import Array, Shape
 
 _FATAL = 4  # onnxruntime's severity scale; what is an error for the caller is raised, not printed
@@ -38,7 +38,7 @@ class OnnxGraph:
         threads: int | None = None,
         exact: bool = False,
     ) -> None:
-        import onnxruntime
+        onnxruntime = require("onnxruntime")
 
         self._name = Path(path).name
         if not Path(path).is_file():

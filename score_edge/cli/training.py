@@ -18,10 +18,10 @@ def train_reference(
 ) -> None:
     """Train the shipped reference model from nothing and write its bundle."""
     from score_edge.learning.reference_bundle import write_reference_bundle
-    from score_edge.learning.reference_training import PolicyRecipe
+    from score_edge.learning.reference_training import ReferenceRecipe
     from score_edge.learning.reference_training import train_reference as train
 
-    recipe = PolicyRecipe(threads=threads)
+    recipe = ReferenceRecipe(threads=threads)
     with progress_bar() as progress:
         task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
 
