@@ -46,11 +46,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[llama]'
+	$(BIN)/pip install --quiet --editable '.[pc]'
 	touch $@
 
 # torch first and pinned: elsewhere plain `torch` brings several GB of CUDA libraries that no test needs.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[llama,train,rtx-check,dev]'
+	$(BIN)/pip install --quiet --editable '.[pc,train,rtx-check,dev]'
 	touch $@ $(VENV)/.runtime

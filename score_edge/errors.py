@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from score_edge.install import command
+from score_edge.install import install_command
 
 
 class ScoreEdgeError(Exception):
@@ -41,7 +41,7 @@ def require(module: str, extra: str = "") -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise ScoreEdgeError(f"{module} is not installed, and this needs it", command(module, extra)) from error
+        raise ScoreEdgeError(f"{module} is not installed, and this needs it", install_command(module, extra)) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

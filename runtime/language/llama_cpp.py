@@ -275,7 +275,8 @@ class LlamaCpp:
     def _read_logits(self) -> Float32:
         row = self._llama.llama_get_logits_ith(self._handle, -1)
         # A copy: the next batch overwrites it.
-        return np.ctypeslib.as_array(row, (self._vocab_size,)).copy()
+        logits: Float32 = np.ctypeslib.as_array(row, (self._vocab_size,)).copy()
+        return logits
 
     def _forget_after(self, mark: Mark) -> None:
         # On M-RoPE llama.cpp files a cell under its t, and every t before a mark is below the mark's position.
