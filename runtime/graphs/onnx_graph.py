@@ -25,9 +25,12 @@ class OnnxGraph:
         ScoreEdgeError: the file is missing, damaged or made for a newer ONNX Runtime; no provider is available.
 
     Example:
-        >>> graph = OnnxGraph("policy.onnx")
-        >>> graph.run(state=np.zeros((256, 512), np.float32))["keep"].shape
-        (256,)
+        >>> import numpy as np
+        >>> from score_edge.bundle.folder import Bundle
+        >>> graph = OnnxGraph(Bundle.open("reference").policy_path)
+        >>> rows = np.zeros((36, *graph.inputs["tokens"][1:]), np.float32)
+        >>> graph.run(tokens=rows, previous=rows)["keep"].shape
+        (36,)
     """
 
     def __init__(

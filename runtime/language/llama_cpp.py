@@ -39,7 +39,7 @@ class LlamaCpp:
         ScoreEdgeError: llama-cpp-python is missing, or the file is not a model llama.cpp can run.
 
     Example:
-        >>> with LlamaCpp("bundle/llm.gguf") as model:
+        >>> with LlamaCpp("bundle/llm.gguf") as model:  # doctest: +SKIP
         ...     model.append_tokens(kept)
         ...     video = model.mark()
         ...     model.append_text("What moved?")
