@@ -20,7 +20,7 @@ def vermin(path: Path) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("vermin")
     line = next(line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "/vermin " in line)
     options = [word for word in line.split() if word.startswith("--")]
-    command = [sys.executable, "-m", "vermin", *options, str(path)]
+    command = [sys.executable, "-c", "from vermin import main; main()", *options, str(path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -41,7 +41,9 @@ def test_what_3_10_has_is_let_through(tmp_path: Path) -> None:
 def test_a_method_of_an_instance_is_mypys_to_catch(tmp_path: Path) -> None:
     """vermin does not know what type `folder` has."""
     pytest.importorskip("mypy")
-    (tmp_path / "planted.py").write_text("from pathlib import Path\n\n\ndef f(folder: Path) -> None:\n    folder.walk()\n")
+    (tmp_path / "planted.py").write_text(
+        "from pathlib import Path\n\n\ndef f(folder: Path) -> None:\n    folder.walk()\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "planted.py")],
         capture_output=True,

@@ -311,7 +311,11 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|")
     fits, missing = True, False
     for version in WHEELS:
-        there = (arguments.folder / version / "tensorrt_bindings").is_dir() if arguments.offline else fetch(arguments.folder, version)
+        there = (
+            (arguments.folder / version / "tensorrt_bindings").is_dir()
+            if arguments.offline
+            else fetch(arguments.folder, version)
+        )
         if not there:
             missing = True
             print(f"| {version} | not there for this Python and machine | | | | | |")
