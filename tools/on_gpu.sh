@@ -6,7 +6,7 @@
 #     tools/on_gpu.sh REPORT.md             on the GPU machine: installs what came, runs every part, writes the report
 #
 # --dry-run in front of any of these says what it would do. The GPU machine is x86-64 with a driver, nvcc, Python 3.12,
-# torch, transformers, onnx, OpenCV, CMake, ninja and scikit-build-core, and needs no network. What did not come is
+# torch, onnx, OpenCV, CMake, ninja and scikit-build-core, and needs no network. What did not come is
 # skipped with the reason. llama.cpp is compiled beside the other parts, for this GPU alone and without the
 # flash-attention kernels, which take most of a build.
 set -euo pipefail
@@ -33,6 +33,7 @@ prepare() {
             "${platforms[@]}" --dest "$1" "$package"
     done
     say python3 -m pip download --quiet --no-deps --no-binary=:all: --dest "$1" "$LLAMA"
+    say env "SCORE_EDGE_BUNDLES=$(realpath -m "$1")/bundles" .venv/bin/python -m pytest -q tests/export/test_on_gpu.py -k prepare
     for file in "$1"/*; do
         if [ -f "$file" ] && [ "$(stat -c %s "$file")" -gt 50331648 ]; then
             say split -b "$PIECE" -d "$file" "$file.piece"
@@ -40,12 +41,12 @@ prepare() {
         fi
     done
     echo "carry the repository and, in one transfer or several, each followed by --receive, what lies in $1:"
-    [ -n "$dry" ] || du -h "$1"/*
+    [ -n "$dry" ] || du -sh "$1"/*
 }
 
 receive() {
     say mkdir -p "$HELD"
-    say cp "$1"/* "$HELD"/
+    say cp -r "$1"/. "$HELD"/
 }
 
 install() {
@@ -60,6 +61,7 @@ install() {
     fi
     libraries=$(python3 -c 'import glob, site; print(":".join(glob.glob(site.getsitepackages()[0] + "/nvidia/*/lib")))')
     export PYTHONPATH="$HELD/site:$HELD/tree" LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    if [ -d "$HELD/bundles" ]; then export SCORE_EDGE_BUNDLES="$HELD/bundles"; fi
     # The checkout without pip: the folders under their import name.
     say rm -rf "$HELD/tree"
     say mkdir -p "$HELD/tree"

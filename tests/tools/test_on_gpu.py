@@ -29,7 +29,7 @@ def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path) -> None:
     assert "-DGGML_CUDA=on" in done.stdout and "tools/on_gpu.py" in done.stdout
     prepared = script("--dry-run", "--prepare", tmp_path / "carry", held=held)
     assert prepared.returncode == 0, prepared.stderr
-    for package in ("onnxruntime-gpu", "gguf", "llama-cpp-python"):
+    for package in ("onnxruntime-gpu", "gguf", "llama-cpp-python", "tests/export/test_on_gpu.py -k prepare"):
         assert package in prepared.stdout
     assert list(tmp_path.iterdir()) == []
 
