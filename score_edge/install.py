@@ -1,6 +1,5 @@
 """Which command brings a missing package to this machine: a PC takes all from the index, a Jetson what JetPack has."""
 
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path("/")
@@ -58,6 +57,8 @@ def gstreamer_command() -> str:
 
 def distribution_version(distribution: str) -> str | None:
     """Of an installed distribution; None where there is none of that name."""
+    from importlib import metadata  # slow to import, and the command line imports this module
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
