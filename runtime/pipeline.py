@@ -80,7 +80,7 @@ class Pipeline:
         ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
 
     Example:
-        >>> with Pipeline(Bundle.open("reference")) as pipeline:
+        >>> with Pipeline(Bundle.open("reference")) as pipeline:  # doctest: +SKIP
         ...     clip = pipeline.encode(sample_clip("clip.mp4", fps=4, max_frames=128))
         ...     keep = pipeline.select(clip.tokens, pipeline.selector("score"), retention=0.1)
         ...     pipeline.watch(clip.tokens, keep)

@@ -77,9 +77,9 @@ def evaluate(
 
         plot_retention([dataclasses.asdict(row) for row in rows], plot)
     if as_json:
-        shown = {"rows": rows, "differences": differences}
-        plain = {key: [dataclasses.asdict(row) for row in values] for key, values in shown.items()}
-        print_json({"plan": dataclasses.asdict(plan), **plain})
+        plain = [dataclasses.asdict(row) for row in rows]
+        paired = [dataclasses.asdict(row) for row in differences]
+        print_json({"plan": dataclasses.asdict(plan), "rows": plain, "differences": paired})
         return
     for table in accuracy_tables(rows):
         out.print(table)
