@@ -124,7 +124,8 @@ class _ByStep(StepScorer):
             scores = whole if self._first == "whole" else _unknown_last(scores, scores)
         if self._dither:
             odds = scores if self._odds else self._rank(scores)
-            scores = np.asarray(dithered(odds[None], self._steps, self._dither)[0], np.float32)
+            (row,) = dithered(odds[None], self._steps, self._dither)
+            scores = np.asarray(row, np.float32)
         self._steps += 1
         return scores
 
