@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from score_edge.core import Float32, Mask
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, error_text
 from score_edge.runtime.live.gate import EncoderGate
 from score_edge.runtime.pipeline import Pipeline, Stopwatch
 from score_edge.runtime.sources.capture import Captured
@@ -35,6 +35,14 @@ class Seen:
     encoded: bool
     surprise: bool
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A step that could not be perceived, and why."""
+
+    captured: Captured
+    reason: str
 
 
 def stream_budget(pipeline: Pipeline, selector: str | None, retention: float | None) -> CausalBudget:
@@ -96,6 +104,13 @@ class Perception:
             if self._gate is not None:
                 self._gate.reset()  # it took this step for encoded
             raise
+
+    def try_to_see(self, captured: Captured) -> Seen | Unseen:
+        """The same; whatever is wrong with a step costs this step and no other."""
+        try:
+            return self.see(captured)
+        except Exception as error:
+            return Unseen(captured, error_text(error))
 
     def close(self) -> None:
         """Leave the budget to the others."""
