@@ -121,28 +121,30 @@ def first_logits(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     return found
 
 
+def answers_behind(
+    pipeline: Pipeline, clips: dict[str, list[Frame]], first_logits: list[np.ndarray]
+) -> dict[str, tuple[np.ndarray, Answered]]:
+    """Unpruned, so that nothing is shared: the first logits and the answer of each camera, and of all as ""."""
+    events: list[Event] = []
+    options = StreamOptions(retention=1.0, selector="last-kept", max_tokens=4)
+    stream = Stream(pipeline, {name: Frames(frames) for name, frames in clips.items()}, options, [events.append])
+    ask_behind(stream, {name: len(frames) // 2 for name, frames in clips.items()})
+    first_logits.clear()
+    stream.run()
+    answers = [event for event in events if isinstance(event, Answered)]
+    assert not any(answer.error for answer in answers)
+    return {answer.camera: (logits, answer) for logits, answer in zip(first_logits, answers, strict=True)}
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_each_camera_answers_as_it_does_alone(pipeline: Pipeline, first_logits: list[np.ndarray], count: int) -> None:
-    names = NAMES[:count]
-    clips = {name: world(3 + n, 12 + 2 * n) for n, name in enumerate(names)}
-    options = StreamOptions(retention=1.0, selector="last-kept", max_tokens=4)
-
-    def run(shown: dict[str, list[Frame]]) -> dict[str, tuple[np.ndarray, Answered]]:
-        first_logits.clear()
-        stream = Stream(pipeline, {name: Frames(frames) for name, frames in shown.items()}, options, [told.append])
-        ask_behind(stream, {name: len(frames) // 2 for name, frames in shown.items()})
-        told.clear()
-        stream.run()
-        answers = [event for event in told if isinstance(event, Answered)]
-        return {answer.camera: found for found in zip(first_logits, answers, strict=True) for answer in found[1:]}
-
-    told: list[Event] = []
-    together = run(clips)
-    assert set(together) == {*names, ""}
-    for name in names:
-        logits, alone = run({name: clips[name]})[name]
+    clips = {name: world(3 + n, 8 + 2 * n) for n, name in enumerate(NAMES[:count])}
+    together = answers_behind(pipeline, clips, first_logits)
+    assert set(together) == {*clips, ""}
+    for name, frames in clips.items():
+        logits, alone = answers_behind(pipeline, {name: frames}, first_logits)[name]
         shared, answer = together[name]
-        assert answer.text == alone.text and answer.time_s == alone.time_s and not answer.error
+        assert answer.text == alone.text and answer.time_s == alone.time_s
         np.testing.assert_allclose(shared, logits, atol=1e-2)
 
 
@@ -263,15 +265,8 @@ def test_cameras_that_cannot_be(pipeline: Pipeline, names: list[str], message: s
 
 def test_a_question_to_all_cameras_is_one_prompt(pipeline: Pipeline, first_logits: list[np.ndarray]) -> None:
     clips = {"front": world(3, 6), "yard": world(4, 8)}
-    stream = Stream(
-        pipeline,
-        {name: Frames(frames) for name, frames in clips.items()},
-        StreamOptions(retention=1.0, selector="last-kept", max_tokens=4),
-    )
-    answers = ask_behind(stream, {name: len(frames) // 2 for name, frames in clips.items()})
-    stream.run()
-    found = answers[""].result(1)
-    assert found.camera == "" and not found.error and found.time_s == 15 / 4
+    logits, answer = answers_behind(pipeline, clips, first_logits)[""]
+    assert answer.time_s == 15 / 4
     sequence = pipeline.sequence
     sequence.clear()
     texts = "<|im_start|>user\nfront: <|vision_start|>", "<|vision_end|> yard: <|vision_start|>"
@@ -280,7 +275,7 @@ def test_a_question_to_all_cameras_is_one_prompt(pipeline: Pipeline, first_logit
         keep = np.ones(tokens.shape[:2], bool)
         sequence.append(text, Rows.of(KeptTokens.gather(tokens, keep, pipeline.layout.grid)))
     sequence.append(pipeline.layout.question("", QUESTION))
-    np.testing.assert_allclose(first_logits[0], sequence.logits(), atol=1e-2)
+    np.testing.assert_allclose(logits, sequence.logits(), atol=1e-2)
 
 
 def test_a_question_to_all_that_does_not_fit_says_whom_to_ask(pipeline: Pipeline) -> None:
