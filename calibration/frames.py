@@ -11,6 +11,7 @@ import numpy as np
 from score_edge.core import Float32, Frame, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
 from score_edge.runtime.sources.open_source import open_source
 
@@ -171,8 +172,10 @@ def _frames(uri: str | Path, fps: float) -> Iterator[Frame]:
 
 
 def _videos(uri: str | Path) -> list[str | Path]:
-    folder = Path(uri)
-    videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES) if folder.is_dir() else []
+    folder = Address(uri).path
+    if folder is None or not folder.is_dir():
+        return [uri]
+    videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
     return [*videos] or [uri]
 
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from score_edge.core import Frame
-from score_edge.runtime.sources.base import Source, sample
+from score_edge.runtime.sources.base import Source, sample, stop_reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Capture:
             return self._ended and self._slot is None and self._error is None
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Close the source. A decoder that is waiting for the network is left behind to time out."""
+        """End the reading; the thread frees the decoder. One that waits for the network is left behind to time out."""
         self._stopping = True
         self.source.close()
         with self._changed:
@@ -96,6 +96,7 @@ class Capture:
         except BaseException as error:
             self._error = error
         finally:
+            stop_reading(self._sampled)
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()

@@ -21,8 +21,9 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.reference.endless import EndlessWorld
 from score_edge.runtime.sources import camera
 from score_edge.runtime.sources.base import Source, sample
-from score_edge.runtime.sources.camera import Camera, csi_pipeline, has_gstreamer, rtsp_pipeline
+from score_edge.runtime.sources.camera import Camera, csi_pipeline, has_gstreamer
 from score_edge.runtime.sources.capture import Capture
+from score_edge.runtime.sources.network import rtsp_pipeline
 from score_edge.runtime.sources.open_source import open_source
 from score_edge.runtime.sources.raw_frames import RawFrames
 
