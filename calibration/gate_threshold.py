@@ -13,6 +13,7 @@ from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.live.gate import pixel_change
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
 from score_edge.runtime.sources.open_source import open_source
 
@@ -68,12 +69,13 @@ class EncodedFootage:
 def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> EncodedFootage:
     """Read and encode a clip, at most MAX_STEPS steps of it."""
     preprocessing, vision = pipeline.preprocessing, pipeline.bundle.manifest.vision
-    with open_source(path) as source:
+    address = Address(path)
+    with open_source(address) as source:
         pixels = list(islice(group_steps(sample(source, fps), preprocessing), MAX_STEPS))
     tokens = [pipeline.encoder.run(**preprocessing.encoder_input(step))["tokens"] for step in pixels]
     if len(pixels) < 2:
-        raise ScoreEdgeError(f"{path} has fewer than two steps at {fps} frames per second", "give a longer clip")
-    return EncodedFootage(Path(path).name, np.stack(pixels), np.stack(tokens), vision.token_grid)
+        raise ScoreEdgeError(f"{address} has fewer than two steps at {fps} frames per second", "give a longer clip")
+    return EncodedFootage(address.name, np.stack(pixels), np.stack(tokens), vision.token_grid)
 
 
 def find_threshold(footage: Sequence[EncodedFootage], bound: float = 0.01) -> GateReport:

@@ -10,6 +10,7 @@ from score_edge.native_path import printable
 
 _LOCAL: Final = frozenset({"file", "v4l2", "csi", "synthetic"})
 """Schemes whose addresses hold no secret."""
+_ONCE: Final = frozenset({"-", "v4l2", "csi", "rtsp", "rtsps", "http", "https"})
 
 
 class Address:
@@ -63,6 +64,17 @@ class Address:
         if host.lower() not in ("", "localhost") or not slash:
             raise ScoreEdgeError(f"{self} is not a file of this machine", "write file:///folder/clip.mp4, or the path")
         return Path(os.fsdecode(unquote_to_bytes(slash + path)))
+
+    @property
+    def name(self) -> str:
+        """The file's name; of anything else what `str` shows."""
+        path = self.path
+        return str(self) if path is None else printable(path.name)
+
+    @property
+    def once(self) -> bool:
+        """What it gives cannot be had a second time: a camera, a stream, a pipe."""
+        return self.scheme in _ONCE
 
     def options(self, known: dict[str, str]) -> dict[str, str]:
         """The options behind the question mark, filled up with defaults.

@@ -97,6 +97,7 @@ def _whole(source: Source, fps: float, max_frames: int, on_progress: Callable[[f
         on_progress(min(1.0, frame.time_s / seconds if seconds > 0 else 0.0))
         if number < max_frames:
             yield frame
+        del frame  # or it would be held until the next one is decoded
 
 
 def _beginning(
@@ -116,8 +117,10 @@ def _beginning(
     try:
         for number, frame in enumerate(frames, 1):
             on_progress(min(1.0, number / max_frames))
+            time_s = frame.time_s
             yield frame
-            if number == max_frames or frame.time_s >= seconds:
+            del frame  # or it would be held until the next one is decoded
+            if number == max_frames or time_s >= seconds:
                 if not source.live:
                     _LOG.warning("%s", said)
                 return

@@ -4,13 +4,12 @@ import os
 from types import ModuleType
 from typing import Final
 
-import numpy as np
-
 from score_edge.core import Uint8
 from score_edge.errors import ScoreEdgeError
 
 MAX_PIXELS: Final = 100_000_000
 """Of one picture: 12000 x 8000 passes; decoded it is 300 MB."""
+_BAND: Final = 64
 
 
 def quiet_cv2() -> ModuleType:
@@ -25,10 +24,13 @@ def quiet_cv2() -> ModuleType:
 
 
 def rgb(image: Uint8) -> Uint8:
-    """OpenCV's channel order turned into ours, in place."""
+    """OpenCV's channel order turned into ours, in place, a band at a time: OpenCV would copy the whole picture."""
     import cv2
 
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+    for start in range(0, len(image), _BAND):
+        band = image[start : start + _BAND]
+        cv2.cvtColor(band, cv2.COLOR_BGR2RGB, dst=band)
+    return image
 
 
 def refuse_huge(name: object, width: int, height: int) -> None:

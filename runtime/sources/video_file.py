@@ -109,24 +109,39 @@ class VideoFile(DecodedSource):
             self._finish(index + 1, time_s + self._interval, lost, jump.jumped)
 
     def measure(self) -> float:
-        """Seconds of video that are really there: what the container promises where its end can be reached."""
+        """Seconds of video that are really there: what the container promises where its end can be reached.
+
+        Before `read`; opens the file anew, one decoder at a time, because each holds many frames.
+        """
+        seconds = self.duration_s if self._end_is_there() else self._seconds_read()
+        self._reopen()
+        return seconds
+
+    def _end_is_there(self) -> bool:
         cv2 = quiet_cv2()
-        capture = self._connect()
-        try:
-            if self._promised > 1 and capture.set(cv2.CAP_PROP_POS_FRAMES, self._promised - 1) and capture.grab():
-                reached = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                beyond = int(1 / self._interval) + 2
-                if reached > 0.95 * self.duration_s - 1 and not all(capture.grab() for _ in range(beyond)):
-                    return self.duration_s
-            capture.release()
-            capture = self._connect()
-            frames, seconds = 0, 0.0
-            while not self.closed.is_set() and any(capture.grab() for _ in range(_FAILED_IN_A_ROW)):
-                frames += 1
-                seconds = max(seconds, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            return max(seconds + self._interval, frames * self._interval if not seconds else 0.0)
-        finally:
-            capture.release()
+        if self._promised < 2:
+            return False
+        self.capture.set(cv2.CAP_PROP_POS_FRAMES, self._promised - 1)
+        if not self.capture.grab():
+            return False
+        reached = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        more = all(self.capture.grab() for _ in range(int(1 / self._interval) + 2))
+        return bool(reached > 0.95 * self.duration_s - 1 and not more)
+
+    def _seconds_read(self) -> float:
+        self._reopen()
+        cv2 = quiet_cv2()
+        first = self._stamp(0.0) or 0.0
+        frames, stamp = 1, 0.0
+        while self._grab():
+            frames += 1
+            stamp = max(stamp, self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 - first)
+        return (stamp or (frames - 1) * self._interval) + self._interval
+
+    def _reopen(self) -> None:
+        self.free()
+        self.capture = self._connect()
+        self._check()
 
     def _grab(self) -> bool:
         return self._failures() is not None
