@@ -1,10 +1,38 @@
 """Calls that block for seconds, run where they hinder nobody: Ctrl-C and `close` end the wait for them at once."""
 
+import atexit
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+_AT_MOST_S: Final = 25.0
+"""That a decoder may wait for the network: to open it and for its first frame."""
+_READERS: dict[threading.Thread, Callable[[], None]] = {}
+
+
+def start_reader(thread: threading.Thread, end: Callable[[], None]) -> None:
+    """Start a thread that calls a decoder. At exit it is asked to `end` and waited for.
+
+    The interpreter must not go while a thread is inside OpenCV: the process would abort.
+    """
+    for old in [old for old in _READERS if not old.is_alive()]:
+        _READERS.pop(old, None)
+    thread.start()
+    _READERS[thread] = end
+
+
+def someone_reads() -> bool:
+    """Whether a decoder is still being called; whoever cannot wait for it leaves by ``os._exit``."""
+    return any(thread.is_alive() for thread in list(_READERS))
+
+
+@atexit.register
+def _wait_for_readers() -> None:
+    for end in list(_READERS.values()):
+        end()
+    for thread in list(_READERS):
+        thread.join(_AT_MOST_S)
 
 
 class Background(Generic[T]):
@@ -26,7 +54,7 @@ class Background(Generic[T]):
         self._abandoned = False
         self._result: T | None = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="connect", daemon=True).start()
+        start_reader(threading.Thread(target=self._run, name="connect", daemon=True), self._abandon)
 
     def wait(self, closed: threading.Event) -> T | None:
         """The result, or None when `closed` was set first. Raises what the call raised."""
@@ -40,6 +68,10 @@ class Background(Generic[T]):
         if self._error is not None:
             raise self._error
         return result
+
+    def _abandon(self) -> None:
+        with self._lock:
+            self._abandoned = not self._done.is_set()
 
     def _run(self) -> None:
         result, error = None, None

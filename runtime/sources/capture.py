@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from score_edge.core import Frame
+from score_edge.runtime.sources.background import start_reader
 from score_edge.runtime.sources.base import Source, sample, stop_reading
 
 
@@ -46,7 +47,7 @@ class Capture:
         self._ended = self._stopping = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
-        self._thread.start()
+        start_reader(self._thread, lambda: self.stop(0))
 
     def take(self, timeout_s: float) -> Captured | None:
         """The newest step, or None when there is none in time.

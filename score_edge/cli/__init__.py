@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import sys
-import threading
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ import score_edge
 from score_edge.cli import answering, building, making, measuring, training
 from score_edge.cli.options import err
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.sources.background import someone_reads
 
 app = typer.Typer(
     help="A video vision-language model on a small board, fast, because it reads only the visual tokens that matter.",
@@ -35,9 +35,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-_LEFT_BEHIND = ("capture", "connect")
-
-
 def main() -> None:
     """Entry point: a user's error is a message and a hint on stderr and exit code 1, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -45,8 +42,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", handlers=[_Warnings(logging.WARNING)])
     code = _run()
-    if any(thread.name in _LEFT_BEHIND for thread in threading.enumerate()):
-        # One waits for the network inside OpenCV: the interpreter would end under it, and abort.
+    if someone_reads():
+        # It waits for the network inside OpenCV: the interpreter would end under it, and abort.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
