@@ -124,3 +124,9 @@ def test_a_video_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(ScoreEdgeError, match="no frame that can be decoded"):
         list(next(read_clips([tmp_path], 2)))
+
+
+def test_no_footage_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScoreEdgeError, match="no source is given"):
+        list(read_clips([""], 2))
