@@ -79,7 +79,7 @@ def sample_clip(
 def _clip(address: Address, fps: float, max_frames: int, on_progress: Callable[[float], None]) -> Iterator[Frame]:
     with open_source(address) as source:
         if source.endless:
-            yield from _beginning(source, address, fps, max_frames, on_progress)
+            yield from beginning(source, address, fps, max_frames, on_progress)
         else:
             yield from _whole(source, fps, max_frames, on_progress)
     if source.warning:
@@ -100,10 +100,19 @@ def _whole(source: Source, fps: float, max_frames: int, on_progress: Callable[[f
         del frame  # or it would be held until the next one is decoded
 
 
-def _beginning(
-    source: Source, address: Address, fps: float, max_frames: int, on_progress: Callable[[float], None]
+def beginning(
+    source: Source,
+    address: Address,
+    fps: float,
+    max_frames: int,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Frame]:
-    """What a source without an end gives in the time that max_frames take."""
+    """What a source without an end gives in the time that max_frames take, which the log says.
+
+    Args:
+        source: opened from `address`; a live one is closed when nothing comes for longer than that.
+        address, fps, max_frames, on_progress: as for `sample_clip`.
+    """
     seconds = max_frames / fps
     said = f"{address} has no end: the clip is its next {seconds:.3g} s"
     if source.live:
