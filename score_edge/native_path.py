@@ -30,8 +30,8 @@ def native_path(path: str | Path) -> str:
         except UnicodeDecodeError:
             continue
     raise ScoreEdgeError(
-        f"the name of {printable(path)} is not UTF-8, and OpenCV opens no other",
-        "rename it, for example with convmv -f iso-8859-1 -t utf-8 --notest",
+        f"the name of {printable(path)} is not UTF-8, and OpenCV and ONNX Runtime open no other",
+        "rename it, for example: convmv -f iso-8859-1 -t utf-8 --notest NAME",
     )
 
 

@@ -33,6 +33,16 @@ def test_any_other_name_is_refused_in_words() -> None:
     assert printable(ODD) == "caf\N{REPLACEMENT CHARACTER}"
 
 
+def test_a_graph_in_such_a_folder_is_refused_in_words_too(tmp_path: Path) -> None:
+    from score_edge.bundle.folder import Bundle
+    from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+
+    (tmp_path / ODD).mkdir()
+    shutil.copy(Bundle.open("reference").encoder_path, tmp_path / ODD / "encoder.onnx")
+    with pytest.raises(ScoreEdgeError, match="is not UTF-8"):
+        OnnxGraph(tmp_path / ODD / "encoder.onnx")
+
+
 PROGRAM = """
 import sys, numpy as np
 from pathlib import Path
