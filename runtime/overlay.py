@@ -10,14 +10,32 @@ import numpy as np
 from score_edge.bundle.atomic import atomic_file
 from score_edge.core import Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.native_path import native_path, printable
 
 _OUTLINE: Final = (255, 64, 129)
 _PAPER: Final = (18, 20, 24)
 _INK: Final = (214, 218, 224)
 _SHEET_WIDTH: Final = 1920
 _FRAME_WIDTH: Final = 640
+_FRAME_HEIGHT: Final = 1280
 _MARGIN: Final = 12
 _CAPTION: Final = 26
+
+
+def thumbnail(frame: Frame) -> Frame:
+    """A frame small enough to be held for a picture: at most 640 x 1280, 2.5 MB; the same frame where it is already.
+
+    The image is a copy, so that a smaller view never keeps a large picture in memory.
+    """
+    import cv2
+
+    height, width = frame.image.shape[:2]
+    shrink = max(width / _FRAME_WIDTH, height / _FRAME_HEIGHT)
+    if shrink <= 1:
+        return frame
+    size = max(1, round(width / shrink)), max(1, round(height / shrink))
+    small = np.asarray(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return Frame(small, frame.time_s, frame.index, frame.gap)
 
 
 def paint(image: Uint8, keep: Mask) -> Uint8:
@@ -106,7 +124,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
     path = Path(path)
     if path.suffix.lower() not in (".png", ".mp4"):
         raise ScoreEdgeError(
-            f"an overlay cannot be written as {path.name!r}", "name it .png (contact sheet) or .mp4 (video)"
+            f"an overlay cannot be written as {printable(path.name)!r}", "name it .png (contact sheet) or .mp4 (video)"
         )
     if not frames:
         raise ScoreEdgeError("there are no frames to paint an overlay on")
@@ -118,7 +136,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
                 _write_mp4(unfinished, frames, keeps, fps)
     except OSError as error:
         raise ScoreEdgeError(
-            f"{path} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
+            f"{printable(path)} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
         ) from error
 
 
@@ -133,7 +151,7 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
     cv2 = require("cv2")
 
     height, width = video_size(frames[0].image)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(native_path(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise ScoreEdgeError(f"OpenCV cannot encode a {width}x{height} video at {fps} fps", "write a .png instead")
     try:

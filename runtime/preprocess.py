@@ -177,9 +177,12 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
     if image.shape[1] != width:
-        # Columns first become rows: a product from the left then runs over contiguous memory.
-        columns = np.asarray(cv2.transpose(image), np.uint8)
-        image = np.asarray(cv2.transpose(_resize_rows(columns, width, resample)), np.uint8)
+        narrow = np.empty((image.shape[0], width, 3), np.uint8)
+        for start in range(0, len(image), _STRIP):  # a strip at a time, or a large frame would be held twice
+            # Columns first become rows: a product from the left then runs over contiguous memory.
+            columns = np.asarray(cv2.transpose(image[start : start + _STRIP]), np.uint8)
+            cv2.transpose(_resize_rows(columns, width, resample), dst=narrow[start : start + _STRIP])
+        image = narrow
     return image if image.shape[0] == height else _resize_rows(image, height, resample)
 
 
@@ -192,6 +195,8 @@ _KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.floa
 }
 _BAND: Final = 8
 """Target rows per product: narrow bands skip the zeros that most of a resampling matrix is."""
+_STRIP: Final = 256
+"""Source rows whose columns are resized together."""
 _FIXED_POINT: Final = 1 << 22
 """Pillow's weights are whole multiples of 1 / 2**22; float64 sums of them are exact, in whatever order BLAS adds."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.native_path import native_path
 from score_edge.runtime.graphs.base import Array, Shape
 
 _FATAL = 4  # onnxruntime's severity scale; what is an error for the caller is raised, not printed
@@ -59,8 +60,9 @@ class OnnxGraph:
             options.intra_op_num_threads = threads
         if exact:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        place = native_path(path)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=usable)
+            self._session = onnxruntime.InferenceSession(place, options, providers=usable)
         except Exception as error:  # its exceptions share no base class
             raise ScoreEdgeError(
                 f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: {_reason(error)}",

@@ -56,10 +56,13 @@ def ask(
     keep_share = opened.manifest.selector.retention if retention is None else retention
     with Pipeline(opened, threads=threads, backend=backend, provider=provider) as pipeline:
         chosen = pipeline.selector(selector)
-        encode = comparison.clip_reader(pipeline, video, steps)
         if compare:
             with progress_bar() as progress:
                 task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)
+                reading = progress.add_task("reading and encoding", total=100)
+                encode = comparison.clip_reader(
+                    pipeline, video, steps, lambda share: progress.update(reading, completed=round(100 * share))
+                )
                 result = comparison.compare(
                     pipeline,
                     encode,
@@ -72,16 +75,25 @@ def ask(
                 )
             reply = result.pruned
         else:
-            reply = comparison.ask(
-                pipeline,
-                encode,
-                question,
-                selector=chosen,
-                retention=keep_share,
-                max_tokens=max_tokens,
-                runs=runs,
-                on_text=(lambda piece: None) if as_json else (lambda piece: print(piece, end="", flush=True)),
-            )
+            with progress_bar() as progress:
+                reading = progress.add_task("reading and encoding", total=100)
+
+                def show(piece: str) -> None:
+                    progress.stop()
+                    print(piece, end="", flush=True)
+
+                reply = comparison.ask(
+                    pipeline,
+                    comparison.clip_reader(
+                        pipeline, video, steps, lambda share: progress.update(reading, completed=round(100 * share))
+                    ),
+                    question,
+                    selector=chosen,
+                    retention=keep_share,
+                    max_tokens=max_tokens,
+                    runs=runs,
+                    on_text=(lambda piece: None) if as_json else show,
+                )
     if save_overlay:
         grid = opened.manifest.vision.token_grid
         keeps = list(reply.keep.reshape(-1, grid.height, grid.width))
@@ -140,8 +152,10 @@ def stream(
     from score_edge.runtime.live.recorder import Recorder
     from score_edge.runtime.live.stream import Stream, StreamOptions
     from score_edge.runtime.pipeline import Pipeline
+    from score_edge.runtime.sources.address import Address
     from score_edge.runtime.sources.open_source import open_source
 
+    address = Address(source)
     opened = Bundle.open(bundle)
     every_s = seconds(every or ("10s" if ask and not when_surprised else "0s"))
     options = StreamOptions(
@@ -161,7 +175,7 @@ def stream(
     steps_per_second = (fps or vision.fps) / vision.frames_per_step
     recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
     with (
-        open_source(source) as frames,
+        open_source(address) as frames,
         Pipeline(
             opened,
             context=min(context, opened.manifest.language.context),
@@ -175,7 +189,7 @@ def stream(
         if recorder:
             watching.listen(recorder)
         with typed_questions.signals(watching):
-            live_panel.watch(watching, source, vision.token_grid.width, out, as_json=as_json)
+            live_panel.watch(watching, str(address), vision.token_grid.width, out, as_json=as_json)
 
 
 @app.command()

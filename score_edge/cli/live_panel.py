@@ -120,7 +120,7 @@ def watch(stream: Stream, title: str, width: int, console: Console, *, as_json: 
 
     Args:
         stream: ready to run.
-        title: what is watched; ``-`` when standard input brings frames and so no questions.
+        title: what is watched, without secrets; ``-`` when standard input brings frames and so no questions.
         width: of the token grid.
         console: where the panel goes.
         as_json: JSON lines, whatever stdout is.

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Frame
 from score_edge.evaluation import accuracy, comparison
 from score_edge.reference import world
 from score_edge.runtime.overlay import write_overlay
 from score_edge.runtime.pipeline import EncodedClip, Pipeline
-from score_edge.runtime.sources.open_source import sample_clip
 
 STEPS = 64
 RUNS = 5
@@ -69,19 +67,20 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
     bundle = Bundle.open("reference")
     retention = bundle.manifest.selector.retention
     vision = bundle.manifest.vision
-    rendered = None if source else world.make_clip(world.TEST_SEED, CLIP, STEPS)
+    rendered = None if source is not None else world.make_clip(world.TEST_SEED, CLIP, STEPS)
 
-    def frames() -> list[Frame]:
-        return rendered.frames() if rendered else sample_clip(str(source), vision.fps, STEPS * vision.frames_per_step)
+    def rendered_clip() -> EncodedClip:
+        return pipeline.encode(rendered.frames() if rendered else [])
 
     with Pipeline(bundle) as pipeline:
         on_stage("reading and encoding the clip")
-        clip = pipeline.encode(frames())
+        encode = comparison.clip_reader(pipeline, str(source), STEPS) if source is not None else rendered_clip
+        clip = encode()
         answers = _ask_all(pipeline, clip, rendered, retention)
         on_stage("timing pruned and unpruned in turns")
         speed = comparison.compare(
             pipeline,
-            lambda: pipeline.encode(frames()),
+            encode,
             answers[0].question,
             selector=pipeline.selector(),
             retention=retention,
