@@ -47,6 +47,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     shutil.copy(HERE / "fake_tensorrt.py", folder / "tensorrt.py")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
     monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     fake = FakeGpu(ctypes.CDLL(str(library)))
     spec = importlib.util.spec_from_file_location("tensorrt", folder / "tensorrt.py")
     assert spec and spec.loader

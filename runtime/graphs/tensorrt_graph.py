@@ -35,6 +35,7 @@ class TensorRTGraph:
 
     Args:
         path: of an engine that `find_engine` returned; TensorRT trusts what it loads, so nothing else belongs here.
+        precision: that it computes in, for whoever asks.
 
     Attributes:
         inputs, outputs: shape of every input and output by name; None stands for a size known at run time.
@@ -44,10 +45,11 @@ class TensorRTGraph:
         ScoreEdgeError: no GPU, no TensorRT, an engine of another TensorRT, too little memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, precision: str = "") -> None:
         require_gpu("a TensorRT engine")
         trt = load_tensorrt()
         self._name = path.name
+        self.precision = precision
         self._cuda = Cuda()
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from score_edge.cli.options import err, progress_bar
+from score_edge.bundle.atomic import check_writable
+from score_edge.cli.options import finite
+from score_edge.cli.terminal import err, progress_bar
 
 app = typer.Typer()
 
@@ -21,6 +22,7 @@ def train_reference(
     from score_edge.learning.reference_training import PolicyRecipe
     from score_edge.learning.reference_training import train_reference as train
 
+    check_writable(folder / "metrics.jsonl")
     recipe = PolicyRecipe(threads=threads)
     with progress_bar() as progress:
         task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
@@ -33,7 +35,7 @@ def train_reference(
 
         weights = train(folder, recipe, on_log=on_step)
     bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
-    err.print(f"bundle written to {escape(str(bundle.folder))}", highlight=False)
+    err.print(f"bundle written to {bundle.folder}", soft_wrap=True)
 
 
 @app.command("policy")
@@ -55,10 +57,12 @@ def train_policy(
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
     rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
     advantage: Annotated[str | None, typer.Option(help="split or product.")] = None,
-    still_share: Annotated[float | None, typer.Option(min=0, max=1, help="Share of updates in stage 1.")] = None,
+    still_share: Annotated[
+        float | None, typer.Option(min=0, max=1, callback=finite, help="Share of updates in stage 1.")
+    ] = None,
     residual: Annotated[bool, typer.Option(help="Let the policy see the change from the step before.")] = True,
     warm_steps: Annotated[int | None, typer.Option(min=0, help="Of regression on the size of the change.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, callback=finite, help="Of Adam.")] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Width of the policy's hidden layer.")] = None,
     clip_steps: Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")] = None,
     scenes: Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")] = None,
@@ -68,6 +72,7 @@ def train_policy(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
     """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
+    check_writable(folder / "metrics.jsonl")
     from score_edge.learning.policy_run import Data, learn_policy
     from score_edge.learning.recipe import PolicyRecipe
 
@@ -99,4 +104,4 @@ def train_policy(
             on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
             on_log=on_log,
         )
-    err.print(f"bundle written to {escape(str(learned.folder))}", highlight=False)
+    err.print(f"bundle written to {learned.folder}", soft_wrap=True)

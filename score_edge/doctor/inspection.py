@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from score_edge.bundle.external import model_parts
 from score_edge.bundle.folder import Bundle, check_shapes
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.statistics import graph_stats
@@ -57,7 +58,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "language": {
             "gguf": str(gguf),
             "in_bundle": language.gguf is not None,
-            "bytes": gguf.stat().st_size,
+            "bytes": sum(part.stat().st_size for part in model_parts(gguf)),
+            "parts": [dataclasses.asdict(part) for part in language.parts],
             "positions": language.positions,
             "context": language.context,
             "dim": language.dim,

@@ -37,7 +37,8 @@ def test_json_lines_of_a_stream_that_ends() -> None:
     asked = ("--ask", QUESTION, "--every", "4s")
     done = stream("--source", "synthetic://?steps=20", "--json", "--selector", "last-kept", *asked)
     assert done.returncode == 0 and not done.stderr
-    found = events(done.stdout)
+    started, *found = events(done.stdout)
+    assert started["event"] == "runs_on" and (started["encoder"], started["precision"]) == ("CPU", "fp32")
     steps = [event for event in found if event["event"] == "step"]
     answers = [event for event in found if event["event"] == "answer"]
     assert [event["step"] for event in steps] == list(range(20))
@@ -55,7 +56,7 @@ def test_raw_frames_on_standard_input() -> None:
     frames = EndlessWorld().scene(0).images[:8]
     done = stream("--source", "-?size=96x96&fps=4", "--json", give=frames.tobytes() + b"cut")
     found = events(done.stdout)
-    assert [event["event"] for event in found] == ["step"] * 4 + ["notice"]
+    assert [event["event"] for event in found] == ["runs_on"] + ["step"] * 4 + ["notice"]
     assert "cut off" in found[-1]["text"]
 
 
@@ -91,6 +92,7 @@ def test_signals_end_a_live_stream_at_once(number: signal.Signals, code: int, tm
         [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout and process.stderr
+    assert b'"runs_on"' in process.stdout.readline()
     for _ in range(3):
         assert b'"step"' in process.stdout.readline()
     began = time.monotonic()
