@@ -11,7 +11,6 @@ import numpy as np
 from score_edge.bundle.atomic import atomic_file
 from score_edge.core import Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.sources.files import quiet_cv2
 
 _OUTLINE: Final = (255, 64, 129)
 _PAPER: Final = (18, 20, 24)
@@ -154,7 +153,9 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
 
 
 def _frames_in(path: Path) -> int:
-    capture = quiet_cv2().VideoCapture(str(path))
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
     count = 0
     while capture.grab():
         count += 1

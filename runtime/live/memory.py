@@ -69,8 +69,9 @@ class VideoMemory:
         self._pool_cells = int(memorable * cells)
         if cells - self._pool_cells < grid.tokens:
             raise ScoreEdgeError(
-                f"{cells} KV cells for the video do not hold one step of {grid.tokens} visual tokens",
-                "open the model with a larger context",
+                f"{model.capabilities.context} KV cells, less those for prompt, question and answer, do not hold one "
+                f"step of {grid.tokens} visual tokens",
+                "a larger --context, or a smaller --max-tokens",
             )
         self.cells = cells
         self.renewals = 0

@@ -18,12 +18,12 @@ def train_reference(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train the shipped reference model from nothing and write its bundle."""
+    check_writable(folder / "metrics.jsonl")
     from score_edge.learning.reference_bundle import write_reference_bundle
-    from score_edge.learning.reference_training import PolicyRecipe
+    from score_edge.learning.reference_training import ReferenceRecipe
     from score_edge.learning.reference_training import train_reference as train
 
-    check_writable(folder / "metrics.jsonl")
-    recipe = PolicyRecipe(threads=threads)
+    recipe = ReferenceRecipe(threads=threads)
     with progress_bar() as progress:
         task = progress.add_task("training", total=recipe.see_steps + recipe.answer_steps)
 
