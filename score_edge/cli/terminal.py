@@ -45,6 +45,10 @@ class Terminal(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does; made plain before it is laid out, because a control character has no width."""
+        return super().render_str(plain(text), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, with every segment of text made plain."""
         for segment in super().render(renderable, options):
