@@ -34,6 +34,9 @@ class FakeGpu:
     def limit(self, size: int) -> None:
         ctypes.c_size_t.in_dll(self.driver, "fake_memory").value = size
 
+    def limit_host(self, size: int) -> None:
+        ctypes.c_size_t.in_dll(self.driver, "fake_host_memory").value = size
+
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Make this process and those it starts find the fakes."""

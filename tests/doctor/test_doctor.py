@@ -96,6 +96,12 @@ def test_a_slow_power_mode_names_its_command(tmp_path):
     assert by_area(machine.check_board(tmp_path))["power mode"].status == "ok"
 
 
+def test_a_jetpack_that_is_too_old_is_said():
+    check = machine.check_jetpack("35.4.1", None)
+    assert check.status == "fail" and "JetPack before 6" in check.finding
+    assert machine.check_jetpack("99.0.0", None).status == "ok"
+
+
 def test_heat_and_little_memory_are_said(tmp_path):
     zone = tmp_path / "sys/class/thermal/thermal_zone0"
     zone.mkdir(parents=True)
