@@ -131,6 +131,8 @@ def check_saving(bundle: Bundle) -> None:
         raise ScoreEdgeError(
             "the shipped bundle stays as it is", f"copy {REFERENCE} and write the threshold into the copy"
         )
+    if (bundle.folder / MANIFEST).is_symlink():  # in a Hugging Face cache, which names a file by its content
+        raise ScoreEdgeError(f"{bundle.folder / MANIFEST} is a link", f"copy the bundle: cp -rL {bundle.folder} COPY")
     check_writable(bundle.folder / MANIFEST)
 
 

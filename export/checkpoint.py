@@ -214,6 +214,8 @@ def _check_weights(folder: Path) -> None:
             )
         raise ScoreEdgeError(f"{folder} has no weights: no .safetensors file", "download it again")
     for path in found:
+        if not path.is_file():
+            raise ScoreEdgeError(f"{path} is a link to nothing", "download it again, or copy the folder with cp -rL")
         _check_length(path)
 
 

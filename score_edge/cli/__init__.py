@@ -76,9 +76,11 @@ def _exit_code() -> int:
 
 def _unforeseen(error: Exception) -> int:
     details = write_details(error)
-    what = without_secrets(f"{type(error).__name__}: {error}".splitlines()[0])
-    hint = f"this is a fault of score-edge: please report it with {details}" if details else "please report it"
-    return _fail(f"something unforeseen went wrong: {what}", hint)
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        what = f"{error.filename}: {error.strerror}"
+    hint = f"if this is no fault of your files, please report it with {details}" if details else "please report it"
+    return _fail(f"something unforeseen went wrong: {without_secrets(what.splitlines()[0])}", hint)
 
 
 def _fail(message: str, hint: str) -> int:

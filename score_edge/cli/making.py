@@ -8,6 +8,7 @@ import typer
 
 from score_edge.cli.options import BundleArgument, Json, check_outputs, finite, numbers, refuse_unused
 from score_edge.cli.terminal import err, out, print_json, progress_bar, say
+from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
@@ -151,6 +152,8 @@ def calibrate(
     if plot:
         check_picture(plot)
     opened = Bundle.open(bundle)
+    if folder.resolve() == opened.folder.resolve():
+        raise ScoreEdgeError(f"{folder} is the bundle that is calibrated, and would be lost", "name another folder")
     if not knows_the_world(opened):
         refuse_unused(context_, "with a bundle that is not the reference bundle", "clips")
     with progress_bar() as progress:

@@ -198,13 +198,12 @@ def doctor(
 @app.command()
 def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
     """What a bundle holds, after checking that all of it is whole."""
-    from score_edge.bundle.external import check_external
-    from score_edge.bundle.folder import MANIFEST, Bundle
+    from score_edge.bundle.folder import Bundle
     from score_edge.cli.tables import inspection_table
-    from score_edge.doctor.inspection import check_graph_shapes, describe
+    from score_edge.doctor.inspection import check_graph_shapes, check_model, describe
 
     opened = Bundle.open(bundle)
-    check_external(opened.manifest.language, opened.folder / MANIFEST, checksums=True)
+    check_model(opened)
     check_graph_shapes(opened)
     description = describe(opened)
     if as_json:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from score_edge.bundle.atomic import check_writable
-from score_edge.cli.options import finite
+from score_edge.cli.options import finite, refuse_unused
 from score_edge.cli.terminal import err, progress_bar
+from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
@@ -40,6 +41,7 @@ def train_reference(
 
 @app.command("policy")
 def train_policy(
+    context_: typer.Context,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
     bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
     model: Annotated[
@@ -72,6 +74,10 @@ def train_policy(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
     """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
+    if videos is not None and images is None:
+        refuse_unused(context_, "with --videos and without --images", "scenes")
+    if Path(bundle).resolve() == (folder / "bundle").resolve():
+        raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
     check_writable(folder / "metrics.jsonl")
     from score_edge.learning.policy_run import Data, learn_policy
     from score_edge.learning.recipe import PolicyRecipe

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from score_edge.bundle.external import check_external, model_parts
-from score_edge.bundle.folder import MANIFEST, Bundle
+from score_edge.bundle.external import model_parts
+from score_edge.bundle.folder import Bundle
 from score_edge.doctor.check import Check
+from score_edge.doctor.inspection import check_graph_shapes, check_model
 from score_edge.doctor.software import tensorrt_version
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.board import cpu_features, memory_bytes
@@ -19,8 +20,8 @@ _GIB = 1 << 30
 _SECONDS = 300
 _OPEN = """
 import json, sys
-from score_edge.bundle.external import check_external, model_parts
-from score_edge.bundle.folder import MANIFEST, Bundle
+from score_edge.bundle.external import model_parts
+from score_edge.bundle.folder import Bundle
 from score_edge.runtime.graphs.open_graph import open_graph
 graph, passed_over = open_graph(Bundle.open(sys.argv[1], checksums=False), "encoder")
 print(json.dumps([graph.provider, passed_over]), flush=True)
@@ -31,7 +32,7 @@ def check_bundle(folder: str) -> Iterator[Check]:
     """Every finding about one bundle."""
     try:
         bundle = Bundle.open(folder)
-        check_external(bundle.manifest.language, bundle.folder / MANIFEST, checksums=True)
+        check_model(bundle)
     except ScoreEdgeError as error:
         yield Check("bundle", "fail", error.message, error.hint)
         return
@@ -42,8 +43,6 @@ def check_bundle(folder: str) -> Iterator[Check]:
         "bundle", "ok", f"{bundle.manifest.name} ({bundle.manifest.family}), {len(bundle.paths)} files are whole"
     )
     try:
-        from score_edge.doctor.inspection import check_graph_shapes
-
         check_graph_shapes(bundle)
         yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
         provider = check_bundle_provider(folder)

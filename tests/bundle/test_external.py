@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from score_edge.bundle.external import check_external, check_rope, model_parts, sealed_language
@@ -138,3 +139,42 @@ def test_links_of_a_snapshot_lead_to_its_blobs_and_nowhere_else(tmp_path: Path) 
     blobs.symlink_to(tmp_path / "elsewhere")  # a cache whose blobs are no folder of its own
     with pytest.raises(ScoreEdgeError):
         Bundle.open(revision)
+
+
+def test_doctor_and_inspect_compare_the_rope(tmp_path: Path) -> None:
+    from score_edge.doctor.inspection import check_model
+
+    pytest.importorskip("llama_cpp")
+    reference = Bundle.open("reference")
+    check_model(reference)
+    language = dataclasses.replace(reference.manifest.language, positions="plain", time_scale=None)
+    manifest = dataclasses.replace(reference.manifest, language=language)
+    other = write_bundle(tmp_path / "bundle", manifest, reference.paths)
+    with pytest.raises(ScoreEdgeError, match="the language model has mrope RoPE"):
+        check_model(other)
+
+
+def test_weights_beside_a_linked_graph_are_read(tmp_path: Path) -> None:
+    """As a Hugging Face cache keeps a large encoder; onnx itself refuses links."""
+    onnx = pytest.importorskip("onnx")
+    from score_edge.onnx_files.precision import load
+
+    matrix = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "matrix")
+    rows, kind = ["n", 64], onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "matrix"], ["y"])],
+        "linked",
+        [onnx.helper.make_tensor_value_info("x", kind, rows)],
+        [onnx.helper.make_tensor_value_info("y", kind, rows)],
+        [matrix],
+    )
+    files, revision = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    files.mkdir()
+    revision.mkdir(parents=True)
+    made = onnx.helper.make_model(graph)
+    onnx.save(made, files / "g.onnx", save_as_external_data=True, location="g.onnx.data", size_threshold=0)
+    for i, name in enumerate(("g.onnx", "g.onnx.data")):
+        (files / name).rename(files / f"{i:064}")
+        (revision / name).symlink_to(f"../../blobs/{i:064}")
+    (found,) = load(revision / "g.onnx").graph.initializer
+    assert onnx.numpy_helper.to_array(found).sum() == 64 * 64

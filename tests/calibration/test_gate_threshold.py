@@ -68,3 +68,7 @@ def test_saving_rewrites_the_manifest_and_nothing_else(tmp_path: Path) -> None:
         path: (stat.st_ino, stat.st_mtime_ns) for path, stat in after.items()
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
+    (bundle.folder / "bundle.json").rename(tmp_path / "blob")
+    (bundle.folder / "bundle.json").symlink_to(tmp_path / "blob")
+    with pytest.raises(ScoreEdgeError, match="is a link"):
+        save_threshold(bundle, 3.0)

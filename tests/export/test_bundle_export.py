@@ -124,6 +124,20 @@ def test_checkpoints_that_are_refused(case: str, checkpoint: Path, llm: Path, tm
     assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
 
 
+def test_a_checkpoint_made_of_links_is_read(checkpoint: Path, tmp_path: Path) -> None:
+    """As the Hugging Face cache keeps it."""
+    from score_edge.export.checkpoint import Checkpoint
+
+    linked = tmp_path / "snapshots" / "0123"
+    linked.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert Checkpoint.open(str(linked)).config.model_type == Checkpoint.open(str(checkpoint)).config.model_type
+    weights(checkpoint).unlink()
+    with pytest.raises(ScoreEdgeError):
+        Checkpoint.open(str(linked))
+
+
 def test_a_folder_that_is_not_there(llm: Path, tmp_path: Path) -> None:
     with pytest.raises(ScoreEdgeError, match="there is no folder"):
         export_bundle(str(tmp_path / "nowhere"), tmp_path / "bundle", llm=llm)
