@@ -60,8 +60,9 @@ err = Terminal(stderr=True)
 
 
 def say(label: str, style: str, text: str) -> None:
-    """A line on stderr that begins with a coloured word."""
-    err.print(Text.assemble((f"{label}:", style), f" {text}"), soft_wrap=True)
+    """One line on stderr that begins with a coloured word; a name with a line end in it makes no second one."""
+    shown = plain(text).replace("\n", "\N{SYMBOL FOR NEWLINE}")
+    err.print(Text.assemble((f"{label}:", style), f" {shown}"), soft_wrap=True)
 
 
 def print_piece(text: str) -> None:

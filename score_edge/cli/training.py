@@ -76,6 +76,8 @@ def train_policy(
     """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
     if videos is not None and images is None:
         refuse_unused(context_, "with --videos and without --images", "scenes")
+    if still_share == 0:
+        refuse_unused(context_, "with --still-share 0", "images")
     if Path(bundle).resolve() == (folder / "bundle").resolve():
         raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
     check_writable(folder / "metrics.jsonl")

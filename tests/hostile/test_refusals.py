@@ -38,6 +38,7 @@ NAMES: list[Case] = [
     ("ask [/INST] x.mp4 what?", 1, "[/INST] is not a bundle"),
     ("ask reference [bold]x[/bold] what?", 1, "[bold]x[/bold] does not exist"),
     ("ask reference \x1b[2J\x1b[1;1H what?", 1, "␛[2J␛[1;1H does not exist"),
+    ("ask reference a\nhint:b what?", 1, "error: a␤hint:b does not exist"),
     ("ask reference :smile: what?", 1, ":smile: does not exist"),
     ("ask reference a\x9b2Jb what?", 1, "does not exist"),
     ("ask reference x.mp4 what? --selector [/x]", 1, "[/x]"),
@@ -157,6 +158,13 @@ def test_a_disk_that_fills_up_is_said(name: str, run: Any, place: Path) -> None:
     assert done.code == 1 and f"{name} cannot be written" in done.stderr
     assert done.stdout.strip() and "tokens kept" in done.stderr
     assert contents(place) == before
+
+
+def test_figures_are_shown_when_their_file_cannot_be_written(run: Any) -> None:
+    little = "--runs 1 --steps 2 --retention 1 --answer-tokens 1 --threads 1"
+    done = run(*f"profile {little} --report /dev/full".split())
+    assert done.code == 1 and "cannot write /dev/full" in done.stderr
+    assert "retentions in turns" in done.stdout
 
 
 @pytest.mark.parametrize("line", ["doctor --json", "inspect reference", "inspect reference --json", "--version"])
