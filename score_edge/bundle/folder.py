@@ -242,6 +242,8 @@ def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = _inside(folder, MANIFEST)
+    if path is None and (folder / MANIFEST).is_symlink():
+        raise ScoreEdgeError(f"{folder}: its bundle.json is a link that leads out of it", f"cp -rL {folder} COPY")
     if path is None or not path.is_file():
         found = "it has no bundle.json" if folder.is_dir() else "there is no such folder"
         raise ScoreEdgeError(

@@ -20,7 +20,6 @@ _GIB = 1 << 30
 _SECONDS = 300
 _OPEN = """
 import json, sys
-from score_edge.bundle.external import model_parts
 from score_edge.bundle.folder import Bundle
 from score_edge.runtime.graphs.open_graph import open_graph
 graph, passed_over = open_graph(Bundle.open(sys.argv[1], checksums=False), "encoder")

@@ -141,7 +141,8 @@ def _open_bundle(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], N
 
         model = TensorRtLlm(subject.trt_llm, tokenizer=subject.tokenizer, context=wanted)
     with Pipeline(bundle, context=context, threads=subject.threads, model=model, provider=subject.provider) as pipeline:
-        providers = describe_pipeline(pipeline).providers | {"language model": _backend(pipeline.model)}
+        providers = describe_pipeline(pipeline).providers
+        providers["language model"] += f"; {_backend(pipeline.model)}"
         environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
         workload = BundleWorkload(pipeline, subject.source, subject.steps)
         yield _Opened(workload, environment, f"bundle {bundle.manifest.name}")
