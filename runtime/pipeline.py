@@ -13,9 +13,9 @@ from score_edge.bundle.folder import Bundle
 from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
+from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
-from score_edge.runtime.language.layout import clip_prompt
-from score_edge.runtime.language.llama_cpp import LlamaCpp
+from score_edge.runtime.language.layout import Layout
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector
@@ -66,11 +66,14 @@ class Pipeline:
         bundle: a validated bundle.
         context: cells of the language model's KV cache; None takes the bundle's.
         threads: CPU threads of the encoder and of the language model; None lets each decide.
-        model: a language model that is open already, in place of the bundle's GGUF; closed with the pipeline.
+        backend: what runs the language model, see `open_language_model`.
+        model: a language model that is open already, in its place; closed with the pipeline.
         provider: what runs encoder and policy, see `open_graph`.
 
     Attributes:
         encoder: the vision encoder.
+        layout: how a clip becomes a prompt.
+        sequence: of the language model, for `watch` and `ask`.
         skipped_providers: by provider, why it does not run the encoder.
 
     Raises:
@@ -90,23 +93,19 @@ class Pipeline:
         *,
         context: int | None = None,
         threads: int | None = None,
+        backend: str = DEFAULT,
         model: LanguageModel | None = None,
         provider: Provider = "auto",
     ) -> None:
         self.bundle = bundle
         vision = bundle.manifest.vision
         self.preprocessing = Preprocessing.of(vision)
-        self._newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
+        newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
+        self.layout = Layout.of(bundle.manifest, newline)
         self._provider, self._threads = provider, threads
         self.encoder, self.skipped_providers = open_graph(bundle, "encoder", provider, threads=threads)
-        self.model: LanguageModel = model or LlamaCpp(
-            bundle.gguf_path, context=context or bundle.manifest.language.context, threads=threads
-        )
-        if self.model.capabilities.width != vision.dim:
-            raise ScoreEdgeError(
-                f"the language model takes rows of {self.model.capabilities.width}, the encoder makes {vision.dim}",
-                "this GGUF belongs to another model: export the bundle again",
-            )
+        self.model = model or open_language_model(bundle, backend, context=context, threads=threads)
+        self.sequence = self.model.sequence()
         self._video: Mark | None = None
         self._tail = ""  # text of the clip that is tokenised with the question
 
@@ -179,29 +178,22 @@ class Pipeline:
             keep: (T, N) bool.
             times: of the steps, see `EncodedClip`; None takes frames at the bundle's rate.
         """
-        manifest = self.bundle.manifest
-        vision = manifest.vision
-        if times is None:
-            per_step = vision.frames_per_step
-            times = [(step * per_step + (per_step - 1) / 2) / vision.fps for step in range(len(tokens))]
-        clip = clip_prompt(manifest, KeptTokens.gather(tokens, keep, vision.token_grid), times, self._newline)
-        self.model.reset()
-        for text, kept in clip.parts:
-            self.model.append_text(text)
-            self.model.append_tokens(kept)
-        self._video, self._tail = self.model.mark(), clip.tail
+        prompt = self.layout.clip(KeptTokens.gather(tokens, keep, self.layout.grid), times)
+        self.sequence.clear()
+        self.sequence.append(*prompt.segments)
+        self._video, self._tail = self.sequence.mark(), prompt.tail
 
     def prefill_question(self, question: str) -> None:
         """Roll back to the video and prefill a question."""
         if self._video is None:
             raise ScoreEdgeError("no clip has been watched yet", "call watch() before ask()")
-        self.model.rollback(self._video)
-        self.model.append_text(self._tail + self.bundle.manifest.prompt.ask(question))
+        self.sequence.rollback(self._video)
+        self.sequence.append(self.layout.question(self._tail, question))
 
     def ask(self, question: str, max_tokens: int = 128) -> Iterator[str]:
         """The answer to a question about the watched clip, piece by piece."""
         self.prefill_question(question)
-        yield from self.model.generate(max_tokens)
+        yield from self.sequence.generate(max_tokens)
 
     def answer(
         self,
@@ -234,7 +226,7 @@ class Pipeline:
             self.prefill_question(question)
         pieces: list[str] = []
         with watch.stage("generate"):
-            for piece in self.model.generate(max_tokens):
+            for piece in self.sequence.generate(max_tokens):
                 pieces.append(piece)
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))

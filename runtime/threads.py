@@ -1,8 +1,80 @@
-"""How many CPUs there are to compute on."""
+"""How many CPUs there are to compute on, and how many of them others are using."""
 
 import os
+import time
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+_LOOK_EVERY_S = 0.1  # the kernel counts in hundredths of a second
+_IDLE = (3, 4)  # columns of /proc/stat: idle and waiting for a disk
 
 
 def usable_cpus() -> int:
     """CPUs this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OtherLoad:
+    """CPUs that other processes use, of those that this one may use, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+        self._last = self._look()
+
+    def cpus(self) -> float | None:
+        """Since the last call, on average; None where the kernel does not tell or too little time has passed."""
+        if time.monotonic() - self._last[0] < _LOOK_EVERY_S:
+            return None
+        now = self._look()
+        before, self._last = self._last, now
+        if now[1] is None or before[1] is None:
+            return None
+        busy, own = (now[1] - before[1]) / self._ticks, now[2] - before[2]
+        return max(0.0, busy - own) / (now[0] - before[0])
+
+    def _look(self) -> tuple[float, int | None, float]:
+        return time.monotonic(), _busy_ticks(), time.process_time()
+
+
+def other_load(seconds: float = 0.3) -> float:
+    """CPUs that other processes use during the next `seconds`; 0 where the kernel does not tell."""
+    load = OtherLoad()
+    time.sleep(max(seconds, 1.5 * _LOOK_EVERY_S))
+    return load.cpus() or 0.0
+
+
+class FreeThreads:
+    """As many threads as CPUs are free.
+
+    Threads that compute together wait for each other. Where another process holds one of their CPUs, all wait for its
+    turn to end, again and again: two threads beside one busy process are ten times slower than one.
+
+    Args:
+        most: threads to use on an idle machine.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._count = most
+        self._load = OtherLoad()
+
+    def count(self) -> int:
+        """How many to use now; cheap enough for every call of a model."""
+        others = self._load.cpus() if self._most > 1 else None
+        if others is not None:
+            self._count = max(1, self._most - round(others))
+        return self._count
+
+
+def _busy_ticks() -> int | None:
+    """Ticks that the usable CPUs were busy since the machine started."""
+    try:
+        lines = _STAT.read_text(encoding="ascii").split("\nintr", 1)[0].splitlines()
+    except (OSError, ValueError):
+        return None
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    busy = 0
+    for line in lines:
+        name, *columns = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and (usable is None or int(name[3:]) in usable):
+            busy += sum(int(ticks) for i, ticks in enumerate(columns[:8]) if i not in _IDLE)
+    return busy

@@ -1,4 +1,4 @@
-"""How far the video of a stream may stand behind its prompt before answers suffer: why `stream` has a `--span`.
+"""How far the video of a stream may stand behind its prompt before answers suffer: why a stream re-bases its positions.
 
     python tools/far_from_prompt.py [--bundle reference] [--clips 30] [--steps 16] [--retention 0.25]
 
@@ -30,22 +30,22 @@ def main() -> None:
     chosen = parser.parse_args()
     right: dict[int, list[bool]] = {away: [] for away in AWAY}
     with Pipeline(Bundle.open(chosen.bundle), threads=1) as pipeline:
-        model, manifest = pipeline.model, pipeline.bundle.manifest
+        sequence, layout = pipeline.sequence, pipeline.layout
         for index in range(chosen.clips):
             clip = world.make_clip(world.TEST_SEED, index, chosen.steps)
             tokens = pipeline.encode(clip.frames()).tokens
             keep = pipeline.select(tokens, pipeline.selector(), chosen.retention)
-            kept = KeptTokens.gather(tokens, keep, manifest.vision.token_grid)
+            kept = KeptTokens.gather(tokens, keep, layout.grid)
             for away, answers in right.items():
                 moved = kept.positions + np.array([away, 0, 0], kept.positions.dtype)
-                model.reset()
-                model.append_text(manifest.prompt.before)
-                model.append_tokens(dataclasses.replace(kept, positions=moved, steps=kept.steps + away))
-                video = model.mark()
+                prompt = layout.clip(dataclasses.replace(kept, positions=moved, steps=kept.steps + away))
+                sequence.clear()
+                sequence.append(*prompt.segments)
+                video = sequence.mark()
                 for question in clip.questions:
-                    model.rollback(video)
-                    model.append_text(manifest.prompt.ask(question.text))
-                    answer = "".join(model.generate(ANSWER_TOKENS))
+                    sequence.rollback(video)
+                    sequence.append(layout.question(prompt.tail, question.text))
+                    answer = "".join(sequence.generate(ANSWER_TOKENS))
                     answers.append(answer.strip().lower() == question.answer)
     for away, answers in right.items():
         print(f"{away:6} steps: {np.mean(answers):6.1%} of {len(answers)}")

@@ -1,10 +1,10 @@
-"""The interface every language model backend implements, and how one is opened by name."""
+"""What every language backend is: a model, and sequences, each one video's place in it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from score_edge.core import Float32, KeptTokens
+from score_edge.core import Float32, Int32, KeptTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +13,11 @@ class Capabilities:
 
     Attributes:
         width: floats per embedding row.
-        context: tokens (KV cells) that fit.
-        keeps_positions: kept tokens keep their (t, h, w) of the unpruned grid (M-RoPE); else positions are compacted.
-        incremental: tokens can be appended to what is already prefilled, and a question rolled back.
+        context: tokens (KV cells) that fit into a sequence.
+        keeps_positions: rows keep their (t, h, w) of the unpruned grid (M-RoPE); else they are numbered through.
+        incremental: a sequence can be continued, and its end or its beginning forgotten.
         cell_bytes: that a token takes in the KV cache; None where the backend does not tell.
+        trained: positions the model was trained on; None where the backend does not tell.
     """
 
     width: int
@@ -24,79 +25,152 @@ class Capabilities:
     keeps_positions: bool
     incremental: bool
     cell_bytes: int | None = None
+    trained: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Embedding rows in place of tokens, and where they stand.
+
+    Attributes:
+        embeddings: (n, D) float32.
+        places: (n, 3) int32, (t, h, w) from the start of their block; they never go back in raster order.
+        extent: positions the block takes: what follows starts that far behind its start.
+        continues: these are later rows of the block that was appended last, and `places` count from its start.
+    """
+
+    embeddings: Float32
+    places: Int32
+    extent: int
+    continues: bool = False
+
+    @staticmethod
+    def of(kept: KeptTokens, *, continues: bool = False) -> "Rows":
+        """Kept tokens at their places in the unpruned grid; what follows goes on behind all of it (Qwen2-VL)."""
+        extent = max(kept.steps, kept.grid.height, kept.grid.width)
+        return Rows(kept.embeddings, kept.positions, extent, continues)
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Text from outside between texts of the prompt: special tokens are parsed in the prompt's own text only."""
+
+    before: str
+    text: str
+    after: str
+
+
+Segment: TypeAlias = str | Question | Rows
+"""A piece of a prompt. In a plain str, special tokens are parsed: it is the bundle's own text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point in the sequence to roll back to.
+    """A point in a sequence.
 
     Attributes:
         position: the next text position.
         cells: cells of the KV cache in use.
-        video: the position at which the video began that was appended last.
+        block: the position at which the block of rows began that was appended last.
+        end: one past the highest position of any cell; on M-RoPE a block's grid reaches behind its tokens.
     """
 
     position: int
     cells: int
-    video: int = 0
+    block: int = 0
+    end: int = 0
 
 
-class LanguageModel(Protocol):
-    """A causal language model that takes text and embedding rows, one sequence at a time."""
+class Sequence(Protocol):
+    """One video's place in a language model."""
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What this backend can do."""
-        ...
-
-    def append_text(self, text: str) -> int:
-        """Tokenise (special tokens are parsed) and prefill; returns the number of tokens."""
-        ...
-
-    def append_tokens(self, kept: KeptTokens, *, continued: bool = False) -> None:
-        """Prefill visual tokens: a new video, or, continued, later steps of the one appended last.
-
-        Step by step gives the same cache as all at once: every step carries the t it has in the whole video, and
-        ``kept.steps`` counts the whole video so far.
+    def append(self, *segments: Segment) -> None:
+        """Prefill segments, in as few calls as the backend allows.
 
         Raises:
-            ScoreEdgeError: a wrong width, a row that is not finite, steps out of order, a full context.
+            ScoreEdgeError: rows of a wrong width, not finite or out of order; a full context. The sequence is then as
+                it was before.
         """
         ...
 
-    def forget_oldest(self, cells: int, before_step: int) -> bool:
-        """Drop the oldest visual tokens of the video; the text before it and all later steps stay.
+    def mark(self) -> Mark:
+        """Where the sequence ends now."""
+        ...
+
+    def rollback(self, mark: Mark) -> None:
+        """Forget everything behind a mark."""
+        ...
+
+    def forget(self, start: int, end: int, cells: int) -> bool:
+        """Drop what stands at positions from `start` up to, but without, `end`.
 
         Args:
-            cells: how many; exactly the tokens of all steps before ``before_step`` that are still there.
-            before_step: t of the first step that stays.
+            start: first position to drop.
+            end: first position that stays.
+            cells: how many cells that frees. Where positions are numbered through, what stays moves up by as many.
 
         Returns:
-            False where this model cannot, and nothing happened: reset it and append what should stay. Marks made
-            earlier are worthless afterwards.
+            False where this model cannot; nothing was dropped then. Marks made earlier are worthless afterwards.
         """
+        ...
+
+    def clear(self) -> None:
+        """Forget everything."""
         ...
 
     def logits(self) -> Float32:
-        """(V,) float32 logits of the next token, after the last text was appended."""
+        """(V,) float32 logits of the next token, when text was appended last."""
         ...
 
     def generate(self, max_tokens: int) -> Iterator[str]:
         """Greedy answer, piece by piece, until an end-of-generation token or max_tokens."""
         ...
 
-    def mark(self) -> Mark:
-        """Where the sequence stands now."""
-        ...
+    def score(self, answer: str, *given: Segment) -> Float32:
+        """How likely an answer is, given what is in the sequence; which stays as it is.
 
-    def rollback(self, mark: Mark) -> None:
-        """Forget everything after the mark, so that the next question sees only the video."""
-        ...
+        Args:
+            answer: of n tokens; special tokens are not parsed.
+            given: appended before it, and forgotten with it.
 
-    def reset(self) -> None:
-        """Forget everything."""
+        Returns:
+            (n,) float32 log-probabilities of its tokens, each given all before it (teacher-forced).
+        """
         ...
 
     def close(self) -> None:
-        """Free the model."""
+        """Give the place back."""
+        ...
+
+
+class LanguageModel(Protocol):
+    """Weights and a cache with places for one or more sequences."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this backend can do."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The backend and what it runs on, for people."""
+        ...
+
+    def sequence(self) -> Sequence:
+        """A new, empty sequence.
+
+        Raises:
+            ScoreEdgeError: all places are taken.
+        """
+        ...
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is, where nothing stands before it that merges with it."""
+        ...
+
+    def close(self) -> None:
+        """Free the model with all its sequences."""
         ...

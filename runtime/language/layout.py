@@ -1,141 +1,214 @@
-"""What the language model reads of a clip, in order: text and kept tokens in turns, as the model was trained to."""
+"""How a clip becomes a prompt: what stands in front, around every step and behind, and how positions go on.
 
-import dataclasses
+The one place that knows. `ask` lays out a whole clip with it, a stream one step after the other, and `profile`, policy
+learning and TensorRT-LLM take the same segments.
+"""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 
-from score_edge.bundle.manifest import TOKENS, Manifest, Prompt
-from score_edge.core import Float32, Grid, KeptTokens
+from score_edge.bundle.manifest import QUESTION, TOKENS, Manifest, Prompt
+from score_edge.core import Float32, Grid, Int32, KeptTokens
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.base import Question, Rows, Segment
+from score_edge.runtime.language.number_words import in_words
 
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SNAP = 0.1  # of the time between steps: frames of a camera never lie exactly on the rate that was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class StepTokens:
+    """The kept tokens of one step.
+
+    Attributes:
+        number: of the step, from 0; none is skipped for steps of which nothing was kept.
+        seconds: time of the step from the start of the clip.
+        embeddings: (n, D) float32.
+        tokens: (n,) int, which of the step's N tokens they are, ascending.
+    """
+
+    number: int
+    seconds: float
+    embeddings: Float32
+    tokens: Int32
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPrompt:
-    """A clip between its texts.
+    """A whole clip, ready to be appended.
 
     Attributes:
-        parts: text and the tokens that follow it.
-        tail: text between the last tokens and the question. It belongs to the question's first words: a tokeniser may
-            merge the two.
+        segments: up to and with the last rows.
+        tail: text that belongs to the question's first words: a tokeniser may merge the two.
     """
 
-    parts: list[tuple[str, KeptTokens]]
+    segments: list[Segment]
     tail: str
 
 
-def clip_prompt(
-    manifest: Manifest, kept: KeptTokens, times: Sequence[float], newline: Float32 | None = None
-) -> ClipPrompt:
-    """Lay out a clip. A step of which nothing was kept is left out with its text, as if it had not been sampled.
+class Layout:
+    """The prompt of one model family.
 
     Args:
-        manifest: of the bundle.
-        kept: n >= 1 tokens of T steps.
-        times: T seconds from the start of the source, one per step.
-        newline: (k, D) rows that close the clip.
+        prompt: the texts.
+        grid: visual tokens of one step.
+        spacing: seconds between two steps at the bundle's own rate.
+        time_scale: M-RoPE time positions per second; None counts steps.
+        newline: (k, D) rows that close a clip.
 
-    Raises:
-        ScoreEdgeError: no tokens, or as many times as there are no steps.
+    Attributes:
+        one_block: the whole clip is one block of rows; else every step is one, between texts of its own.
     """
-    if len(times) != kept.steps or not kept.kept:
-        raise ScoreEdgeError(f"{kept.kept} kept tokens and {len(times)} times for a clip of {kept.steps} steps")
-    prompt = manifest.prompt
-    shown = np.unique(kept.positions[:, 0])
-    text = _begin(prompt, len(shown), times[-1])
-    parts: list[tuple[str, KeptTokens]] = []
-    if prompt.step:
-        for step in shown:
-            before, after = around_step(prompt, int(step), times[step])
-            parts.append((text + (prompt.between if parts else "") + before, _one_step(kept, int(step))))
-            text = after
-    else:
-        parts.append((text, _in_time(kept, times, manifest)))
-        text = ""
-    if newline is not None:
-        rows = KeptTokens(newline, np.zeros((len(newline), 3), np.int32), 1, Grid(1, len(newline)))
-        rows.positions[:, 2] = np.arange(len(newline))
-        parts.append((text, rows))
-        text = ""
-    return ClipPrompt(parts, text)
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        grid: Grid,
+        *,
+        spacing: float = 1.0,
+        time_scale: float | None = None,
+        newline: Float32 | None = None,
+    ) -> None:
+        self.grid, self.spacing = grid, spacing
+        self.one_block = not prompt.step
+        self._prompt, self._time_scale, self._newline = prompt, time_scale, newline
+
+    @staticmethod
+    def of(manifest: Manifest, newline: Float32 | None = None) -> "Layout":
+        """The layout of a bundle; `newline` are the rows of its file, if it names one."""
+        vision = manifest.vision
+        spacing = vision.frames_per_step / vision.fps
+        scale = manifest.language.time_scale
+        return Layout(manifest.prompt, vision.token_grid, spacing=spacing, time_scale=scale, newline=newline)
+
+    @property
+    def positions_per_step(self) -> float:
+        """Time positions from one step of a block to the next."""
+        return 1.0 if self._time_scale is None else self._time_scale * self.spacing
+
+    def clip(self, kept: KeptTokens, times: Sequence[float] | None = None) -> ClipPrompt:
+        """Lay out a clip. Where steps have text, one of which nothing was kept is left out, as if never sampled.
+
+        Args:
+            kept: n >= 1 tokens of T steps.
+            times: T seconds from the start of the source, one per step; None takes the bundle's own rate.
+
+        Raises:
+            ScoreEdgeError: no tokens, or as many times as there are no steps.
+        """
+        times = [self.spacing * step for step in range(kept.steps)] if times is None else times
+        if len(times) != kept.steps or not kept.kept:
+            raise ScoreEdgeError(f"{kept.kept} kept tokens and {len(times)} times for a clip of {kept.steps} steps")
+        bounds = np.searchsorted(kept.positions[:, 0], np.arange(kept.steps + 1))
+        tokens = kept.positions[:, 1] * kept.grid.width + kept.positions[:, 2]
+        writer = ClipWriter(self, self.opening(int((np.diff(bounds) > 0).sum()), times[-1]))
+        segments = list[Segment]()
+        for step in range(kept.steps):
+            rows = slice(bounds[step], bounds[step + 1])
+            segments += writer.step(StepTokens(step, times[step], kept.embeddings[rows], tokens[rows]))
+        return ClipPrompt(joined([*segments, *self.closing(writer)]), writer.tail)
+
+    def opening(self, steps: int, seconds: float) -> str:
+        """The text in front of a clip that shows so many steps and is so long."""
+        text = self._prompt.before.replace("{frames}", in_words(steps))
+        return text.replace("{duration}", str(timedelta(seconds=int(seconds))))
+
+    def around(self, step: StepTokens, *, first: bool) -> tuple[str, str]:
+        """The text before and after a step's tokens; empty where the clip is one block."""
+        clock = f"{int(step.seconds // 60):02d}:{int(step.seconds % 60):02d}"
+        text = self._prompt.step.replace("{number}", str(step.number + 1)).replace("{clock}", clock)
+        before, _, after = text.replace("{seconds}", f"{step.seconds:.1f}").partition(TOKENS)
+        return ("" if first else self._prompt.between) + before, after
+
+    def closing(self, writer: "ClipWriter") -> list[Segment]:
+        """What ends a clip: the newline rows of a family that has them."""
+        if self._newline is None:
+            return []
+        places = np.zeros((len(self._newline), 3), np.int32)
+        places[:, 2] = np.arange(len(self._newline))
+        text: list[Segment] = [writer.tail] if writer.tail else []
+        writer.tail = ""
+        return [*text, Rows(self._newline, places, len(self._newline))]
+
+    def question(self, tail: str, text: str) -> Question:
+        """A question behind a clip whose last text is `tail`, up to where the answer starts."""
+        before, _, after = self._prompt.after.partition(QUESTION)
+        return Question(tail + before, text, after)
+
+    def time(self, step: StepTokens, first_s: float, behind: int) -> int:
+        """The time position of a step in a block that began at `first_s`; steps before it reach up to `behind`."""
+        if self._time_scale is None:
+            return step.number
+        passed = step.seconds - first_s
+        nearest = round(passed / self.spacing) * self.spacing
+        passed = nearest if abs(passed - nearest) < _SNAP * self.spacing else passed
+        return max(int(passed * self._time_scale + 1e-6), behind)
 
 
-def around_step(prompt: Prompt, step: int, seconds: float) -> tuple[str, str]:
-    """The text before and after the tokens of one step.
+class ClipWriter:
+    """Lays out the steps of one clip, in order.
 
     Args:
-        prompt: whose `step` is not empty.
-        step: running number, from 0.
-        seconds: time of the step.
+        layout: of the family.
+        opening: from `Layout.opening`.
+
+    Attributes:
+        tail: text that comes before whatever comes next.
     """
-    clock = f"{int(seconds // 60):02d}:{int(seconds % 60):02d}"
-    filled = prompt.step.replace("{number}", str(step + 1)).replace("{clock}", clock)
-    before, _, after = filled.replace("{seconds}", f"{seconds:.1f}").partition(TOKENS)
-    return before, after
+
+    def __init__(self, layout: Layout, opening: str) -> None:
+        self._layout, self.tail = layout, opening
+        self._first: StepTokens | None = None
+        self._behind = 0
+
+    def step(self, step: StepTokens) -> list[Segment]:
+        """The segments of the next step; none where it has text and nothing was kept of it."""
+        before, rows, after = self.parts(step)
+        if rows is None:
+            return []
+        text: list[Segment] = [self.tail + before] if self.tail + before else []
+        self.tail = after
+        return [*text, rows]
+
+    def parts(self, step: StepTokens) -> tuple[str, Rows | None, str]:
+        """What `step` puts together: the text that leads the step, its rows, the text behind them."""
+        layout, grid = self._layout, self._layout.grid
+        places = np.zeros((len(step.tokens), 3), np.int32)
+        places[:, 1], places[:, 2] = np.divmod(step.tokens, grid.width)
+        first, self._first = self._first, self._first or step
+        if layout.one_block:
+            places[:, 0] = t = layout.time(step, (first or step).seconds, self._behind)
+            self._behind = t + 1
+            extent = max(t + 1, grid.height, grid.width)
+            return "", Rows(step.embeddings, places, extent, continues=first is not None), ""
+        if not len(step.tokens):
+            self._first = first
+            return "", None, ""
+        before, after = layout.around(step, first=first is None)
+        return before, Rows(step.embeddings, places, max(grid.height, grid.width)), after
 
 
-def in_words(number: int) -> str:
-    """A count below a million in English words: 132 is one hundred and thirty-two."""
-    if number < 20:
-        return _ONES[number]
-    if number < 100:
-        return _TENS[number // 10] + (f"-{_ONES[number % 10]}" if number % 10 else "")
-    unit, name = (100, "hundred") if number < 1000 else (1000, "thousand")
-    rest = number % unit
-    joint = " and " if rest < 100 else ", "
-    return f"{in_words(number // unit)} {name}" + (joint + in_words(rest) if rest else "")
+def joined(segments: Sequence[Segment]) -> list[Segment]:
+    """The same with the rows of one block in one piece."""
+    groups = list[list[Segment]]()
+    for segment in segments:
+        if isinstance(segment, Rows) and segment.continues and groups and isinstance(groups[-1][0], Rows):
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    return [_one(group) for group in groups]
 
 
-def _begin(prompt: Prompt, frames: int, last_s: float) -> str:
-    return prompt.before.replace("{frames}", in_words(frames)).replace(
-        "{duration}", str(timedelta(seconds=int(last_s)))
+def _one(group: list[Segment]) -> Segment:
+    rows = [segment for segment in group if isinstance(segment, Rows)]
+    if len(rows) < 2:
+        return group[0]
+    return Rows(
+        np.concatenate([part.embeddings for part in rows]),
+        np.concatenate([part.places for part in rows]),
+        max(part.extent for part in rows),
+        rows[0].continues,
     )
-
-
-def _one_step(kept: KeptTokens, step: int) -> KeptTokens:
-    here = kept.positions[:, 0] == step
-    positions = kept.positions[here]
-    positions[:, 0] = 0
-    return KeptTokens(np.ascontiguousarray(kept.embeddings[here]), positions, 1, kept.grid)
-
-
-def _in_time(kept: KeptTokens, times: Sequence[float], manifest: Manifest) -> KeptTokens:
-    """The same tokens at the time positions of a model that counts seconds; unchanged for one that counts steps."""
-    scale, vision = manifest.language.time_scale, manifest.vision
-    if scale is None:
-        return kept
-    spacing = vision.frames_per_step / vision.fps
-    if len(times) > 1:
-        found = (times[-1] - times[0]) / (len(times) - 1)
-        # Frames never lie exactly on the grid of the rate that was asked for; a longer clip is sampled thinner.
-        spacing = spacing if abs(found / spacing - 1) < 0.1 else found
-    steps = np.floor(np.arange(kept.steps) * (scale * spacing) + 1e-6).astype(np.int32)
-    positions = kept.positions.copy()
-    positions[:, 0] = steps[positions[:, 0]]
-    return dataclasses.replace(kept, positions=positions, steps=int(steps[-1]) + 1)

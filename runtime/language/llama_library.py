@@ -73,13 +73,15 @@ def open_model(path: Path, gpu_layers: int) -> Any:
     return model
 
 
-def open_context(model: Any, *, context: int, batch: int, threads: int, flash_attention: bool, cache: str) -> Any:
-    """Make the KV cache and buffers of one sequence."""
+def open_context(
+    model: Any, *, context: int, sequences: int, batch: int, threads: int, flash_attention: bool, cache: str
+) -> Any:
+    """Make buffers, and a KV cache of `context` cells for each of `sequences`."""
     llama = library()
     params = llama.llama_context_default_params()
-    params.n_ctx = context
+    params.n_ctx = context * sequences
     params.n_batch = params.n_ubatch = batch
-    params.n_seq_max = 1
+    params.n_seq_max = sequences
     params.n_threads = params.n_threads_batch = threads
     params.type_k = params.type_v = llama.GGML_TYPE_F32 if cache == "f32" else llama.GGML_TYPE_F16
     auto, off = llama.LLAMA_FLASH_ATTN_TYPE_AUTO, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -92,7 +94,9 @@ def open_context(model: Any, *, context: int, batch: int, threads: int, flash_at
     return handle
 
 
-def decode(handle: Any, content: Int32 | Float32, positions: Int32, outputs: NDArray[np.int8]) -> int:
+def decode(
+    handle: Any, content: Int32 | Float32, positions: Int32, outputs: NDArray[np.int8], sequence: int = 0
+) -> int:
     """Run one batch and return llama.cpp's code: 0 done, 1 context full, anything else refused.
 
     Args:
@@ -100,6 +104,7 @@ def decode(handle: Any, content: Int32 | Float32, positions: Int32, outputs: NDA
         content: (n,) int32 token ids, or (n, D) float32 rows of the model's width; n at most llama_n_batch.
         positions: (n,) int32, or (4, n) int32 for rows on M-RoPE, C-contiguous.
         outputs: (n,) int8, 1 where logits are wanted.
+        sequence: whose cells these become.
     """
     llama = library()
     # llama_batch_init would allocate one position per token where M-RoPE takes four, and llama_batch_free would free
@@ -112,6 +117,10 @@ def decode(handle: Any, content: Int32 | Float32, positions: Int32, outputs: NDA
         batch.embd = pointer(content, ctypes.c_float)
     batch.pos = pointer(positions, llama.llama_pos)
     batch.logits = pointer(outputs, ctypes.c_int8)
+    counts, owner = np.ones(len(content), np.int32), np.array([sequence], np.int32)
+    owners = np.full(len(content), owner.ctypes.data, np.uintp)
+    batch.n_seq_id = pointer(counts, ctypes.c_int32)
+    batch.seq_id = ctypes.cast(owners.ctypes.data, type(batch.seq_id))
     _log.clear()
     return int(llama.llama_decode(handle, batch))
 

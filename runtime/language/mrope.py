@@ -1,7 +1,7 @@
 """Where tokens stand under M-RoPE: (t, h, w) of text and kept visual tokens, and the rotations that follow from it.
 
-The rules are those of `LlamaCpp.append_tokens`: a text token advances all three by one, kept tokens keep their place in
-the unpruned grid, and text goes on behind the whole of that grid, however few of its tokens were kept.
+The rules are those of `LlamaSequence.append`: a text token advances all three by one, rows keep their place in their
+block, and what follows goes on behind the whole of it, however few of its tokens were kept.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from score_edge.core import Float32, Int32, KeptTokens
+from score_edge.core import Float32, Int32
+from score_edge.runtime.language.base import Rows
 
 Int64 = NDArray[np.int64]
 
 
-def mrope_positions(parts: Sequence[Int32 | KeptTokens]) -> tuple[Int64, int]:
+def mrope_positions(parts: Sequence[Int32 | Rows]) -> tuple[Int64, int]:
     """Positions of a sequence.
 
     Args:
-        parts: in order, text as (n,) int32 token ids, video as kept tokens.
+        parts: in order, text as (n,) int32 token ids, video as rows.
 
     Returns:
         (3, L) int64, rows t, h, w, and the position of the next text token.
@@ -32,9 +33,9 @@ def mrope_positions(parts: Sequence[Int32 | KeptTokens]) -> tuple[Int64, int]:
     start = 0
     columns: list[Int64] = [np.zeros((3, 0), np.int64)]
     for part in parts:
-        if isinstance(part, KeptTokens):
-            columns.append(start + part.positions.T.astype(np.int64))
-            start += max(part.steps, part.grid.height, part.grid.width)
+        if isinstance(part, Rows):
+            columns.append(start + part.places.T.astype(np.int64))
+            start += part.extent
         else:
             columns.append(np.broadcast_to(start + np.arange(len(part)), (3, len(part))))
             start += len(part)

@@ -17,11 +17,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from score_edge.core import Float32, Int32, KeptTokens
+from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.graphs.cuda_driver import require_gpu
 from score_edge.runtime.language import tensorrt_llm_request as request
-from score_edge.runtime.language.base import Capabilities, Mark
+from score_edge.runtime.language.base import Capabilities, Mark, Question, Rows, Segment
 from score_edge.runtime.language.mrope import mrope_positions, plain_positions, position_delta, rotary_cos_sin
 from score_edge.runtime.language.tensorrt_llm_request import LlmConfig
 
@@ -30,7 +30,7 @@ Way = Literal["engine", "checkpoint"]
 ENGINE_VERSIONS = ((0, 16), (1, 3))
 CHECKPOINT_VERSIONS = ((1, 1), (2, 0))
 WORKING = "engines: tensorrt-llm 0.16 to 1.2; checkpoints: 1.1 and later 1.x"
-Part = Int32 | KeptTokens
+Part = Int32 | Rows
 
 
 def usable_ways(version: str) -> tuple[Way, ...]:
@@ -85,7 +85,7 @@ def way_of(folder: str | Path) -> Way:
 
 
 class _Backend(Protocol):
-    def ids(self, text: str) -> list[int]: ...
+    def ids(self, text: str | Question) -> list[int]: ...
 
     def generate(self, parts: list[Part], max_tokens: int) -> Iterator[str]: ...
 
@@ -93,11 +93,10 @@ class _Backend(Protocol):
 
 
 class TensorRtLlm:
-    """One model and one sequence, prefilled anew for every answer.
+    """One model, prefilled anew for every answer; its sequences are what is to be prefilled.
 
     Args:
-        folder: an engine of trtllm-build, or a Hugging Face checkpoint.
-        tokenizer: folder of the tokenizer, which an engine does not hold; None takes `folder`.
+        folder: an engine of trtllm-build with its tokenizer's files, or a Hugging Face checkpoint.
         context: tokens that fit, for a checkpoint; an engine has its own.
 
     Raises:
@@ -105,13 +104,13 @@ class TensorRtLlm:
             holds something else.
 
     Example:
-        >>> with TensorRtLlm("engines/qwen2-vl-2b", tokenizer="Qwen2-VL-2B-Instruct") as model:  # doctest: +SKIP
-        ...     model.append_tokens(kept)
-        ...     model.append_text("What moved?")
-        ...     print("".join(model.generate(32)))
+        >>> with TensorRtLlm("engines/qwen2-vl-2b") as model:  # doctest: +SKIP
+        ...     sequence = model.sequence()
+        ...     sequence.append(Rows.of(kept), "What moved?")
+        ...     print("".join(sequence.generate(32)))
     """
 
-    def __init__(self, folder: str | Path, *, tokenizer: str | Path | None = None, context: int = 8192) -> None:
+    def __init__(self, folder: str | Path, *, context: int = 8192) -> None:
         way = way_of(folder)
         version = installed_version()
         if version is None:
@@ -123,15 +122,13 @@ class TensorRtLlm:
             raise ScoreEdgeError(f"tensorrt-llm {version} cannot run this {way} here", f"versions that can: {WORKING}")
         require_gpu("TensorRT-LLM")
         path = Path(folder)
-        self._backend: _Backend
         if way == "engine":
-            config = request.read_engine_config(path)
-            self._backend = _Engine(path, Path(tokenizer or path), config)
+            self.config = request.read_engine_config(path)
+            self.backend: _Backend = _Engine(path, self.config)
         else:
-            config = request.read_checkpoint_config(path, context)
-            self._backend = _Checkpoint(path, config)
-        self._config = config
-        self._parts: list[Part] = []
+            self.config = request.read_checkpoint_config(path, context)
+            self.backend = _Checkpoint(path, self.config)
+        self._version = version
 
     def __enter__(self) -> "TensorRtLlm":
         return self
@@ -142,90 +139,135 @@ class TensorRtLlm:
     @property
     def capabilities(self) -> Capabilities:
         """What this model can do with visual tokens."""
-        config = self._config
         return Capabilities(
-            width=config.width,
-            context=config.context,
-            keeps_positions=bool(config.sections),
+            width=self.config.width,
+            context=self.config.context,
+            keeps_positions=bool(self.config.sections),
             incremental=False,
-            cell_bytes=config.cell_bytes,
+            cell_bytes=self.config.cell_bytes,
         )
 
-    def append_text(self, text: str) -> int:
-        """Tokenise (special tokens are parsed) and note; returns the number of tokens."""
-        ids = np.array(self._backend.ids(text), np.int32)
-        self._add(ids, len(ids))
-        return len(ids)
+    @property
+    def name(self) -> str:
+        """TensorRT-LLM and its version."""
+        return f"TensorRT-LLM {self._version}"
 
-    def append_tokens(self, kept: KeptTokens, *, continued: bool = False) -> None:
-        """Note visual tokens.
+    def sequence(self) -> "TensorRtSequence":
+        """A new, empty sequence."""
+        return TensorRtSequence(self)
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is."""
+        return len(self.backend.ids(text))
+
+    def close(self) -> None:
+        """Free the model."""
+        self.backend.close()
+
+
+class TensorRtSequence:
+    """Text and rows to prefill; see `Sequence`."""
+
+    def __init__(self, model: TensorRtLlm) -> None:
+        self._model = model
+        self._parts: list[Part] = []
+
+    def append(self, *segments: Segment) -> None:
+        """Note segments.
 
         Raises:
-            ScoreEdgeError: a wrong width, a row that is not finite, a full context, a video to be continued.
+            ScoreEdgeError: a wrong width, a row that is not finite, a full context, a block to be continued.
         """
-        if continued:
-            raise ScoreEdgeError("TensorRT-LLM cannot continue a video step by step", "stream with llama.cpp")
-        request.prompt_table([kept], self._config.width)
-        room = self._config.table
-        videos = sum(part.kept for part in self._parts if isinstance(part, KeptTokens)) + kept.kept
-        if room is not None and videos > room:
+        parts = [self._part(segment) for segment in segments]
+        room = self._model.config.table
+        rows = sum(len(part) for part in (*self._parts, *parts) if isinstance(part, Rows))
+        if room is not None and rows > room:
             raise ScoreEdgeError(
-                f"{videos} visual tokens do not fit into the engine's table of {room}",
-                f"lower the retention, or build the engine with --max_multimodal_len {videos}",
+                f"{rows} visual tokens do not fit into the engine's table of {room}",
+                f"lower the retention, or build the engine with --max_multimodal_len {rows}",
             )
-        self._add(kept, kept.kept)
+        cells = sum(map(len, (*self._parts, *parts)))
+        if cells > self._model.config.context:
+            raise ScoreEdgeError(
+                f"the context of {self._model.config.context} tokens is full: {cells} are needed",
+                "keep fewer visual tokens (a lower retention) or build the model for a larger context",
+            )
+        self._parts += parts
 
-    def forget_oldest(self, cells: int, before_step: int) -> bool:
+    def mark(self) -> Mark:
+        """Where the sequence ends now; positions count parts."""
+        return Mark(position=len(self._parts), cells=sum(map(len, self._parts)))
+
+    def rollback(self, mark: Mark) -> None:
+        """Forget everything behind a mark."""
+        if mark.position > len(self._parts) or sum(map(len, self._parts[: mark.position])) != mark.cells:
+            raise ScoreEdgeError("this mark is not of this sequence", "mark again after clear() or rollback()")
+        del self._parts[mark.position :]
+
+    def forget(self, start: int, end: int, cells: int) -> bool:
         """False: nothing is held that could be dropped."""
         return False
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._parts.clear()
 
     def logits(self) -> Float32:
         """Not there: raises ScoreEdgeError."""
         raise ScoreEdgeError("TensorRT-LLM gives text, no logits", "use generate(), or llama.cpp as the backend")
 
+    def score(self, answer: str, *given: Segment) -> Float32:
+        """Not there: raises ScoreEdgeError."""
+        return self.logits()
+
     def generate(self, max_tokens: int) -> Iterator[str]:
         """Greedy answer, piece by piece; everything appended so far is prefilled first."""
         if not self._parts:
             raise ScoreEdgeError("there is nothing to continue from", "append text first, after the visual tokens")
-        yield from self._backend.generate(list(self._parts), max_tokens)
-
-    def mark(self) -> Mark:
-        """Where the sequence stands now."""
-        return Mark(position=len(self._parts), cells=sum(map(_size, self._parts)))
-
-    def rollback(self, mark: Mark) -> None:
-        """Forget everything after the mark."""
-        if mark.position > len(self._parts) or sum(map(_size, self._parts[: mark.position])) != mark.cells:
-            raise ScoreEdgeError("this mark is not of this sequence", "mark again after a reset or rollback")
-        del self._parts[mark.position :]
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._parts.clear()
+        yield from self._model.backend.generate(list(self._parts), max_tokens)
 
     def close(self) -> None:
-        """Free the model."""
-        self._backend.close()
+        """Forget everything."""
+        self.clear()
 
-    def _add(self, part: Part, size: int) -> None:
-        cells = sum(map(_size, self._parts)) + size
-        if cells > self._config.context:
-            raise ScoreEdgeError(
-                f"the context of {self._config.context} tokens is full: {cells} are needed",
-                "keep fewer visual tokens (a lower retention) or build the model for a larger context",
-            )
-        self._parts.append(part)
+    def _part(self, segment: Segment) -> Part:
+        if isinstance(segment, Rows):
+            if segment.continues:
+                raise ScoreEdgeError("TensorRT-LLM cannot continue a video step by step", "stream with llama.cpp")
+            request.prompt_table([segment], self._model.config.width)
+            return segment
+        return np.array(self._model.backend.ids(segment), np.int32)
+
+
+def ids_of(tokenizer: Any, text: str | Question) -> list[int]:
+    """Token ids by a Hugging Face tokenizer; special tokens are parsed, but not in what a question holds from outside.
+
+    Words next to the question's own may be one token with them: only special tokens part them.
+    """
+    if isinstance(text, str):
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    special = sorted(map(str, tokenizer.all_special_tokens), key=len, reverse=True)
+    if not any(token in text.text for token in special):
+        return ids_of(tokenizer, text.before + text.text + text.after)
+    pattern = re.compile(f"({'|'.join(map(re.escape, special))})")
+    *before, joint = pattern.split(text.before)
+    rest, *after = pattern.split(text.after)
+    ids = list[int]()
+    for i, piece in enumerate([*before, joint + text.text + rest, *after]):
+        if piece:
+            ids += tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=i % 2 == 0)
+    return ids
 
 
 def sequence_positions(parts: list[Part], config: LlmConfig) -> tuple[Any, int]:
     """(3, L) int64 positions and the next one, as the model's RoPE wants them."""
-    return mrope_positions(parts) if config.sections else plain_positions(sum(map(_size, parts)))
+    return mrope_positions(parts) if config.sections else plain_positions(sum(map(len, parts)))
 
 
 class _Engine:
     """ModelRunnerCpp: the caller chooses the ids, the rows and the rotations."""
 
-    def __init__(self, folder: Path, tokenizer: Path, config: LlmConfig) -> None:
+    def __init__(self, folder: Path, config: LlmConfig) -> None:
         self._torch = require("torch", "export")
         transformers = require("transformers", "export")
         from tensorrt_llm.layers import MropeParams  # type: ignore[import-not-found, unused-ignore]
@@ -233,17 +275,21 @@ class _Engine:
 
         self._mrope_params = MropeParams
         self._config = config
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+        try:
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            hint = "copy tokenizer.json and tokenizer_config.json of its checkpoint beside the engine"
+            raise ScoreEdgeError(f"there is no tokenizer in {folder}, and an engine holds none", hint) from error
         # Reuse is sound because extra ids are part of a block's key.
         self._runner = ModelRunnerCpp.from_dir(str(folder), kv_cache_enable_block_reuse=True)
 
-    def ids(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+    def ids(self, text: str | Question) -> list[int]:
+        return ids_of(self._tokenizer, text)
 
     def generate(self, parts: list[Part], max_tokens: int) -> Iterator[str]:
         torch, config, tokenizer = self._torch, self._config, self._tokenizer
         ids = request.fake_ids(parts, config.vocabulary)
-        videos = [part for part in parts if isinstance(part, KeptTokens)]
+        videos = [part for part in parts if isinstance(part, Rows)]
         arguments: dict[str, Any] = {}
         if videos:
             table = torch.from_numpy(request.prompt_table(videos, config.width))
@@ -313,12 +359,12 @@ class _Checkpoint:
         setattr(self._processor, name, self._attach)
         self._prepared: tuple[list[int], dict[str, Any]] = [], {}
 
-    def ids(self, text: str) -> list[int]:
-        return list(self._llm.tokenizer.encode(text, add_special_tokens=False))
+    def ids(self, text: str | Question) -> list[int]:
+        return ids_of(self._llm.tokenizer, text)
 
     def generate(self, parts: list[Part], max_tokens: int) -> Iterator[str]:
         torch, config = self._torch, self._config
-        videos = [part for part in parts if isinstance(part, KeptTokens)]
+        videos = [part for part in parts if isinstance(part, Rows)]
         ids = request.placeholder_ids(parts, self._placeholder())
         rows = torch.from_numpy(request.prompt_table(videos, config.width)[0])
         data: dict[str, Any] = {"multimodal_embedding": [rows] if self._inner else rows}
@@ -349,7 +395,3 @@ class _Checkpoint:
 
     def close(self) -> None:
         self._llm.shutdown()
-
-
-def _size(part: Part) -> int:
-    return part.kept if isinstance(part, KeptTokens) else len(part)

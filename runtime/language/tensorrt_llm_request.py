@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from score_edge.core import Float32, Int32, KeptTokens
+from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.base import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def read_checkpoint_config(folder: Path, context: int) -> LlmConfig:
         ) from error
 
 
-def prompt_table(videos: Sequence[KeptTokens], width: int) -> Float32:
+def prompt_table(videos: Sequence[Rows], width: int) -> Float32:
     """(1, n, D) float32: the rows of every video, one task; row i answers to the fake id vocabulary + i.
 
     Raises:
@@ -110,44 +111,43 @@ def prompt_table(videos: Sequence[KeptTokens], width: int) -> Float32:
     return np.ascontiguousarray(rows[None])
 
 
-def fake_ids(parts: Sequence[Int32 | KeptTokens], vocabulary: int) -> Int32:
+def fake_ids(parts: Sequence[Int32 | Rows], vocabulary: int) -> Int32:
     """(L,) int32: text ids as they are, the n-th visual token as vocabulary + n."""
     ids, used = [], vocabulary
     for part in parts:
-        if isinstance(part, KeptTokens):
-            ids.append(np.arange(used, used + part.kept, dtype=np.int32))
-            used += part.kept
+        if isinstance(part, Rows):
+            ids.append(np.arange(used, used + len(part), dtype=np.int32))
+            used += len(part)
         else:
             ids.append(np.asarray(part, np.int32))
     return np.concatenate([np.zeros(0, np.int32), *ids])
 
 
-def placeholder_ids(parts: Sequence[Int32 | KeptTokens], placeholder: int) -> Int32:
+def placeholder_ids(parts: Sequence[Int32 | Rows], placeholder: int) -> Int32:
     """(L,) int32: text ids as they are, the same placeholder for every visual token, as the LLM API wants it."""
     ids = [
-        np.full(part.kept, placeholder, np.int32) if isinstance(part, KeptTokens) else np.asarray(part, np.int32)
+        np.full(len(part), placeholder, np.int32) if isinstance(part, Rows) else np.asarray(part, np.int32)
         for part in parts
     ]
     return np.concatenate([np.zeros(0, np.int32), *ids])
 
 
-def extra_ids(parts: Sequence[Int32 | KeptTokens]) -> list[int]:
+def extra_ids(parts: Sequence[Int32 | Rows]) -> list[int]:
     """L numbers that make keys of KV blocks differ where videos do: 0 for text, a hash for a visual token."""
     extra: list[int] = []
     for part in parts:
-        if not isinstance(part, KeptTokens):
+        if not isinstance(part, Rows):
             extra += [0] * len(part)
             continue
-        # The text behind a video stands where the unpruned grid ends: so the grid belongs to the key.
-        about = f"{part.steps},{part.grid.height},{part.grid.width}".encode()
+        about = str(part.extent).encode()  # where the text behind the video stands
         rows = np.ascontiguousarray(part.embeddings, np.float32)
-        for row, place in zip(rows, np.ascontiguousarray(part.positions, np.int32), strict=True):
+        for row, place in zip(rows, np.ascontiguousarray(part.places, np.int32), strict=True):
             digest = hashlib.blake2b(about + place.tobytes() + row.tobytes(), digest_size=8).digest()
             extra.append(int.from_bytes(digest, "little") >> 1 or 1)  # 63 bits: it is signed on some paths
     return extra
 
 
-def _checked(videos: Sequence[KeptTokens], width: int) -> list[Float32]:
+def _checked(videos: Sequence[Rows], width: int) -> list[Float32]:
     for video in videos:
         if video.embeddings.ndim != 2 or video.embeddings.shape[1] != width:
             raise ScoreEdgeError(

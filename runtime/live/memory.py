@@ -1,51 +1,61 @@
 """The memory of the video: which kept tokens are in the language model's cache, and which leave when it is full."""
 
-import itertools
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from score_edge.core import Float32, Grid, Int32, KeptTokens, Mask
+from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language.base import LanguageModel
+from score_edge.runtime.language.base import LanguageModel, Mark, Segment, Sequence
+from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
 
-LONGEST_SPAN = 4096
-_ROOM = 4
-"""Where leaving means prefilling again what stays, a quarter of the cells is freed at once."""
+_QUARTER = 4
+"""Where leaving means prefilling again what stays, a quarter of what fits is freed at once."""
+_LABELS = 256
+"""Steps after which numbers and times in the prompt's text may start again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The kept tokens of one step: t, (n, 3) int32 positions (t is not filled in), (n, D) rows, (n,) scores."""
+    """One step in the cache.
 
-    t: int
-    places: Int32
-    rows: Float32
+    Attributes:
+        step: its kept tokens.
+        scores: (n,) of them.
+        position: at which its own text begins, or its rows.
+        cell: the same in cells, those included that were dropped since the last re-basing.
+    """
+
+    step: StepTokens
     scores: Float32
+    position: int = 0
+    cell: int = 0
 
 
 class VideoMemory:
-    """The newest steps of a stream, as many as a budget of KV cells holds, behind a text that never leaves.
+    """The newest steps of a stream, as many as a budget of KV cells holds, laid out as `ask` lays out a clip.
 
-    When the cells are full the oldest steps leave. Positions (t) grow with every step, kept or not, and are numbered
-    anew after ``span`` steps by prefilling what is held again: no model knows positions without end. Models that cannot
-    drop tokens from the middle of their cache, and a memory with a memorable part, do that whenever they are full.
-    A question is asked behind the video and rolled back.
+    A text in front never leaves. When the cells are full, or the window is, the oldest steps leave with their text.
+    What has not changed since it was kept does not leave with them: of a place that no later step shows, the token is
+    kept again as it is now. So every place of the picture is in the memory at any time.
+
+    Positions grow with every step. No model knows positions without end: beyond those it was trained on, what is held
+    is prefilled again from the front (*re-based*). So it is when the text in front must change, and in place of
+    dropping cells where a model cannot.
 
     Args:
-        model: empty; used by nobody else.
-        before: the text in front of the video.
-        grid: visual tokens of one step.
-        cells: KV cells for visual tokens.
-        window: newest steps that stay; None leaves it to the cells alone.
-        memorable: share of the cells that the highest-scoring tokens of all steps that left may go on using.
-        span: steps after which positions are numbered anew; None takes a quarter more than the window, or 4096.
+        model: whose sequence it is.
+        sequence: empty; used by nobody else.
+        layout: of the model's family.
+        cells: KV cells for the video, its text included.
+        window: newest steps that stay, those without kept tokens aside; None leaves it to the cells alone.
+        pinned: share of the cells for the highest-scoring tokens of steps that left.
+        trained: positions the model was trained on; None takes the model's own figure.
 
     Attributes:
-        renewals: how often the cache was filled anew.
+        rebased: how often the cache was filled anew.
 
     Raises:
         ScoreEdgeError: the cells do not hold one step, or the model cannot continue a sequence.
@@ -54,153 +64,260 @@ class VideoMemory:
     def __init__(
         self,
         model: LanguageModel,
-        before: str,
-        grid: Grid,
+        sequence: Sequence,
+        layout: Layout,
         *,
         cells: int,
         window: int | None = None,
-        memorable: float = 0.0,
-        span: int | None = None,
+        pinned: float = 0.0,
+        trained: int | None = None,
     ) -> None:
-        if not model.capabilities.incremental:
+        capabilities = model.capabilities
+        if not capabilities.incremental:
             raise ScoreEdgeError("this language model cannot continue a sequence, so it cannot watch a stream")
-        if not 0 <= memorable < 1:
-            raise ScoreEdgeError(f"a memorable share of {memorable} is outside [0, 1)", "0.1 reserves a tenth")
-        self._pool_cells = int(memorable * cells)
-        if cells - self._pool_cells < grid.tokens:
+        if not 0 <= pinned < 1:
+            raise ScoreEdgeError(f"a pinned share of {pinned} is outside [0, 1)", "0.1 reserves a tenth")
+        self.cells, self.rebased = cells, 0
+        self._model, self._sequence, self._layout = model, sequence, layout
+        self._window, self._pinned_cells = window, int(pinned * cells)
+        self._trained = trained or capabilities.trained
+        self._can_drop = not self._pinned_cells
+        self._held: deque[_Held] = deque()  # oldest first, the pinned ones in front
+        self._pins = 0  # how many of them are pinned
+        self._shown_in = np.full(layout.grid.tokens, -1)  # number of the step that shows each place
+        self._number = 0  # of the next step
+        self._first_s: float | None = None  # of the stream
+        self._origin_s = self._newest_s = 0.0  # stream times; the prompt's count from the first
+        least = layout.grid.tokens + self._text_cells()
+        if cells - self._pinned_cells < least:
             raise ScoreEdgeError(
-                f"{model.capabilities.context} KV cells, less those for prompt, question and answer, do not hold one "
-                f"step of {grid.tokens} visual tokens",
+                f"{capabilities.context} KV cells, less those for prompt, question and answer, do not hold one step of "
+                f"{least}",
                 "a larger --context, or a smaller --max-tokens",
             )
-        self.cells = cells
-        self.renewals = 0
-        self._model, self._before, self._grid = model, before, grid
-        self._window = window
-        self._span = max((window or 0) + 1, span or (window + window // 4 if window else LONGEST_SPAN))
-        self._steps: deque[_Held] = deque()  # oldest first; only steps of which something was kept
-        self._pool: list[_Held] = []  # one token each, oldest first
-        self._in_steps = 0  # cells they take
-        self._t = 0  # of the next step, since the last renewal
-        self._begun = False
-        self._forgets = True  # until the model says that it cannot
-        model.reset()
-        model.append_text(before)
+        self._dropped = 0  # cells, since the last re-basing
+        self._front = Mark(0, 0)  # where the text in front ends
+        self._restart()
 
     @property
     def used(self) -> int:
-        """KV cells that hold visual tokens."""
-        return self._in_steps + len(self._pool)
+        """KV cells that the video takes."""
+        return max(0, self._sequence.mark().cells - self._front.cells)
 
     @property
     def steps(self) -> int:
-        """Steps from the oldest one held to now."""
-        return self._t - self._steps[0].t if self._steps else 0
+        """Steps of which tokens are held, pinned ones aside."""
+        return len(self._held) - self._pins
 
-    def append(self, tokens: Float32, keep: Mask, scores: Float32) -> None:
+    @property
+    def tokens(self) -> int:
+        """Visual tokens held."""
+        return sum(len(held.scores) for held in self._held)
+
+    def append(self, tokens: Float32, keep: Mask, scores: Float32, seconds: float | None = None) -> Mask:
         """Take the next step in.
 
         Args:
             tokens: (N, D) float32.
             keep: (N,) bool; none may be kept, time goes on nevertheless.
-            scores: (N,) float32, what makes a token memorable.
+            scores: (N,) float32, by which tokens are pinned.
+            seconds: time of the step from the start of the stream; None takes the bundle's own rate.
+
+        Returns:
+            (N,) bool, what was kept of it: more than `keep` where older steps made way.
 
         Raises:
             ScoreEdgeError: a row is not finite: nothing was taken in, but time went on.
         """
-        if not np.isfinite(tokens[keep]).all():
-            self._t += 1
+        self._newest_s = self._layout.spacing * self._number + self._origin_s if seconds is None else seconds
+        if self._first_s is None:
+            self._first_s = self._newest_s
+        finite: Mask = np.asarray(np.isfinite(tokens).all(axis=1))
+        if not finite[keep].all():
+            self._number += 1
             raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
-        chosen = np.flatnonzero(keep)
-        self._make_room(len(chosen))
-        if self._t >= self._span:
-            self._renew()
-        step = _Held(self._t, self._places(chosen), tokens[chosen], scores[chosen])
-        self._t += 1
-        if not len(chosen) and not self._begun:
-            return
-        self._prefill([step])  # a step of no tokens too: the question's position moves on with time
-        if len(chosen):
-            self._steps.append(step)
-            self._in_steps += len(chosen)
+        chosen = self._make_room(np.array(keep), finite)
+        if self._is_far():
+            self._rebase()
+        places = np.flatnonzero(chosen).astype(np.int32)
+        step = StepTokens(self._number, self._newest_s - self._origin_s, tokens[places], places)
+        held = self._prefill([_Held(step, scores[places])])
+        if len(places):
+            self._held += held
+            self._shown_in[places] = self._number
+        self._number += 1
+        return chosen
 
-    def answer(self, prompt: str, max_tokens: int) -> Generator[str, None, None]:
+    def answer(self, question: str, max_tokens: int) -> Generator[str, None, None]:
         """Ask behind the video, piece by piece; afterwards, also when abandoned, the video is as it was."""
-        if not self._begun:
+        if not self._held:
             raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
-        video = self._model.mark()
+        if self._opening() != self._written:
+            self._rebase()
+        video, tail = self._sequence.mark(), self._writer.tail
         try:
-            self._model.append_text(prompt)
-            yield from self._model.generate(max_tokens)
+            closing = self._layout.closing(self._writer)
+            self._sequence.append(*closing, self._layout.question(self._writer.tail, question))
+            yield from self._sequence.generate(max_tokens)
         finally:
-            self._model.rollback(video)
+            self._writer.tail = tail
+            self._sequence.rollback(video)
 
-    def _make_room(self, coming: int) -> None:
-        """Let the oldest steps leave until the next one fits."""
-        renewing = not self._forgets or self._pool_cells > 0
-        cells, slack = self.cells - self._pool_cells, (self._window or 0) // _ROOM if renewing else 0
-        full = self._in_steps + coming > cells
-        if not full and not self._too_long(slack):
+    def _make_room(self, chosen: Mask, finite: Mask) -> Mask:
+        """Let the oldest steps leave until the next one fits; returns it with what must be kept again."""
+        if not chosen.any():
+            return chosen
+        if not self._is_full(chosen, self.cells, self._can_drop or self._excess() * _QUARTER >= self.used):
+            return chosen
+        cells = self.cells if self._can_drop else (self.cells - self._pinned_cells) * (_QUARTER - 1) // _QUARTER
+        pinned = [self._held.popleft() for _ in range(self._pins)]
+        self._pins, left = 0, list[_Held]()
+        while self._held and self._is_full(chosen, cells, True):
+            left.append(self._held.popleft())
+            chosen |= (self._shown_in == left[-1].step.number) & finite
+        self._pin([*pinned, *left])
+        if not self._can_drop or not self._drop():
+            self._can_drop = False
+            self._rebase()
+        return chosen
+
+    def _is_full(self, chosen: Mask, cells: int, by_window: bool) -> bool:
+        taken = self._end() - self._held[0].cell if self._held else 0
+        needed = taken + int(np.count_nonzero(chosen)) + self._text_cells()
+        return needed > cells or (by_window and self._window is not None and self.steps >= self._window)
+
+    def _excess(self) -> int:
+        """Cells of the steps that lie before the window."""
+        excess = self.steps + 1 - (self._window or len(self._held) + 1)
+        oldest = self._held[self._pins].cell if excess > 0 else 0
+        behind = self._pins + excess
+        return (self._held[behind].cell if behind < len(self._held) else self._end()) - oldest if excess > 0 else 0
+
+    def _end(self) -> int:
+        """One past the last cell, counted as `_Held.cell` is."""
+        return self._sequence.mark().cells + self._dropped
+
+    def _text_cells(self) -> int:
+        """Cells of the text around one step."""
+        nothing = StepTokens(self._number, self._newest_s, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
+        return sum(self._model.count(text) for text in self._layout.around(nothing, first=False) if text)
+
+    def _drop(self) -> bool:
+        """Drop what lies before the oldest step held; False where the model cannot."""
+        mark, start = self._sequence.mark(), self._front.position
+        cells = (self._held[0].cell if self._held else self._end()) - self._dropped - self._front.cells
+        if self._model.capabilities.keeps_positions:
+            end = self._held[0].position if self._held else mark.position
+        else:
+            end = start + cells
+        if not self._sequence.forget(start, end, cells):
+            return False
+        self._dropped += cells
+        if not self._held and not self._layout.one_block:
+            self._writer = ClipWriter(self._layout, "")  # the text behind the last step left with it
+        return True
+
+    def _pin(self, candidates: list[_Held]) -> None:
+        """Let the highest-scoring tokens of what leaves stay, as steps of fewer tokens; among equals the newest."""
+        if not self._pinned_cells or not candidates:
             return
-        target = cells - cells // _ROOM if full and renewing else cells
-        left: list[_Held] = []
-        while self._steps and (self._in_steps + coming > target or self._too_long(0)):
-            left.append(self._steps.popleft())
-            self._in_steps -= len(left[-1].rows)
-        self._remember(left)
-        if not renewing:
-            stay = self._steps[0].t if self._steps else self._t
-            self._forgets = self._model.forget_oldest(sum(len(step.rows) for step in left), stay)
-        if renewing or not self._forgets:
-            self._renew()
+        owner = np.concatenate([np.full(len(held.scores), i) for i, held in enumerate(candidates)])
+        scores = np.concatenate([held.scores for held in candidates]).astype(np.float64)
+        stays, begun = np.zeros(len(scores), np.bool_), set[int]()
+        text, room = self._text_cells(), self._pinned_cells
+        for i in np.lexsort((-owner, -scores)):
+            cost = 1 if owner[i] in begun else 1 + text
+            if cost <= room:
+                stays[i], room = True, room - cost
+                begun.add(int(owner[i]))
+        for i in sorted(begun, reverse=True):
+            here, held = stays[owner == i], candidates[i]
+            step = replace(held.step, embeddings=held.step.embeddings[here], tokens=held.step.tokens[here])
+            self._held.appendleft(_Held(step, held.scores[here]))
+        self._pins = len(begun)
 
-    def _too_long(self, slack: int) -> bool:
-        return self._window is not None and self.steps >= self._window + slack
+    def _is_far(self) -> bool:
+        """The next step lies beyond what the model was trained on, and the last re-basing has paid off."""
+        position = self._sequence.mark().position
+        grown, size = position - self._based.position, self._based.position - self._front.position
+        if self._trained is not None and position >= self._trained:
+            return grown * _QUARTER >= max(1, size)
+        # Numbers and times in the prompt's text must not grow without end either.
+        longest = _QUARTER * max(self._window or 0, len(self._held))
+        return not self._layout.one_block and self._number - self._based_number >= max(longest, _LABELS)
 
-    def _remember(self, left: list[_Held]) -> None:
-        """Let the highest-scoring tokens of what leaves stay; among equals the newest."""
-        if not self._pool_cells:
-            return
-        single = [
-            _Held(step.t, step.places[i : i + 1], step.rows[i : i + 1], step.scores[i : i + 1])
-            for step in left
-            for i in range(len(step.rows))
-        ]
-        ranked = sorted(self._pool + single, key=lambda held: (float(held.scores[0]), held.t), reverse=True)
-        self._pool = sorted(ranked[: self._pool_cells], key=lambda held: (held.t, tuple(held.places[0])))
+    def _rebase(self) -> None:
+        """Prefill all that is held again from the front, numbered from 0; long pauses in it shrink."""
+        self.rebased += 1
+        pause = self._longest_pause()
+        number, seconds, steps = 0, (self._first_s or 0.0), list[_Held]()
+        shown = np.full_like(self._shown_in, -1)
+        for before, held in zip([None, *self._held], self._held, strict=False):
+            if before is not None:
+                number += min(held.step.number - before.step.number, pause)
+                seconds += min(held.step.seconds - before.step.seconds, pause * self._layout.spacing)
+            shown[self._shown_in == held.step.number] = number
+            steps.append(replace(held, step=replace(held.step, number=number, seconds=seconds)))
+        if self._held:
+            last = self._held[-1].step
+            number += min(self._number - last.number, pause)
+            seconds += min(self._newest_s - self._origin_s - last.seconds, pause * self._layout.spacing)
+            self._origin_s = self._newest_s - seconds
+        self._shown_in, self._number = shown, number
+        self._held = deque(steps)
+        self._restart()
+        self._held = deque(self._prefill(steps))
+        self._based, self._based_number = self._sequence.mark(), number
 
-    def _renew(self) -> None:
-        """Prefill all that is held again, numbered from 0; long pauses in it shrink."""
-        self.renewals += 1
-        reach = max(self._window or 0, self._span // 2)
-        while len(self._steps) > reach:
-            self._in_steps -= len(self._steps.popleft().rows)
-        held = [*self._pool, *self._steps]
-        times = sorted({step.t for step in held} | {self._t})
-        longest = reach if self._t - times[0] <= reach else max(1, reach // len(times))
-        number, new = {times[0]: 0}, 0
-        for before, after in itertools.pairwise(times):
-            new += min(after - before, longest)
-            number[after] = new
-        self._pool = [replace(token, t=number[token.t]) for token in self._pool]
-        self._steps = deque(replace(step, t=number[step.t]) for step in self._steps)
-        self._t = number[self._t]
-        self._model.reset()
-        self._model.append_text(self._before)
-        self._begun = False
-        self._prefill([*self._pool, *self._steps])
+    def _longest_pause(self) -> int:
+        """By how many steps two may lie apart where pauses take positions, so that half of those trained are left."""
+        span = self._number - self._held[0].step.number if self._held else 0
+        room = max(int((self._trained or 0) / 2 / self._layout.positions_per_step), self._window or 0)
+        if self._trained is None or not self._layout.one_block or span <= room:
+            return max(1, span)
+        return max(1, room // len(self._held))
 
-    def _prefill(self, steps: list[_Held]) -> None:
-        if not steps:
-            return
-        positions = np.concatenate([step.places for step in steps])
-        positions[:, 0] = np.repeat([step.t for step in steps], [len(step.rows) for step in steps])
-        rows = np.concatenate([step.rows for step in steps]) if len(steps) > 1 else steps[0].rows
-        kept = KeptTokens(rows, positions, self._t, self._grid)
-        self._model.append_tokens(kept, continued=self._begun)
-        self._begun = True
+    def _opening(self) -> str:
+        return self._layout.opening(max(1, len(self._held)), self._newest_s - self._origin_s)
 
-    def _places(self, chosen: NDArray[np.intp]) -> Int32:
-        places = np.zeros((len(chosen), 3), np.int32)
-        places[:, 1], places[:, 2] = np.divmod(chosen, self._grid.width)
-        return places
+    def _restart(self) -> None:
+        """Empty the cache; the text in front goes in with the first step."""
+        self._sequence.clear()
+        self._written = self._opening()
+        self._writer = ClipWriter(self._layout, self._written)
+        self._front = self._based = Mark(0, 0)
+        self._based_number = self._number
+        self._dropped = 0
+
+    def _prefill(self, steps: list[_Held]) -> list[_Held]:
+        """Append steps in one call; returns them with the places where they begin."""
+        sequence, count = self._sequence, self._model.count
+        mark, placed, segments = sequence.mark(), list[_Held](), list[Segment]()
+        position, cell, block = mark.position, self._end(), mark.block
+        for held in steps:
+            text = self._writer.tail
+            before, rows, after = self._writer.parts(held.step)
+            if rows is None:
+                continue
+            if text + before:
+                segments.append(text + before)
+                words, own = count(text + before), count(before) if before else 0
+                position, cell = position + words, cell + words
+            else:
+                own = 0
+            self._writer.tail = after
+            block = block if rows.continues else position
+            begins = block + int(rows.places[0, 0]) if self._layout.one_block and len(rows) else position - own
+            placed.append(replace(held, position=begins, cell=cell - own))
+            segments.append(rows)
+            cell += len(rows)
+            if self._model.capabilities.keeps_positions:
+                position = max(position, block + rows.extent)
+            else:
+                position += len(rows)
+        sequence.append(*joined(segments))
+        leading = self._end() - cell  # a token that begins every sequence
+        placed = [replace(held, position=held.position + leading, cell=held.cell + leading) for held in placed]
+        if not mark.cells and placed:
+            self._front = Mark(placed[0].position, placed[0].cell)
+        return placed

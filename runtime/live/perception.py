@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from score_edge.core import Float32, Mask
+from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.live.gate import EncoderGate
 from score_edge.runtime.pipeline import Pipeline, Stopwatch
 from score_edge.runtime.sources.capture import Captured
@@ -68,8 +69,20 @@ class Perception:
         self._steps = 0
 
     def see(self, captured: Captured) -> Seen:
-        """Take the next step in."""
+        """Take the next step in.
+
+        Raises:
+            ScoreEdgeError: tokens that are not finite, a failing encoder: the step is then as if never captured.
+        """
         watch = Stopwatch()
+        try:
+            return self._see(captured, watch)
+        except Exception:
+            if self._gate is not None:
+                self._gate.reset()  # it took this step for encoded
+            raise
+
+    def _see(self, captured: Captured, watch: Stopwatch) -> Seen:
         self._steps += 1
         with watch.stage("preprocess"):
             pixels = self._pipeline.preprocessing.fit(captured.frames)
@@ -83,6 +96,8 @@ class Perception:
             inputs = self._pipeline.preprocessing.encoder_input(pixels)
         with watch.stage("encode"):
             tokens: Float32 = self._pipeline.encoder.run(**inputs)["tokens"]
+        if not np.isfinite(tokens).all():
+            raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
         with watch.stage("select"):
             scores = self._scorer.score(tokens, self._residual.advance(tokens))
             keep = self._budget.keep(scores)

@@ -17,7 +17,7 @@ from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.perception import Perception, Seen
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
-from score_edge.runtime.sources.capture import Capture
+from score_edge.runtime.sources.capture import Capture, Captured
 
 MOST_WAITING = 8
 """Questions; one more is refused."""
@@ -38,8 +38,7 @@ class StreamOptions:
         gate: whether steps in which nothing changed are spared the encoder.
         gate_threshold: grey levels; None takes the bundle's, or 0 where it was never calibrated.
         window: newest steps that are remembered.
-        span: steps after which positions are numbered anew, see `VideoMemory`.
-        memorable: share of the memory for the highest-scoring tokens of older steps.
+        pinned: share of the memory for the highest-scoring tokens of older steps.
         question: asked again and again, every `every_s` seconds of the stream or on surprise.
         every_s: 0 never.
         when_surprised: whether a jump of kept tokens asks it, at most every 10 s.
@@ -52,8 +51,7 @@ class StreamOptions:
     gate: bool = True
     gate_threshold: float | None = None
     window: int | None = 64
-    span: int | None = None
-    memorable: float = 0.0
+    pinned: float = 0.0
     question: str = ""
     every_s: float = 0.0
     when_surprised: bool = False
@@ -94,29 +92,23 @@ class Stream:
         self, pipeline: Pipeline, source: Source, options: StreamOptions, listeners: list[Listener] | None = None
     ) -> None:
         manifest = pipeline.bundle.manifest
-        if manifest.prompt.step or manifest.vision.newline or manifest.language.time_scale:
-            raise ScoreEdgeError(
-                f"{manifest.family} cannot be watched live yet: its prompt numbers or times steps",
-                "use `ask` on clips; live streams need a model whose clip is one block of tokens: qwen2_vl",
-            )
         threshold = options.gate_threshold if options.gate_threshold is not None else manifest.vision.gate or 0.0
         self.options, self.source = options, source
-        self.vision = Perception(pipeline, options.selector, options.retention, threshold if options.gate else None)
+        self.perception = Perception(pipeline, options.selector, options.retention, threshold if options.gate else None)
         self.memory = VideoMemory(
             pipeline.model,
-            manifest.prompt.before,
-            manifest.vision.token_grid,
+            pipeline.sequence,
+            pipeline.layout,
             cells=pipeline.model.capabilities.context - _TEXT_CELLS - options.max_tokens,
             window=options.window,
-            memorable=options.memorable,
-            span=options.span,
+            pinned=options.pinned,
+            trained=manifest.language.trained,
         )
-        self._prompt = manifest.prompt
         self._fps = manifest.vision.fps if options.fps is None else options.fps
         self._per_step = manifest.vision.frames_per_step
         self._listeners = list(listeners or [])
         self._changed = threading.Condition()
-        self._seen: deque[Seen] = deque()
+        self._seen: deque[Seen | _Unseen] = deque()
         self._questions: deque[_Waiting] = deque()
         self._answering = threading.Event()
         self._stop_answer = threading.Event()
@@ -128,7 +120,7 @@ class Stream:
         self._newest: Seen | None = None
         self._next_time = options.every_s
         self._last_surprise = -_COOL_DOWN_S
-        self._state = ""
+        self._state = self._reason = ""
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener too what happens; before `run`."""
@@ -199,7 +191,7 @@ class Stream:
                 captured = capture.take(_POLL_S)
                 if captured is None:
                     continue
-                seen = self.vision.see(captured)
+                seen = self._perceive(captured)
                 with self._changed:
                     while len(self._seen) >= _MOST_SEEN and not self._stopping:
                         self._changed.wait(_POLL_S)
@@ -211,6 +203,13 @@ class Stream:
             with self._changed:
                 self._over = True
                 self._changed.notify_all()
+
+    def _perceive(self, captured: Captured) -> "Seen | _Unseen":
+        """What became of a step: whatever is wrong with it costs this step and no other."""
+        try:
+            return self.perception.see(captured)
+        except Exception as error:
+            return _Unseen(captured, _words(error))
 
     def _remember_and_answer(self, capture: Capture) -> None:
         while not self._stopping:
@@ -241,19 +240,23 @@ class Stream:
             self._tell(Notice(self.source.state or "the signal is back"))
             self._state = self.source.state
 
-    def _remember(self, seen: Seen, capture: Capture) -> None:
+    def _remember(self, seen: "Seen | _Unseen", capture: Capture) -> None:
         began = time.perf_counter()
         try:
-            self.memory.append(seen.tokens, seen.keep, seen.scores)
-        except ScoreEdgeError as error:
-            self._tell(Notice(f"step {self._steps} is left out: {error.message}"))
+            if isinstance(seen, _Unseen):
+                raise ScoreEdgeError(seen.reason)
+            keep = self.memory.append(seen.tokens, seen.keep, seen.scores, seen.captured.time_s)
+        except Exception as error:
+            self._left_out(_words(error))
+            return
+        self._reason = ""
         seconds = {**seen.seconds, "append": time.perf_counter() - began}
         self._newest = seen
         self._tell(
             StepSeen(
                 step=self._steps,
                 frame=seen.captured.frames[-1],
-                keep=seen.keep,
+                keep=keep,
                 encoded=seen.encoded,
                 surprise=seen.surprise,
                 gap=seen.captured.gap,
@@ -268,6 +271,13 @@ class Stream:
         )
         self._steps += 1
         self._ask_by_itself(seen)
+
+    def _left_out(self, reason: str) -> None:
+        """Count a step that is not remembered; the same reason is told once until a step is remembered again."""
+        if reason != self._reason:
+            self._tell(Notice(f"step {self._steps} is left out: {reason}"))
+        self._reason = reason
+        self._steps += 1
 
     def _ask_by_itself(self, seen: Seen) -> None:
         options, time_s = self.options, seen.captured.frames[-1].time_s
@@ -293,7 +303,7 @@ class Stream:
         self._answering.set()
         self._tell(AnswerBegan(waiting.question, waiting.why))
         try:
-            answer = self.memory.answer(self._prompt.ask(waiting.question), self.options.max_tokens)
+            answer = self.memory.answer(waiting.question, self.options.max_tokens)
             with contextlib.closing(answer):
                 for piece in answer:
                     first = first or time.monotonic() - began
@@ -301,8 +311,8 @@ class Stream:
                     self._tell(AnswerPiece(waiting.question, piece))
                     if self._stop_answer.is_set() or self._stopping:
                         break
-        except ScoreEdgeError as failure:
-            error = failure.message
+        except Exception as failure:
+            error = _words(failure)
         finally:
             self._answering.clear()
         now = time.monotonic()
@@ -334,6 +344,19 @@ class Stream:
         for listener in list(self._listeners):
             try:
                 listener(event)
-            except ScoreEdgeError as error:
+            except Exception as error:
                 self._listeners.remove(listener)
-                self._tell(Notice(error.message))
+                self._tell(Notice(_words(error)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unseen:
+    """A step that could not be perceived, and why."""
+
+    captured: Captured
+    reason: str
+
+
+def _words(error: Exception) -> str:
+    """An error for people; one that nobody foresaw with its name."""
+    return error.message if isinstance(error, ScoreEdgeError) else f"{type(error).__name__}: {error}"

@@ -22,6 +22,11 @@ class Captured:
     gap: bool
     arrived: float
 
+    @property
+    def time_s(self) -> float:
+        """Seconds from the start of the source to the middle of the step."""
+        return (self.frames[0].time_s + self.frames[-1].time_s) / 2
+
 
 class Capture:
     """A queue of one step. A live source overwrites what was not taken; any other source waits.

@@ -155,6 +155,7 @@ class Language:
         parts: name, hash and size of the file at path and of the parts beside it; empty in older bundles, which then
             trust whatever lies there.
         time_scale: M-RoPE time positions per second of video (Qwen2.5-VL); None counts steps.
+        trained: positions it was trained on, where the GGUF promises more; a stream starts anew from there.
     """
 
     positions: Literal["mrope", "plain"]
@@ -164,6 +165,7 @@ class Language:
     path: str | None = None
     time_scale: float | None = None
     parts: tuple[FileRef, ...] = ()
+    trained: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +184,6 @@ class Prompt:
     after: str
     step: str = ""
     between: str = ""
-
-    def ask(self, question: str) -> str:
-        """The text that follows the visual tokens."""
-        return self.after.replace(QUESTION, question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +290,10 @@ class Manifest:
                 f"language.parts names {part.file!r}, which is no file beside language.path",
             )
         _expect(language.context > 0, f"language.context must be above 0, not {language.context}")
+        _expect(
+            language.trained is None or language.trained > 0,
+            f"language.trained must be above 0, not {language.trained}",
+        )
         _expect(
             vision.dim == language.dim,
             f"vision.dim is {vision.dim}, but language.dim is {language.dim}: these two models do not belong together",

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from score_edge.cli.options import (
+    BackendName,
     BundleArgument,
     Json,
     ProviderName,
     Retention,
     SelectorName,
+    Threads,
     check_outputs,
     finite,
     refuse_retention_of_all,
@@ -36,6 +38,8 @@ def ask(
     compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    threads: Threads = None,
+    backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     save_overlay: Annotated[
         Path | None, typer.Option(help="Paint the kept tokens over the frames: out.png or out.mp4.")
@@ -56,7 +60,7 @@ def ask(
         check_overlay(save_overlay)
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
-    with Pipeline(opened, provider=provider) as pipeline:
+    with Pipeline(opened, threads=threads, backend=backend, provider=provider) as pipeline:
         chosen = pipeline.selector(selector)
         encode = comparison.clip_reader(pipeline, video, steps)
         if compare:
@@ -129,16 +133,15 @@ def stream(
         int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
     ] = 4096,
     window: Annotated[int, typer.Option(min=1, help="Newest steps that are remembered, as far as cells allow.")] = 64,
-    span: Annotated[
-        int | None, typer.Option(min=2, help="Steps after which positions restart. Default: the window and a quarter.")
-    ] = None,
-    keep_memorable: Annotated[
+    pinned: Annotated[
         float,
         typer.Option(
             min=0, max=0.9, callback=finite, help="Share of the memory for the most surprising tokens of older steps."
         ),
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    threads: Threads = None,
+    backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     record: Annotated[Path | None, typer.Option(help="Record what is seen, kept tokens painted: out.mp4.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
@@ -167,8 +170,7 @@ def stream(
         gate=gate,
         gate_threshold=gate_threshold,
         window=window,
-        span=span,
-        memorable=keep_memorable,
+        pinned=pinned,
         question=ask,
         every_s=every_s,
         when_surprised=when_surprised,
@@ -179,7 +181,13 @@ def stream(
     recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
     with (
         open_source(source) as frames,
-        Pipeline(opened, context=min(context, opened.manifest.language.context), provider=provider) as pipeline,
+        Pipeline(
+            opened,
+            context=min(context, opened.manifest.language.context),
+            threads=threads,
+            backend=backend,
+            provider=provider,
+        ) as pipeline,
         contextlib.closing(recorder) if recorder else contextlib.nullcontext(),
     ):
         watching = Stream(pipeline, frames, options)

@@ -68,7 +68,7 @@ class LivePanel:
         return Panel(Group(*parts), title=Text(f"score-edge stream {self._title}"), subtitle=caption)
 
     def _figures(self) -> RenderableType:
-        recent = list(self._recent)
+        recent, perception = list(self._recent), self._stream.perception
         if not recent:
             return Text("waiting for the first frames", style="dim")
         newest = recent[-1][1]
@@ -82,7 +82,7 @@ class LivePanel:
             "time": f"{newest.frame.time_s:.1f} s, step {newest.step}, {rate:.1f} steps/s, "
             f"{newest.frames} frames, {newest.dropped} dropped, {1e3 * newest.late_s:.0f} ms behind",
             "kept": f"{self._kept} of {self._total} visual tokens, {share:.1%} (target "
-            f"{self._stream.vision.retention:.0%}, {self._stream.vision.selector}), encoder skipped {skipped:.0%}",
+            f"{perception.retention:.0%}, {perception.selector}), encoder skipped {skipped:.0%}",
             "memory": f"{_bar(newest.used / newest.cells)} {newest.used} of {newest.cells} cells, {newest.held} steps",
             "ms": times,
             "runs on": str(self._runs_on),

@@ -8,10 +8,12 @@ import typer
 from rich.text import Text
 
 from score_edge.cli.options import (
+    BackendName,
     BundleArgument,
     Json,
     ProviderName,
     SelectorName,
+    Threads,
     check_outputs,
     numbers,
     refuse_unused,
@@ -103,7 +105,7 @@ def profile(
     steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most.")] = 64,
     runs: Annotated[int, typer.Option(min=1, help="Measured turns per retention, after the warm-up.")] = 5,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every turn.")] = 16,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: every CPU.")] = None,
+    threads: Threads = None,
     llm_shape: Annotated[
         str | None,
         typer.Option(
@@ -112,10 +114,7 @@ def profile(
         ),
     ] = None,
     visual_tokens: Annotated[int, typer.Option(min=1, help="With --llm-shape: before pruning.")] = 4096,
-    trt_llm: Annotated[
-        str | None, typer.Option(help="Folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.")
-    ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="With --trt-llm: folder of an engine's tokenizer.")] = None,
+    backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     report: Annotated[Path | None, typer.Option(help="Write everything as JSON, for --against.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures, in one file.")] = None,
@@ -136,15 +135,13 @@ def profile(
         refuse_unused(context_, "without --llm-shape", "visual_tokens")
     else:
         unused = () if bundle == "reference" else ("bundle",)
-        refuse_unused(context_, "with --llm-shape", *unused, "source", "trt_llm", "tokenizer", "provider")
-    if trt_llm is None:
-        refuse_unused(context_, "without --trt-llm", "tokenizer")
+        refuse_unused(context_, "with --llm-shape", *unused, "source", "backend", "provider")
     check_outputs([report, html, trace], [bundle, source, against])
     old = Report.read(against) if against else None
     with progress_bar() as progress:
         task = progress.add_task("profile", total=None)
         result = run_profile(
-            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, trt_llm, tokenizer, provider),
+            Subject(bundle, source, steps, llm_shape, visual_tokens, threads, backend, provider),
             ProfilePlan(numbers(retention, float), runs, answer_tokens, selector),
             Outputs(trace=trace),
             on_turn=lambda text: progress.update(task, description=text),

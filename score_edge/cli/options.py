@@ -36,6 +36,14 @@ ProviderName = Annotated[
     Literal["auto", "tensorrt", "cuda", "cpu"],
     typer.Option("--provider", help="What runs the encoder. auto: the first of these that works here."),
 ]
+BackendName = Annotated[
+    str,
+    typer.Option("--backend", help="What runs the language model: llama.cpp, or tensorrt-llm:FOLDER of an engine."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads. Default: as many as CPUs are free, adapted as it runs."),
+]
 
 
 def numbers(text: str, kind: type) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from score_edge.bundle.atomic import check_writable
-from score_edge.cli.options import finite, refuse_unused
+from score_edge.cli.options import BackendName, ProviderName, finite, refuse_unused
 from score_edge.cli.terminal import err, progress_bar
 from score_edge.errors import ScoreEdgeError
 
@@ -44,9 +44,6 @@ def train_policy(
     context_: typer.Context,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
     bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
-    model: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder of its language model. Default: the bundle's own GGUF.")
-    ] = None,
     videos: Annotated[
         Path | None, typer.Option(help="Folder of footage to learn from. Default: the reference world.")
     ] = None,
@@ -71,9 +68,11 @@ def train_policy(
     cache_mb: Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    backend: BackendName = "llama.cpp",
+    provider: ProviderName = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
-    """Learn a policy for a bundle by reinforcement against its frozen model, and write the bundle that uses it."""
+    """Learn a policy for a bundle by reinforcement through the model it serves, and write the bundle that uses it."""
     if videos is not None and images is None:
         refuse_unused(context_, "with --videos and without --images", "scenes")
     if still_share == 0:
@@ -106,7 +105,8 @@ def train_policy(
             folder,
             recipe,
             data,
-            checkpoint=model,
+            backend=backend,
+            provider=provider,
             resume=resume,
             threads=threads,
             on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),

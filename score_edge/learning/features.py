@@ -13,7 +13,7 @@ from score_edge.bundle.atomic import atomic_file, make_folder
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.frozen_model import FrozenModel
-from score_edge.learning.packing import Clip, Question
+from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer
 
 LONGEST_ANSWER = 24  # tokens, of the unpruned model when its own answers are the targets
 
@@ -67,40 +67,40 @@ class Features:
                 _write(path, self._make(scene))
             on_clip()
 
-    def read(self, scene: Scene) -> Clip:
+    def read(self, scene: Scene) -> PreparedClip:
         """A prepared clip."""
         path = self.path(scene)
         try:
             with safe_open(path, "pt") as file:
-                asked = json.loads(file.metadata()["questions"])
-                clip = Clip(
-                    file.get_tensor("tokens"), [Question(*question) for question in asked], file.get_tensor("unpruned")
-                )
-        except (SafetensorError, OSError, KeyError) as error:
+                about = json.loads(file.metadata()["clip"])
+                asked = [QuestionAnswer(*pair) for pair in about["asked"]]
+                clip = PreparedClip(file.get_tensor("tokens"), about["times"], asked, file.get_tensor("unpruned"))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise ScoreEdgeError(f"{path} is damaged: {error}", "delete it; it is made again") from error
         return clip
 
-    def _make(self, scene: Scene) -> Clip:
+    def _make(self, scene: Scene) -> PreparedClip:
         images, asked = scene.load()
         model = self._model
-        tokens = torch.from_numpy(model.encode(images)).half()
+        rows, times = model.encode(images)
+        tokens = torch.from_numpy(rows).half()
         if not tokens.isfinite().all():
             raise ScoreEdgeError(f"the visual tokens of {scene.name} do not fit into float16", "use an FP32 encoder")
         open_ended = [text for text, answer in asked if answer is None]
-        own = dict(zip(open_ended, model.answer(tokens, open_ended, LONGEST_ANSWER), strict=True))
-        questions = [
-            model.question(text, own[text] if answer is None else answer)
+        own = dict(zip(open_ended, model.answer(tokens, times, open_ended, LONGEST_ANSWER), strict=True))
+        known = [
+            QuestionAnswer(text, own[text] if answer is None else answer)
             for text, answer in asked
-            if answer is not None or own[text]
+            if answer is not None or own[text].strip()
         ]
-        if not questions:
+        if not known:
             raise ScoreEdgeError(f"the unpruned model answers nothing to any question about {scene.name}")
-        clip = Clip(tokens, questions, torch.zeros(len(questions)))
+        clip = PreparedClip(tokens, times, known, torch.zeros(len(known)))
         (unpruned,) = model.losses([clip], [torch.ones(tokens.shape[:2], dtype=torch.bool)])
-        return Clip(tokens, questions, unpruned)
+        return PreparedClip(tokens, times, known, unpruned)
 
 
-def _write(path: Path, clip: Clip) -> None:
-    asked = json.dumps([(question.prompt, question.answer) for question in clip.questions])
+def _write(path: Path, clip: PreparedClip) -> None:
+    about = {"times": clip.times, "asked": [(pair.question, pair.answer) for pair in clip.asked]}
     with atomic_file(path) as unfinished:
-        save_file({"tokens": clip.tokens, "unpruned": clip.unpruned}, unfinished, {"questions": asked})
+        save_file({"tokens": clip.tokens, "unpruned": clip.unpruned}, unfinished, {"clip": json.dumps(about)})

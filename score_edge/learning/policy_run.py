@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from score_edge.bundle.atomic import write_text
 from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
 from score_edge.bundle.manifest import FileRef, Selection
 from score_edge.errors import ScoreEdgeError, require
@@ -15,10 +16,12 @@ from score_edge.export.policy_graph import export_policy
 from score_edge.learning.curriculum import footage_scenes, image_scenes, world_scenes, world_stills
 from score_edge.learning.curves import plot_policy
 from score_edge.learning.features import Features
-from score_edge.learning.frozen_model import FrozenModel, load_frozen
+from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.policy_training import Log, Scenes, train_policy
 from score_edge.learning.recipe import PolicyRecipe
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.graphs.open_graph import Provider
+from score_edge.runtime.language.backends import DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ def learn_policy(
     recipe: PolicyRecipe,
     data: Data,
     *,
-    checkpoint: Path | None = None,
+    backend: str = DEFAULT,
+    provider: Provider = "auto",
     resume: bool = False,
     threads: int | None = None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
@@ -63,9 +67,10 @@ def learn_policy(
         folder: results, features and checkpoint; must not hold another run unless `resume`.
         recipe: of the reinforcement learning.
         data: what to learn from.
-        checkpoint: folder of the original weights; None reads the bundle's own GGUF.
+        backend: what runs the language model, see `open_language_model`.
+        provider: what runs the encoder, see `open_graph`.
         resume: go on from the folder's checkpoint.
-        threads: CPU threads per process; None leaves torch's choice.
+        threads: CPU threads per process; None lets torch and the language model choose.
         on_clip: told how many clips of how many are encoded.
         on_log: told what is written to metrics.jsonl.
 
@@ -73,7 +78,7 @@ def learn_policy(
         ScoreEdgeError: unreadable or missing input, a loss that is not a number.
     """
     opened = Bundle.open(bundle)
-    state = require("accelerate", "train").PartialState(cpu=not torch.cuda.is_available())
+    state = require("accelerate", "train").PartialState(cpu=True)
     if threads is not None:
         torch.set_num_threads(threads)
     held = folder / "checkpoint.safetensors"
@@ -81,7 +86,7 @@ def learn_policy(
         raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
     if resume and not held.exists():
         raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
-    model = load_frozen(opened, checkpoint, state.device)
+    model = FrozenModel(opened, steps=data.clip_steps, backend=backend, provider=provider, threads=threads)
     features = Features(folder / "features", model, data.cache_mb << 20)
     scenes = _scenes(model, features, recipe, data)
     todo = [*(scenes.stills if recipe.still_steps() else ()), *scenes.moving]
@@ -98,7 +103,7 @@ def learn_policy(
     graph = folder / "policy.onnx"
     if state.is_main_process:
         export_policy(policy, graph)
-        (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+        write_text(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
         plot_policy(folder / "metrics.jsonl")
         with_policy(opened, graph, folder / "bundle", overwrite=True)
     state.wait_for_everyone()

@@ -18,8 +18,8 @@ from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.features import Features
 from score_edge.learning.frozen_model import FrozenModel
-from score_edge.learning.packing import Clip
 from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
+from score_edge.learning.prepared_clip import PreparedClip
 from score_edge.learning.recipe import PolicyRecipe
 from score_edge.learning.rewards import product_advantage, quality, sparsity, split_advantage
 from score_edge.learning.rollouts import draw_masks, draw_rate, generator, group_loss, rate_bias
@@ -37,14 +37,14 @@ class Scenes:
     moving: Sequence[Scene]
 
 
-def policy_inputs(clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+def policy_inputs(clip: PreparedClip) -> tuple[torch.Tensor, torch.Tensor]:
     """(T * N, D) float32 tokens and their reference rows, by the runtime's own definition."""
     tokens = clip.tokens.float()
     previous = torch.from_numpy(previous_tokens(tokens.numpy()))
     return tokens.flatten(0, 1), previous.flatten(0, 1)
 
 
-def new_policy(clips: Sequence[Clip], recipe: PolicyRecipe) -> PolicyNetwork:
+def new_policy(clips: Sequence[PreparedClip], recipe: PolicyRecipe) -> PolicyNetwork:
     """A policy that normalises by these clips and, after a short regression, ranks by the size of the change.
 
     The regression is ours: a start from which rollouts already differ in what matters. It sees no answer and no label.
@@ -77,13 +77,13 @@ def new_policy(clips: Sequence[Clip], recipe: PolicyRecipe) -> PolicyNetwork:
 class Group:
     """One clip with its rollouts."""
 
-    clip: Clip
+    clip: PreparedClip
     logits: torch.Tensor  # (n,) with gradient, before the shift to the keep rate
     bias: torch.Tensor
     masks: torch.Tensor  # (K, n)
 
 
-def draw_group(policy: PolicyNetwork, clip: Clip, recipe: PolicyRecipe, stream: torch.Generator) -> Group:
+def draw_group(policy: PolicyNetwork, clip: PreparedClip, recipe: PolicyRecipe, stream: torch.Generator) -> Group:
     """K masks of one clip, all at the same keep rate, so that what differs is which tokens are kept."""
     logits = policy.logits(*policy_inputs(clip))
     rate = draw_rate(recipe.lowest, recipe.highest, stream)
@@ -133,7 +133,7 @@ def train_policy(
 
     Args:
         folder: gets checkpoint.safetensors and metrics.jsonl.
-        model: frozen; may be on another device than the policy, which is small and stays on the CPU.
+        model: frozen, on whatever runs the bundle; the policy is small and learns on the CPU.
         features: holds every scene.
         scenes: to learn from.
         recipe: every number.
@@ -144,7 +144,7 @@ def train_policy(
         ScoreEdgeError: the loss is not a number; no checkpoint, or one of another recipe; clips that cannot be shared
             evenly by the processes.
     """
-    accelerator = require("accelerate", "train").Accelerator(cpu=model.device.type == "cpu")
+    accelerator = require("accelerate", "train").Accelerator(cpu=True)
     workers, rank = accelerator.num_processes, accelerator.process_index
     if recipe.clips % workers:
         raise ScoreEdgeError(

@@ -15,6 +15,9 @@ from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATC
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
+TRAINED = 96
+"""Positions: of clips much longer the answers fall off (tools/far_from_prompt.py)."""
+
 
 def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
     """Export the trained weights and write the bundle `reference`, without a policy: `train policy` adds one.
@@ -51,7 +54,7 @@ def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = Fal
                 grid=(GRID, GRID),
             ),
             selector=Selection("last-kept", None, retention=0.1),
-            language=Language("mrope", CONTEXT, width, FileRef("llm.gguf")),
+            language=Language("mrope", CONTEXT, width, FileRef("llm.gguf"), trained=TRAINED),
             prompt=Prompt(PROMPT_BEFORE, PROMPT_AFTER),
             provenance=Provenance.now("score-edge train reference", "torch", "transformers", "onnx", "gguf"),
         )

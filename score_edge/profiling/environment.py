@@ -1,7 +1,6 @@
 """Everything that must be equal for two profiles to be comparable, and where it is not."""
 
 import dataclasses
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import score_edge
 from score_edge.bundle.provenance import git_commit
 from score_edge.profiling.board import Board
+from score_edge.runtime.threads import other_load
 
 PACKAGES = (
     "numpy",
@@ -65,7 +65,7 @@ class Environment:
             board=Board.read(),
             model=model,
             random_weights=random_weights,
-            load=round(os.getloadavg()[0], 2),
+            load=round(other_load(), 2),
         )
 
     @property

@@ -18,7 +18,7 @@ from score_edge.profiling.spans import Spans, chrome_trace
 from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import SYNTHETIC, BundleWorkload, ShapeWorkload, Workload, bundle_hashes
 from score_edge.runtime.graphs.open_graph import Provider
-from score_edge.runtime.language.base import LanguageModel
+from score_edge.runtime.language.backends import DEFAULT
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.runs_on import describe_pipeline
@@ -39,8 +39,7 @@ class Subject:
         llm_shape: a language model of this shape alone, random weights, instead of the bundle.
         visual_tokens: for it.
         threads: of encoder and language model; None lets each decide.
-        trt_llm: folder of a TensorRT-LLM engine or checkpoint, in place of the bundle's GGUF.
-        tokenizer: folder of the tokenizer of an engine.
+        backend: what runs the language model, see `open_language_model`.
         provider: what runs encoder and policy, see `open_graph`.
     """
 
@@ -50,8 +49,7 @@ class Subject:
     llm_shape: str | None = None
     visual_tokens: int = 4096
     threads: int | None = None
-    trt_llm: str | None = None
-    tokenizer: str | None = None
+    backend: str = DEFAULT
     provider: Provider = "auto"
 
 
@@ -135,14 +133,11 @@ def _open_bundle(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], N
     vision = bundle.manifest.vision
     wanted = subject.steps * vision.token_grid.tokens + _PROMPT_CELLS + plan.answer_tokens
     context = max(bundle.manifest.language.context, wanted)
-    model: LanguageModel | None = None
-    if subject.trt_llm:
-        from score_edge.runtime.language.tensorrt_llm import TensorRtLlm
-
-        model = TensorRtLlm(subject.trt_llm, tokenizer=subject.tokenizer, context=wanted)
-    with Pipeline(bundle, context=context, threads=subject.threads, model=model, provider=subject.provider) as pipeline:
+    with Pipeline(
+        bundle, context=context, threads=subject.threads, backend=subject.backend, provider=subject.provider
+    ) as pipeline:
         providers = describe_pipeline(pipeline).providers
-        providers["language model"] += f"; {_backend(pipeline.model)}"
+        providers["language model"] += f"; {pipeline.model.name}"
         environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
         workload = BundleWorkload(pipeline, subject.source, subject.steps)
         yield _Opened(workload, environment, f"bundle {bundle.manifest.name}")
@@ -154,16 +149,8 @@ def _open_shape(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], No
     cells = subject.visual_tokens + _PROMPT_CELLS + plan.answer_tokens
     path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_turn(f"writing random weights of {shape.name}"))
     with LlamaCpp(path, context=cells, threads=subject.threads) as model:
-        providers = {"language model": _backend(model)}
+        providers = {"language model": model.name}
         about = {"llm shape": shape.name, "visual tokens": str(subject.visual_tokens)}
         environment = Environment.now(providers, about, random_weights=True)
         workload = ShapeWorkload(model, shape, subject.visual_tokens, subject.steps)
         yield _Opened(workload, environment, f"LLM of the shape of {shape.name}", (RANDOM, ALONE))
-
-
-def _backend(model: LanguageModel) -> str:
-    if not isinstance(model, LlamaCpp):
-        return type(model).__name__
-    from score_edge.runtime.language.llama_library import system_info
-
-    return f"llama.cpp: {system_info()}"

@@ -16,7 +16,7 @@ from score_edge.profiling.memory import peak_bytes, reset_peak
 from score_edge.profiling.report import STAGES, UNITS, Point, Report, Sensors, Stage, Variant
 from score_edge.profiling.spans import Spans
 from score_edge.profiling.telemetry import Telemetry
-from score_edge.profiling.workload import Workload
+from score_edge.profiling.workload import QUESTION, Workload
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector
 from score_edge.selection.score import Score
@@ -106,14 +106,14 @@ def profile(
         on_turn(f"run {run + 1} of {plan.runs}: read and encode")
         telemetry.sample()
         since = time.perf_counter()
-        tokens = workload.tokens(spans)
+        tokens, times = workload.tokens(spans)
         telemetry.sample()
         encoded.append((since, time.perf_counter()))
         # Another order each time, so that no retention always comes after the longest one.
         for i in range(len(plan.retentions)):
             retention = plan.retentions[(i + run) % len(plan.retentions)]
             on_turn(f"run {run + 1} of {plan.runs}: retention {retention:g}")
-            turns[retention].append(_turn(workload, selector, tokens, retention, plan, telemetry, spans))
+            turns[retention].append(_turn(workload, selector, (tokens, times), retention, plan, telemetry, spans))
         hot = {name: max(value, hot.get(name, value)) for name, value in temperatures().items()}
     ended = time.perf_counter()
     total = telemetry.usage(began, ended)
@@ -158,11 +158,11 @@ def _warm_up(
     """Every stage once, the fewest tokens first; the larger turns are left out where they would take long."""
     spans.run, spans.retention = -1, None
     on_turn("warm-up")
-    tokens = workload.tokens(spans)
+    tokens, times = workload.tokens(spans)
     for retention in sorted(plan.retentions):
         spans.retention = retention
         keep = _select(tokens, selector, retention, spans)
-        _answer(workload, tokens, keep, min(plan.answer_tokens, 2), spans)
+        _answer(workload, (tokens, times), keep, min(plan.answer_tokens, 2), spans)
         if sum(spans.of("prefill", -1, retention)) > _PATIENCE_S and retention < max(plan.retentions):
             yield f"warmed up to retention {retention:g} only: a longer prefill needs no warm-up of its own"
             return
@@ -171,7 +171,7 @@ def _warm_up(
 def _turn(
     workload: Workload,
     selector: Selector,
-    tokens: Float32,
+    clip: tuple[Float32, list[float]],
     retention: float,
     plan: ProfilePlan,
     telemetry: Telemetry,
@@ -181,12 +181,12 @@ def _turn(
     reset_peak()
     telemetry.sample()
     began = time.perf_counter()
-    keep = _select(tokens, selector, retention, spans)
-    _answer(workload, tokens, keep, plan.answer_tokens, spans)
+    keep = _select(clip[0], selector, retention, spans)
+    _answer(workload, clip, keep, plan.answer_tokens, spans)
     ended = time.perf_counter()
     telemetry.sample()
     per_cell = workload.model.capabilities.cell_bytes
-    cache = None if per_cell is None else per_cell * workload.model.mark().cells
+    cache = None if per_cell is None else per_cell * workload.sequence.mark().cells
     return _Turn(int(keep.sum()), peak_bytes(), cache, began, ended)
 
 
@@ -207,18 +207,20 @@ def _select(tokens: Float32, selector: Selector, retention: float, spans: Spans)
         return clip_top_k(scores, count)
 
 
-def _answer(workload: Workload, tokens: Float32, keep: Mask, answer_tokens: int, spans: Spans) -> None:
+def _answer(
+    workload: Workload, clip: tuple[Float32, list[float]], keep: Mask, answer_tokens: int, spans: Spans
+) -> None:
     """As `Pipeline.watch` and an answer of a fixed length, stage by stage."""
-    model = workload.model
+    sequence, layout = workload.sequence, workload.layout
+    tokens, times = clip
     with spans.stage("hand-over"):
-        kept = KeptTokens.gather(tokens, keep, workload.grid)
+        prompt = layout.clip(KeptTokens.gather(tokens, keep, layout.grid), times)
     with spans.stage("prefill"):
-        model.reset()
-        model.append_text(workload.before)
-        model.append_tokens(kept)
-        model.append_text(workload.after)
-    if not model.capabilities.incremental:
-        pieces = model.generate(answer_tokens)
+        sequence.clear()
+        sequence.append(*prompt.segments)
+        sequence.append(layout.question(prompt.tail, QUESTION))
+    if not workload.model.capabilities.incremental:
+        pieces = sequence.generate(answer_tokens)
         with spans.stage("prefill"):
             next(pieces, None)
         for _ in range(answer_tokens - 1):
@@ -229,8 +231,8 @@ def _answer(workload: Workload, tokens: Float32, keep: Mask, answer_tokens: int,
         return
     for _ in range(answer_tokens):
         with spans.stage("decode"):
-            model.logits().argmax()
-            model.append_text(_LETTER)
+            sequence.logits().argmax()
+            sequence.append(_LETTER)
 
 
 def _variant(

@@ -7,11 +7,13 @@ from typing import Protocol
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
+from score_edge.bundle.manifest import Prompt
 from score_edge.core import Float32, Frame, Grid
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.llm_shapes import LlmShape, random_rows
 from score_edge.profiling.spans import Spans
-from score_edge.runtime.language.base import LanguageModel
+from score_edge.runtime.language.base import LanguageModel, Sequence
+from score_edge.runtime.language.layout import Layout
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.open_source import sample_clip
 from score_edge.selection.registry import Selector, get_selector
@@ -27,13 +29,12 @@ class Workload(Protocol):
     """Something whose every stage can be run and timed."""
 
     model: LanguageModel
-    grid: Grid
-    before: str
-    after: str
+    sequence: Sequence
+    layout: Layout
     frames: int
 
-    def tokens(self, spans: Spans) -> Float32:
-        """(T, N, D) float32, read and encoded anew, timed as read, preprocess and encode."""
+    def tokens(self, spans: Spans) -> tuple[Float32, list[float]]:
+        """(T, N, D) float32 and T times, read and encoded anew, timed as read, preprocess and encode."""
         ...
 
     def selector(self, name: str | None, spans: Spans) -> Selector:
@@ -60,10 +61,7 @@ class BundleWorkload:
         vision = self._bundle.manifest.vision
         self._limit = steps * vision.frames_per_step
         self._rendered = _rendered(self._limit) if source == SYNTHETIC else []
-        self.model = pipeline.model
-        self.grid = vision.token_grid
-        self.before = self._bundle.manifest.prompt.before
-        self.after = self._bundle.manifest.prompt.ask(QUESTION)
+        self.model, self.sequence, self.layout = pipeline.model, pipeline.sequence, pipeline.layout
         self.frames = 0
 
     def _read(self) -> Iterator[Frame]:  # a generator, so that the pipeline times the reading
@@ -72,7 +70,7 @@ class BundleWorkload:
         else:
             yield from sample_clip(self._source, self._bundle.manifest.vision.fps, self._limit)
 
-    def tokens(self, spans: Spans) -> Float32:
+    def tokens(self, spans: Spans) -> tuple[Float32, list[float]]:
         """Read and encode the clip."""
         count = 0
 
@@ -82,9 +80,9 @@ class BundleWorkload:
                 count += 1
                 yield frame
 
-        tokens = self._pipeline.encode(counted(), spans).tokens
+        clip = self._pipeline.encode(counted(), spans)
         self.frames = count
-        return tokens
+        return clip.tokens, clip.times
 
     def selector(self, name: str | None, spans: Spans) -> Selector:
         """The bundle's own when no name is given."""
@@ -105,8 +103,6 @@ class ShapeWorkload:
         ScoreEdgeError: the tokens do not fill the steps.
     """
 
-    before = "user: "
-    after = QUESTION
     frames = 0
 
     def __init__(self, model: LanguageModel, shape: LlmShape, visual_tokens: int, steps: int) -> None:
@@ -115,20 +111,20 @@ class ShapeWorkload:
             raise ScoreEdgeError(
                 f"{visual_tokens} visual tokens do not fill {steps} steps evenly", "--steps must divide --visual-tokens"
             )
-        self.model = model
+        self.model, self.sequence = model, model.sequence()
         height = max(h for h in range(1, int(per_step**0.5) + 1) if per_step % h == 0)
-        self.grid = Grid(height, per_step // height)
+        self.layout = Layout(Prompt("user: ", "{question}"), Grid(height, per_step // height))
         self._rows = random_rows(shape, steps, per_step)
         self._shape = shape
 
-    def tokens(self, spans: Spans) -> Float32:
+    def tokens(self, spans: Spans) -> tuple[Float32, list[float]]:
         """The same random rows every time: nothing is read and nothing encoded."""
-        return self._rows
+        return self._rows, list(map(float, range(len(self._rows))))
 
     def selector(self, name: str | None, spans: Spans) -> Selector:
         """`score` with a random policy of the usual size when no name is given."""
         if name not in (None, "score"):
-            return get_selector(str(name), grid=self.grid)
+            return get_selector(str(name), grid=self.layout.grid)
         rng = np.random.default_rng(1)
         first = rng.standard_normal((2 * self._shape.width, _POLICY_HIDDEN), np.float32)
         first *= np.float32(len(first) ** -0.5)

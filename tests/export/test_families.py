@@ -1,12 +1,17 @@
 """Every family against transformers: our pixels and the ONNX graph, then the whole chain down to the logits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from score_edge.core import Frame
+from score_edge.profiling import run, workload
+from score_edge.profiling.spans import Spans
+from score_edge.runtime.language import llama_sequence
 from score_edge.runtime.language.llama_cpp import LlamaCpp
+from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.pipeline import Pipeline
 
 torch = pytest.importorskip("torch")
@@ -19,9 +24,8 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def pipeline(bundled: Any) -> Any:
-    with Pipeline(bundled.bundle, threads=1) as opened:
-        opened.model.close()
-        opened.model = LlamaCpp(bundled.bundle.gguf_path, context=2048, threads=1, cache="f32")
+    model = LlamaCpp(bundled.bundle.gguf_path, context=2048, threads=1, cache="f32")
+    with Pipeline(bundled.bundle, threads=1, model=model) as opened:
         yield opened
 
 
@@ -84,7 +88,7 @@ def expand(case: Any, layout: list[Any], keep: np.ndarray, grid: Any, step_s: fl
 def ask(pipeline: Any, tokens: np.ndarray, keep: np.ndarray, times: list[float]) -> np.ndarray:
     pipeline.watch(tokens, keep, times)
     pipeline.prefill_question(QUESTION)
-    logits: np.ndarray = pipeline.model.logits()
+    logits: np.ndarray = pipeline.sequence.logits()
     return logits
 
 
@@ -129,3 +133,95 @@ def pruned_logits(case: Any, ids: Any, index: Any, positions: Any, tokens: np.nd
     hidden = case.model.get_decoder()(inputs_embeds=embeds, position_ids=positions, use_cache=False, **deep)[0]
     logits: np.ndarray = case.model.get_output_embeddings()(hidden[0, -1]).numpy()
     return logits
+
+
+def prefilled(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> list[tuple[bytes, bytes]]:
+    """What goes into llama.cpp meanwhile, call by call: ids or rows, and positions."""
+    calls: list[tuple[bytes, bytes]] = []
+    decode = llama_sequence.decode
+
+    def noted(handle: Any, content: np.ndarray, positions: np.ndarray, *rest: Any) -> int:
+        calls.append((content.tobytes(), positions.tobytes()))
+        return decode(handle, content, positions, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_sequence, "decode", noted)
+        run()
+    return calls
+
+
+@pytest.mark.parametrize("retention", [1.0, 0.25])
+def test_a_profile_prefills_what_ask_does(
+    pipeline: Any, clip: np.ndarray, retention: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vision = pipeline.bundle.manifest.vision
+    frames = frames_of(clip[: STEPS * vision.frames_per_step], vision.fps)
+    encoded = pipeline.encode(frames)
+    selector = pipeline.selector("last-kept")
+    keep = pipeline.select(encoded.tokens, selector, retention)
+
+    def ask_it() -> None:
+        pipeline.watch(encoded.tokens, keep, encoded.times)
+        pipeline.prefill_question(workload.QUESTION)
+
+    def profile_it() -> None:
+        spans = Spans()
+        measured = workload.BundleWorkload(pipeline, "synthetic", STEPS)
+        measured._rendered = frames
+        tokens, times = measured.tokens(spans)
+        run._answer(measured, (tokens, times), run._select(tokens, selector, retention, spans), 1, spans)
+
+    asked = prefilled(monkeypatch, ask_it)
+    profiled = prefilled(monkeypatch, profile_it)
+    assert len(asked) == 2  # a clip is one call and its question another, however many texts are in it
+    assert profiled[:-1] == asked  # the last call decodes
+
+
+@pytest.mark.parametrize("retention", [1.0, 0.25])
+def test_a_stream_is_what_ask_sees(
+    pipeline: Any, clip: np.ndarray, retention: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any number of steps, questions in between or not; after old ones left, a fresh clip of what is held."""
+    vision = pipeline.bundle.manifest.vision
+    encoded = pipeline.encode(frames_of(clip[: 8 * vision.frames_per_step], vision.fps))
+    steps = len(encoded.tokens)
+    keep = np.random.default_rng(2).random(encoded.tokens.shape[:2]) < retention
+    keep[0] = True
+    scores = np.zeros(keep.shape, np.float32)
+    whole = {
+        count: ask(pipeline, encoded.tokens[:count], keep[:count], encoded.times[:count]) for count in (1, 3, steps)
+    }
+
+    def logits(memory: VideoMemory) -> np.ndarray:
+        found: list[np.ndarray] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline.sequence, "generate", lambda _: found.append(pipeline.sequence.logits()) or ())
+            list(memory.answer(QUESTION, 1))
+        return found[0]
+
+    def watch(memory: VideoMemory, numbers: range) -> None:
+        for t in numbers:
+            memory.append(encoded.tokens[t], keep[t], scores[t], encoded.times[t])
+
+    memory = VideoMemory(pipeline.model, pipeline.sequence, pipeline.layout, cells=1500)
+    for begun, count in ((0, 1), (1, 3), (3, steps)):
+        watch(memory, range(begun, count))
+        assert np.abs(logits(memory) - whole[count]).max() <= 1e-3
+    undisturbed = VideoMemory(pipeline.model, pipeline.sequence, pipeline.layout, cells=1500)
+    watch(undisturbed, range(steps))
+    assert np.abs(logits(undisturbed) - whole[steps]).max() <= 1e-3
+
+    memory = VideoMemory(pipeline.model, pipeline.sequence, pipeline.layout, cells=1500, window=3)
+    watch(memory, range(steps))
+    memory._rebase()
+    found = logits(memory)
+    held = [entry.step for entry in memory._held]
+    mask = np.zeros((held[-1].number + 1, keep.shape[1]), bool)
+    tokens = np.zeros((*mask.shape, encoded.tokens.shape[2]), np.float32)
+    times = [vision.frames_per_step / vision.fps * number for number in range(len(mask))]
+    for step in held:
+        mask[step.number, step.tokens] = True
+        tokens[step.number, step.tokens] = step.embeddings
+        times[step.number] = step.seconds
+    assert len(held) == 3
+    assert np.abs(found - ask(pipeline, tokens, mask, times)).max() <= 1e-3

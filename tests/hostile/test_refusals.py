@@ -91,7 +91,7 @@ OPTIONS: list[Case] = [
     ("evaluate reference --retention nan", 2, "is not a list"),
     ("evaluate reference --steps 1e999", 2, "is not a list"),
     ("profile --visual-tokens 100", 2, "--visual-tokens does nothing"),
-    ("profile --tokenizer x", 2, "--tokenizer does nothing"),
+    ("profile --llm-shape qwen2.5-0.5b --backend tensorrt-llm:x", 2, "--backend does nothing"),
     ("profile --llm-shape qwen2.5-0.5b --source x", 2, "--source does nothing"),
     ("build reference --check --workspace 5", 2, "--workspace does nothing"),
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from score_edge.learning.curriculum import Scene
-from score_edge.learning.packing import Clip, Question
+from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer
 
 STEPS, TOKENS, WIDTH = 4, 16, 6
 
@@ -18,7 +18,6 @@ class PlantedModel:
     grid = (4, 4)
     width = WIDTH
     fingerprint = "planted"
-    device = torch.device("cpu")
     broken: bool = False
 
     def losses(self, clips, keeps):
@@ -26,17 +25,18 @@ class PlantedModel:
         for clip, keep in zip(clips, keeps, strict=True):
             important = clip.tokens[..., 0] > 1
             share = (keep & important).sum() / important.sum().clamp(min=1)
-            found.append(torch.full((len(clip.questions),), torch.nan if self.broken else 2.0 * (1 - float(share))))
+            found.append(torch.full((len(clip.asked),), torch.nan if self.broken else 2.0 * (1 - float(share))))
         return found
 
 
 class PlantedFeatures:
     """Clips drawn from their scene's name."""
 
-    def read(self, scene: Scene) -> Clip:
+    def read(self, scene: Scene) -> PreparedClip:
         rng = np.random.default_rng(int(scene.name))
         tokens = rng.standard_normal((STEPS, TOKENS, WIDTH)).astype(np.float16)
-        return Clip(torch.from_numpy(tokens), [Question([1, 2], [3]), Question([1], [3])], torch.zeros(2))
+        asked = [QuestionAnswer("a?", "b"), QuestionAnswer("c?", "d")]
+        return PreparedClip(torch.from_numpy(tokens), [0.5 * t for t in range(STEPS)], asked, torch.zeros(2))
 
 
 def scenes(start: int, count: int = 40) -> list[Scene]:

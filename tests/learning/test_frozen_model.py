@@ -1,133 +1,83 @@
-"""Packed rollouts against the plain forward of transformers, one question and one mask at a time."""
+"""The oracle of policy learning against transformers' own forward, and what is kept of a clip on disk."""
 
-import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+pytest.importorskip("llama_cpp")
 
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
+from score_edge.learning.curriculum import Scene, world_scenes, world_stills  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
-from score_edge.learning.frozen_model import load_frozen  # noqa: E402
-from score_edge.learning.gguf_reading import read_qwen2_vl, read_tokenizer  # noqa: E402
-from score_edge.learning.packing import Clip, Question, pack  # noqa: E402
+from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
+from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer  # noqa: E402
 from score_edge.reference import world  # noqa: E402
-from score_edge.reference.tokenizer import build_tokenizer  # noqa: E402
+from score_edge.runtime.pipeline import Pipeline  # noqa: E402
 
 BUNDLE = Bundle.open("reference")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_frozen(BUNDLE)
+def model() -> Any:
+    with FrozenModel(BUNDLE, steps=8, threads=1) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def clips(model):
-    made = []
-    for index, steps in ((3, 5), (4, 8)):
-        clip = world.make_clip(world.VALIDATION_SEED, index, steps)
-        tokens = torch.from_numpy(model.encode(list(clip.images))).half()
-        # The third answer has several tokens.
-        asked = [model.question(q.text, q.answer) for q in clip.questions[:2]]
-        asked.append(model.question(clip.questions[2].text, "which came first, the red ring?"))
-        made.append(Clip(tokens, asked, torch.zeros(3)))
-    return made
+def clip(model: Any) -> PreparedClip:
+    made = world.make_clip(world.VALIDATION_SEED, 4, 8)
+    tokens, times = model.encode(list(made.images))
+    asked = [QuestionAnswer(q.text, q.answer) for q in made.questions[:3]]
+    return PreparedClip(torch.from_numpy(tokens).half(), times, asked, torch.zeros(3))
 
 
-def plain_loss(weights, clip: Clip, keep: torch.Tensor, question: Question) -> float:
-    """Mean CE of the answer, written from DESIGN: kept rows at (t, h, w), text behind the unpruned grid, causal."""
-    before = read_tokenizer(BUNDLE.gguf_path)(BUNDLE.manifest.prompt.before, add_special_tokens=False).input_ids
-    text = [*question.prompt, *question.answer]
-    embed = weights.get_input_embeddings()
-    t, cell = np.nonzero(keep.numpy())
-    with torch.no_grad():
-        rows = torch.cat([embed(torch.tensor(before)), clip.tokens[t, cell].float(), embed(torch.tensor(text))])
-        start, behind = len(before), len(before) + max(len(keep), 6)
-        places = [(i, i, i) for i in range(start)]
-        places += [(start + a, start + b // 6, start + b % 6) for a, b in zip(t, cell, strict=True)]
-        places += [(behind + i,) * 3 for i in range(len(text))]
-        positions = torch.tensor(places).T[:, None]
-        hidden = weights.get_decoder()(inputs_embeds=rows[None], position_ids=positions, use_cache=False)[0][0]
-        logits = weights.get_output_embeddings()(hidden).numpy().astype(np.float64)
-    losses = []
-    for j, target in enumerate(question.answer):
-        row = logits[len(rows) - len(question.answer) - 1 + j]
-        losses.append(np.log(np.exp(row - row.max()).sum()) + row.max() - row[target])
-    return float(np.mean(losses))
+def whole(clip: PreparedClip) -> torch.Tensor:
+    return torch.ones(clip.tokens.shape[:2], dtype=torch.bool)
 
 
-def test_packed_rollouts_cost_what_each_costs_alone(model, clips):
-    weights = read_qwen2_vl(BUNDLE.gguf_path)
-    generator = torch.Generator().manual_seed(0)
-    pairs = [
-        (clip, torch.rand(clip.tokens.shape[:2], generator=generator) < rate) for clip in clips for rate in (0.1, 0.6)
-    ]
-    found = model.losses(*map(list, zip(*pairs, strict=True)))
-    for (clip, keep), losses in zip(pairs, found, strict=True):
-        expected = [plain_loss(weights, clip, keep, question) for question in clip.questions]
-        assert np.allclose(losses, expected, atol=2e-4)
+def test_a_loss_is_how_unlikely_the_runtime_finds_the_answer(model: Any, clip: PreparedClip) -> None:
+    """By the runtime's own logits after the question; answers of the world are one token here."""
+    keep = torch.from_numpy(np.random.default_rng(0).random(tuple(clip.tokens.shape[:2])) < 0.3)
+    (losses,) = model.losses([clip], [keep])
+    with Pipeline(BUNDLE, threads=1) as pipeline:
+        pipeline.watch(clip.tokens.float().numpy(), keep.numpy(), clip.times)
+        for pair, loss in zip(clip.asked, losses, strict=True):
+            pipeline.prefill_question(pair.question)
+            logits = pipeline.sequence.logits().astype(np.float64)
+            (token,) = pipeline.model.plain_tokens(pair.answer)  # type: ignore[attr-defined]
+            expected = math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[token]
+            assert float(loss) == pytest.approx(expected, abs=1e-3)
 
 
-def test_the_order_of_rollouts_and_their_number_do_not_matter(model, clips):
-    keeps = [torch.ones(clip.tokens.shape[:2], dtype=torch.bool) for clip in clips]
-    together = model.losses(clips, keeps)
-    for clip, keep, losses in zip(clips, keeps, together, strict=True):
-        assert torch.allclose(model.losses([clip], [keep])[0], losses, atol=1e-4)
+def test_the_order_of_rollouts_and_their_number_do_not_matter(model: Any, clip: PreparedClip) -> None:
+    some = torch.from_numpy(np.random.default_rng(1).random(tuple(clip.tokens.shape[:2])) < 0.2)
+    together = model.losses([clip, clip], [whole(clip), some])
+    assert torch.allclose(model.losses([clip], [some])[0], together[1], atol=1e-4)
 
 
-def test_the_models_own_answers_cost_least(model, clips):
-    """Greedy answers are what the runtime says, and no one-token answer is likelier."""
-    clip = clips[1]
-    question = world.make_clip(world.VALIDATION_SEED, 4, 8).questions[0]
-    (own,) = model.answer(clip.tokens, [question.text], 4)
-    keep = torch.ones(clip.tokens.shape[:2], dtype=torch.bool)
-    rivals = [Clip(clip.tokens, [model.question(question.text, [i])], torch.zeros(1)) for i in (own[0], 5, 300)]
-    losses = [float(loss) for loss in model.losses(rivals, [keep] * 3)]
-    assert min(losses) == losses[0]
+def test_the_models_own_answers_cost_least(model: Any, clip: PreparedClip) -> None:
+    question = clip.asked[0].question
+    (own,) = model.answer(clip.tokens, clip.times, [question], 4)
+    asked = [QuestionAnswer(question, text) for text in (own, "green", "left", "three")]
+    (losses,) = model.losses([PreparedClip(clip.tokens, clip.times, asked, torch.zeros(4))], [whole(clip)])
+    assert own.strip() and float(losses[0]) == float(losses.min())
 
 
-def test_plain_rope_numbers_kept_tokens_through():
-    tokens = torch.zeros(2, 4, 3, dtype=torch.float16)
-    keep = torch.tensor([[True, False, False, True], [False, True, False, False]])
-    packed = pack([Clip(tokens, [Question([7, 8], [9])], torch.zeros(1))], [keep], 2, (2, 2), compact=True)
-    assert packed.positions[0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6]
-    spread = pack([Clip(tokens, [Question([7, 8], [9])], torch.zeros(1))], [keep], 2, (2, 2))
-    assert spread.positions[:, 0].T.tolist()[2:] == [[2, 2, 2], [2, 3, 3], [3, 2, 3], [4, 4, 4], [5, 5, 5]]
+def test_a_backend_without_likelihoods_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ScoreEdgeError, match="needs the folder"):
+        FrozenModel(BUNDLE, backend="tensorrt-llm")
 
 
-def test_a_gguf_gives_its_tokenizer_back():
-    ours, theirs = read_tokenizer(BUNDLE.gguf_path), build_tokenizer()
-    for text in (*world.vocabulary(), BUNDLE.manifest.prompt.ask("how many things moved fast?")):
-        assert ours(text, add_special_tokens=False).input_ids == theirs(text, add_special_tokens=False).input_ids
-
-
-def test_what_cannot_be_learned_for_is_refused(tmp_path):
-    unknown = dataclasses.replace(BUNDLE, manifest=dataclasses.replace(BUNDLE.manifest, family="idefics3"))
-    with pytest.raises(ScoreEdgeError, match="family idefics3 cannot be learned yet"):
-        load_frozen(unknown)
-    with pytest.raises(ScoreEdgeError, match="is not a Qwen2-VL checkpoint"):
-        load_frozen(BUNDLE, tmp_path)
-
-
-def test_a_checkpoint_takes_the_place_of_the_gguf(model, clips, tmp_path):
-    read_qwen2_vl(BUNDLE.gguf_path).save_pretrained(tmp_path)
-    read_tokenizer(BUNDLE.gguf_path).save_pretrained(tmp_path)
-    keeps = [torch.ones(clip.tokens.shape[:2], dtype=torch.bool) for clip in clips]
-    for one, two in zip(model.losses(clips, keeps), load_frozen(BUNDLE, tmp_path).losses(clips, keeps), strict=True):
-        assert torch.allclose(one, two, atol=1e-5)
-
-
-def test_features_are_made_once_and_bounded(model, tmp_path):
-    from score_edge.learning.curriculum import Scene, world_stills
-
+def test_features_are_made_once_and_bounded(model: Any, tmp_path: Any) -> None:
     loaded = []
     (still,) = world_stills(1, 3)
 
-    def load():
+    def load() -> Any:
         loaded.append(1)
         return still.load()
 
@@ -138,7 +88,8 @@ def test_features_are_made_once_and_bounded(model, tmp_path):
     clip = features.read(scene)
     assert len(loaded) == 1
     assert clip.tokens.dtype == torch.float16 and clip.tokens.shape == (3, 36, 192)
-    assert len(clip.unpruned) == len(clip.questions) > 0 and (clip.unpruned > 0).all()
+    assert clip.times == [0.125, 0.625, 1.125]
+    assert len(clip.unpruned) == len(clip.asked) > 0 and (clip.unpruned > 0).all()
     assert len(features.fit([scene] * 100, 3)) == (1 << 20) // (3 * 36 * 192 * 2)
     with pytest.raises(ScoreEdgeError, match="one clip takes"):
         Features(tmp_path, model, 1000).fit([scene], 3)
@@ -147,14 +98,12 @@ def test_features_are_made_once_and_bounded(model, tmp_path):
         features.read(scene)
 
 
-def test_without_answers_the_models_own_are_the_targets(model, tmp_path):
-    from score_edge.learning.curriculum import Scene, world_scenes
-
+def test_without_answers_the_models_own_are_the_targets(model: Any, tmp_path: Any) -> None:
     (moving,) = world_scenes(1, 4)
     images, asked = moving.load()
     scene = Scene("own", lambda: (images, [(text, None) for text, _ in asked[:3]]))
     features = Features(tmp_path, model, 1 << 20)
     features.prepare([scene])
     clip = features.read(scene)
-    assert len(clip.questions) == 3
+    assert len(clip.asked) == 3
     assert (torch.exp(-clip.unpruned) > 0.2).all()  # likelier than any other first word

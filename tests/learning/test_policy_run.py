@@ -47,7 +47,7 @@ def test_from_the_command_to_a_bundle_that_selects_with_score(tmp_path):
         (("--videos", "nowhere"), 1, "there is no folder nowhere"),
         (("--questions", "q.jsonl"), 1, "questions without videos"),
         (("--advantage", "spilt"), 1, "did you mean split?"),
-        (("--model", "nowhere"), 1, "there is no folder nowhere"),
+        (("--backend", "tensorrt-llm"), 1, "needs the folder of an engine"),
         (("--resume",), 1, "there is no checkpoint"),
         (("--rollouts", "1"), 2, "rollouts"),
         (("--bundle", "nowhere"), 1, "nowhere is not a bundle"),
@@ -83,13 +83,13 @@ def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
     """From a random start, without the curriculum: the expected quality of masks drawn at 10 % must rise."""
     from score_edge.learning.curriculum import world_scenes
     from score_edge.learning.features import Features
-    from score_edge.learning.frozen_model import load_frozen
+    from score_edge.learning.frozen_model import FrozenModel
     from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy
     from score_edge.learning.recipe import PolicyRecipe
     from score_edge.learning.rewards import quality
     from score_edge.learning.rollouts import draw_masks, generator, rate_bias
 
-    model = load_frozen(Bundle.open("reference"))
+    model = FrozenModel(Bundle.open("reference"), steps=8, threads=1)
     features = Features(tmp_path / "features", model, 64 << 20)
     moving, held_out = world_scenes(30, 8), world_scenes(10, 8, start=5000)
     features.prepare([*moving, *held_out])

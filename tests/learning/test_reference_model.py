@@ -16,6 +16,7 @@ from score_edge.learning.batches import EncoderBatch, collate, hidden_states, pr
 from score_edge.learning.reference_model import GRID, MERGE, SAME_CELL_LAGS, build_model, step_encoder  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
+from score_edge.runtime.language.base import Rows  # noqa: E402
 from score_edge.runtime.language.llama_cpp import LlamaCpp  # noqa: E402
 from score_edge.runtime.pipeline import Pipeline  # noqa: E402
 
@@ -55,7 +56,7 @@ def f32_gguf(model, tmp_path_factory) -> Path:
 def transformers_logits(model, kept: KeptTokens, question: str) -> np.ndarray:
     """(V,) by the plain forward of the text model: rows, (t, h, w) and causal order as DESIGN says, nothing of ours."""
     prompts = Prompts()
-    before, after = prompts.before, prompts.ids(PROMPT.ask(question))
+    before, after = prompts.before, prompts.ids(PROMPT.after.replace("{question}", question))
     embed = model.get_input_embeddings()
     with torch.no_grad():
         text = [embed(torch.tensor(ids)) for ids in (before, after)]
@@ -75,11 +76,11 @@ def transformers_logits(model, kept: KeptTokens, question: str) -> np.ndarray:
 
 
 def ask(model: LlamaCpp, kept: KeptTokens, question: str) -> np.ndarray:
-    model.reset()
-    model.append_text(PROMPT.before)
-    model.append_tokens(kept)
-    model.append_text(PROMPT.ask(question))
-    return model.logits()
+    sequence = model.sequence()
+    sequence.append(PROMPT.before, Rows.of(kept), PROMPT.after.replace("{question}", question))
+    logits = sequence.logits()
+    sequence.close()
+    return logits
 
 
 @pytest.mark.parametrize("batch", [512, 64])
@@ -103,11 +104,11 @@ def test_the_eleventh_question_answers_as_the_first_of_a_fresh_run(pipeline, cli
     for i in range(10):
         list(pipeline.ask(clip.questions[i % len(clip.questions)].text, 8))
     pipeline.prefill_question(clip.questions[0].text)
-    eleventh = pipeline.model.logits()
+    eleventh = pipeline.sequence.logits()
     with Pipeline(BUNDLE, threads=1) as fresh:
         fresh.watch(tokens, keep)
         fresh.prefill_question(clip.questions[0].text)
-        assert np.array_equal(fresh.model.logits(), eleventh)
+        assert np.array_equal(fresh.sequence.logits(), eleventh)
 
 
 def test_the_step_encoder_is_the_tower_of_transformers():

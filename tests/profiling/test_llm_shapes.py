@@ -41,6 +41,7 @@ def test_an_unknown_shape_names_the_nearest():
 @pytest.mark.parametrize("shape", [llm_shape("tiny"), PLAIN], ids=["mrope", "plain"])
 def test_llama_cpp_runs_a_shape(shape, tmp_path):
     pytest.importorskip("llama_cpp")
+    from score_edge.runtime.language.base import Rows
     from score_edge.runtime.language.llama_cpp import LlamaCpp
 
     written = []
@@ -52,10 +53,10 @@ def test_llama_cpp_runs_a_shape(shape, tmp_path):
     with LlamaCpp(path, context=128, threads=1) as model:
         assert model.capabilities.keeps_positions is shape.mrope
         assert model.capabilities.width == 64
-        assert model.append_text("ab") == 2
-        model.append_tokens(KeptTokens.gather(rows, np.ones((4, 6), bool), Grid(2, 3)))
-        assert model.append_text("a") == 1
-        assert np.isfinite(model.logits()).all() and model.logits().std() > 0
+        assert model.count("ab") == 2
+        sequence = model.sequence()
+        sequence.append("ab", Rows.of(KeptTokens.gather(rows, np.ones((4, 6), bool), Grid(2, 3))), "a")
+        assert np.isfinite(sequence.logits()).all() and sequence.logits().std() > 0
         # The cache holds what the shape says: two rows of every KV head per layer, half precision.
         assert model.capabilities.cell_bytes == 2 * 2 * 2 * 16 * 2
 

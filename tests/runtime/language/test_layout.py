@@ -8,7 +8,8 @@ from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Sele
 from score_edge.bundle.provenance import Provenance
 from score_edge.core import Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language.layout import clip_prompt, in_words
+from score_edge.runtime.language.base import Question, Rows, Segment
+from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
 
 HALF = (0.5, 0.5, 0.5)
 GRID = Grid(2, 3)
@@ -32,19 +33,22 @@ TIMES = [0.25, 1.25, 2.25, 63.25]
 
 def test_one_block() -> None:
     kept = clip((0, 1), (3, 5))
-    made = clip_prompt(manifest(Prompt("a {frames} {duration} ", "{question}")), kept, TIMES)
-    assert [text for text, _ in made.parts] == ["a two 0:01:03 "] and made.tail == ""
-    assert made.parts[0][1] is kept
+    made = Layout.of(manifest(Prompt("a {frames} {duration} ", "[{question}]"))).clip(kept, TIMES)
+    text, rows = made.segments
+    assert text == "a two 0:01:03 " and made.tail == ""
+    assert isinstance(rows, Rows) and rows.places.tolist() == kept.positions.tolist() and rows.extent == 4
+    assert np.array_equal(rows.embeddings, kept.embeddings) and not rows.continues
 
 
 def test_steps_between_their_texts_and_a_step_without_tokens_left_out() -> None:
     prompt = Prompt("<", "{question}", step="[{number} {clock} {seconds} {tokens}]", between="; ")
-    made = clip_prompt(manifest(prompt), clip((0, 1), (1, 0), (1, 4), (3, 5)), TIMES)
-    assert [text for text, _ in made.parts] == ["<[1 00:00 0.2 ", "]; [2 00:01 1.2 ", "]; [4 01:03 63.2 "]
+    made = Layout.of(manifest(prompt)).clip(clip((0, 1), (1, 0), (1, 4), (3, 5)), TIMES)
+    assert made.segments[::2] == ["<[1 00:00 0.2 ", "]; [2 00:01 1.2 ", "]; [4 01:03 63.2 "]
     assert made.tail == "]"
-    assert [part.positions.tolist() for _, part in made.parts] == [[[0, 0, 1]], [[0, 0, 0], [0, 1, 1]], [[0, 1, 2]]]
-    assert all(part.steps == 1 and part.grid == GRID for _, part in made.parts)
-    assert made.parts[1][1].embeddings[:, 0].tolist() == [24, 40]
+    rows = [part for part in made.segments if isinstance(part, Rows)]
+    assert [part.places.tolist() for part in rows] == [[[0, 0, 1]], [[0, 0, 0], [0, 1, 1]], [[0, 1, 2]]]
+    assert all(part.extent == 3 for part in rows)
+    assert rows[1].embeddings[:, 0].tolist() == [24, 40]
 
 
 @pytest.mark.parametrize(
@@ -54,26 +58,56 @@ def test_steps_between_their_texts_and_a_step_without_tokens_left_out() -> None:
         ([0.24, 1.26, 2.2, 3.2], [0, 2, 4, 6]),  # frames of a camera
         ([0.0, 3.0, 6.0, 9.0], [0, 6, 12, 18]),  # a long clip, sampled thinner
         ([0.0, 1.7, 3.4, 5.1], [0, 3, 6, 10]),
+        ([0.0, 1.0, 4.5, 5.5], [0, 2, 9, 11]),  # a camera that was away
+        ([0.0, 0.1, 0.2, 0.3], [0, 1, 2, 3]),  # two steps never share a position
     ],
 )
 def test_time_positions_count_seconds(times: list[float], expected: list[int]) -> None:
     kept = clip((0, 0), (1, 1), (2, 2), (3, 3))
-    ((_, found),) = clip_prompt(manifest(Prompt("", "{question}"), time_scale=2.0), kept, times).parts
-    assert found.positions[:, 0].tolist() == expected and found.steps == expected[-1] + 1
-    assert found.positions[:, 1:].tolist() == kept.positions[:, 1:].tolist()
+    _, rows = Layout.of(manifest(Prompt("a", "{question}"), time_scale=2.0)).clip(kept, times).segments
+    assert isinstance(rows, Rows)
+    assert rows.places[:, 0].tolist() == expected and rows.extent == max(expected[-1] + 1, 3)
+    assert rows.places[:, 1:].tolist() == kept.positions[:, 1:].tolist()
 
 
 def test_rows_that_close_a_clip() -> None:
     newline = np.ones((2, 4), np.float32)
-    made = clip_prompt(manifest(Prompt("a", "{question}")), clip((2, 0)), TIMES, newline)
-    assert [text for text, _ in made.parts] == ["a", ""]
-    assert made.parts[1][1].positions.tolist() == [[0, 0, 0], [0, 0, 1]]
+    made = Layout.of(manifest(Prompt("a", "{question}")), newline).clip(clip((2, 0)), TIMES)
+    text, _, closing = made.segments
+    assert text == "a" and isinstance(closing, Rows) and closing.places.tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
+def test_a_question_takes_the_text_before_it_along() -> None:
+    asked = Layout.of(manifest(Prompt("a", "<end>{question}\nanswer: "))).question("]", "what?")
+    assert asked == Question("]<end>", "what?", "\nanswer: ")
+
+
+@pytest.mark.parametrize("step", ["", "[{number} {clock} {tokens}]"])
+def test_step_by_step_is_the_whole_clip(step: str) -> None:
+    """What a stream appends, one step after the other, is what `ask` appends at once."""
+    layout = Layout.of(manifest(Prompt("a ", "{question}", step=step, between=", ")))
+    kept = clip((0, 0), (0, 3), (2, 2), (3, 3))
+    writer = ClipWriter(layout, layout.opening(3, TIMES[-1]))
+    segments: list[Segment] = []
+    for t in range(4):
+        here = kept.positions[:, 0] == t
+        tokens = (kept.positions[here] @ np.array([0, 3, 1])).astype(np.int32)
+        segments += writer.step(StepTokens(t, TIMES[t], kept.embeddings[here], tokens))
+    made = layout.clip(kept, TIMES)
+    assert writer.tail == made.tail
+    for found, expected in zip(joined(segments), made.segments, strict=True):
+        if isinstance(expected, Rows):
+            assert isinstance(found, Rows) and found.extent == expected.extent
+            assert np.array_equal(found.embeddings, expected.embeddings)
+            assert np.array_equal(found.places, expected.places)
+        else:
+            assert found == expected
 
 
 @pytest.mark.parametrize("times", [TIMES[:3], []])
 def test_a_time_for_every_step(times: list[float]) -> None:
     with pytest.raises(ScoreEdgeError, match="for a clip of 4 steps"):
-        clip_prompt(manifest(Prompt("", "{question}")), clip((2, 0)), times)
+        Layout.of(manifest(Prompt("", "{question}"))).clip(clip((2, 0)), times)
 
 
 def test_nothing_kept() -> None:
@@ -81,28 +115,4 @@ def test_nothing_kept() -> None:
         clip((0, 0)), embeddings=np.zeros((0, 4), np.float32), positions=np.zeros((0, 3))
     )
     with pytest.raises(ScoreEdgeError, match="0 kept tokens"):
-        clip_prompt(manifest(Prompt("", "{question}")), nothing, TIMES)
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (0, "zero"),
-        (1, "one"),
-        (12, "twelve"),
-        (20, "twenty"),
-        (64, "sixty-four"),
-        (100, "one hundred"),
-        (132, "one hundred and thirty-two"),
-        (1000, "one thousand"),
-        (1024, "one thousand and twenty-four"),
-        (2118, "two thousand, one hundred and eighteen"),
-    ],
-)
-def test_numbers_in_words(number: int, words: str) -> None:
-    assert in_words(number) == words
-    try:
-        from num2words import num2words
-    except ImportError:
-        return
-    assert in_words(number) == num2words(number)
+        Layout.of(manifest(Prompt("", "{question}"))).clip(nothing, TIMES)

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from score_edge.core import Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language import llama_cpp, llama_library
-from score_edge.runtime.language.base import LanguageModel, Mark
+from score_edge.runtime.language import llama_library, llama_sequence
+from score_edge.runtime.language.base import LanguageModel, Mark, Question, Rows
 from score_edge.runtime.language.llama_cpp import LlamaCpp
+from score_edge.runtime.language.llama_sequence import LlamaSequence
 
 pytest.importorskip("llama_cpp")
 
@@ -21,10 +23,16 @@ LONG = (12, 4, 5)  # more steps than rows or columns
 WIDE = (4, 5, 6)
 
 
+@contextmanager
+def open_sequence(path: Path, **options: Any) -> Iterator[LlamaSequence]:
+    with LlamaCpp(path, **options) as model:
+        yield model.sequence()
+
+
 @pytest.fixture
-def vl(gguf_files: dict[str, Path]) -> Iterator[LlamaCpp]:
-    with LlamaCpp(gguf_files["f32"], context=1024, threads=1) as model:
-        yield model
+def vl(gguf_files: dict[str, Path]) -> Iterator[LlamaSequence]:
+    with open_sequence(gguf_files["f32"], context=1024, threads=1) as sequence:
+        yield sequence
 
 
 def clip(shape: tuple[int, int, int], retention: float, seed: int = 0) -> KeptTokens:
@@ -81,8 +89,8 @@ def reference(tiny: Any, kept: KeptTokens, question: str, tokens: int) -> tuple[
     return first, answer
 
 
-def ask(model: LlamaCpp, question: str, tokens: int = 12) -> tuple[np.ndarray, str]:
-    model.append_text(question)
+def ask(model: LlamaSequence, question: str, tokens: int = 12) -> tuple[np.ndarray, str]:
+    model.append(question)
     return model.logits(), "".join(model.generate(tokens))
 
 
@@ -95,9 +103,9 @@ def test_equals_transformers(
     kept = clip(shape, retention)
     logits, answer = reference(qwen2_vl, kept, QUESTION, tokens=12)
     for file, cache, tolerance in (("f32", "f32", 1e-3), ("f32", "f16", 2e-2), ("f16", "f16", 0.1)):
-        with LlamaCpp(gguf_files[file], context=1024, batch=batch, threads=1, cache=cache) as model:
-            model.append_text(BEFORE)
-            model.append_tokens(kept)
+        with open_sequence(gguf_files[file], context=1024, batch=batch, threads=1, cache=cache) as model:
+            model.append(BEFORE)
+            model.append(Rows.of(kept))
             found, text = ask(model, QUESTION)
         assert np.abs(found - logits).max() <= tolerance
         assert found.argmax() == logits.argmax()
@@ -106,47 +114,47 @@ def test_equals_transformers(
 
 
 def test_batch_bounds_every_call(gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, decode = [], llama_cpp.decode
+    sizes, decode = [], llama_sequence.decode
     monkeypatch.setattr(
-        llama_cpp, "decode", lambda h, content, *rest: sizes.append(len(content)) or decode(h, content, *rest)
+        llama_sequence, "decode", lambda h, content, *rest: sizes.append(len(content)) or decode(h, content, *rest)
     )
-    with LlamaCpp(gguf_files["f32"], context=256, batch=32, threads=1) as model:
-        model.append_tokens(clip(LONG, 70 / 240))
+    with open_sequence(gguf_files["f32"], context=256, batch=32, threads=1) as model:
+        model.append(Rows.of(clip(LONG, 70 / 240)))
     assert sizes == [32, 32, 6]
 
 
-def test_rows_are_handed_over_without_a_copy(vl: LlamaCpp, monkeypatch: pytest.MonkeyPatch) -> None:
-    addresses, decode = [], llama_cpp.decode
+def test_rows_are_handed_over_without_a_copy(vl: LlamaSequence, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses, decode = [], llama_sequence.decode
     monkeypatch.setattr(
-        llama_cpp, "decode", lambda h, rows, *rest: addresses.append(rows.ctypes.data) or decode(h, rows, *rest)
+        llama_sequence, "decode", lambda h, rows, *rest: addresses.append(rows.ctypes.data) or decode(h, rows, *rest)
     )
     kept = clip(LONG, 0.25)
-    vl.append_tokens(kept)
+    vl.append(Rows.of(kept))
     assert addresses == [kept.embeddings.ctypes.data]
 
 
-def test_other_layouts_give_the_same_logits(vl: LlamaCpp) -> None:
+def test_other_layouts_give_the_same_logits(vl: LlamaSequence) -> None:
     kept = clip(LONG, 0.25)
-    vl.append_tokens(kept)
+    vl.append(Rows.of(kept))
     expected = ask(vl, QUESTION)[0]
-    vl.reset()
+    vl.clear()
     rows = np.asfortranarray(kept.embeddings.astype(np.float64))
-    vl.append_tokens(KeptTokens(rows, kept.positions.astype(np.int64), kept.steps, kept.grid))  # type: ignore[arg-type]
+    vl.append(Rows.of(KeptTokens(rows, kept.positions.astype(np.int64), kept.steps, kept.grid)))  # type: ignore[arg-type]
     assert np.array_equal(ask(vl, QUESTION)[0], expected)
 
 
 def test_eleventh_question_after_rollback_is_bit_identical(gguf_files: dict[str, Path]) -> None:
     kept = clip(LONG, 0.25)
 
-    def watch(model: LlamaCpp) -> Mark:
-        model.append_text(BEFORE)
-        model.append_tokens(kept)
+    def watch(model: LlamaSequence) -> Mark:
+        model.append(BEFORE)
+        model.append(Rows.of(kept))
         return model.mark()
 
-    with LlamaCpp(gguf_files["f16"], context=512, threads=1) as fresh:
+    with open_sequence(gguf_files["f16"], context=512, threads=1) as fresh:
         watch(fresh)
         logits, text = ask(fresh, QUESTION)
-    with LlamaCpp(gguf_files["f16"], context=512, threads=1) as model:
+    with open_sequence(gguf_files["f16"], context=512, threads=1) as model:
         video = watch(model)
         for i in range(10):
             ask(model, f"<|vision_end|>Question {'again ' * i}?", tokens=i + 1)
@@ -157,35 +165,39 @@ def test_eleventh_question_after_rollback_is_bit_identical(gguf_files: dict[str,
     assert again[1] == text
 
 
-def test_rollback_to_before_the_video(vl: LlamaCpp) -> None:
-    vl.append_text(BEFORE)
+def test_rollback_to_before_the_video(vl: LlamaSequence) -> None:
+    vl.append(BEFORE)
     start = vl.mark()
-    vl.append_tokens(clip(WIDE, 0.5, seed=1))
+    vl.append(Rows.of(clip(WIDE, 0.5, seed=1)))
     expected = ask(vl, QUESTION)[0]
     vl.rollback(start)
-    vl.append_tokens(clip(LONG, 0.5, seed=2))
+    vl.append(Rows.of(clip(LONG, 0.5, seed=2)))
     ask(vl, QUESTION)
     vl.rollback(start)
-    vl.append_tokens(clip(WIDE, 0.5, seed=1))
+    vl.append(Rows.of(clip(WIDE, 0.5, seed=1)))
     assert np.array_equal(ask(vl, QUESTION)[0], expected)
 
 
-def test_mark_counts_cells_and_positions_apart(vl: LlamaCpp) -> None:
-    n = vl.append_text(BEFORE)
-    vl.append_tokens(clip(LONG, 0.10))
-    assert vl.mark() == Mark(position=n + 12, cells=n + 24, video=n)
-    vl.append_tokens(clip(WIDE, 0.0))
-    assert vl.mark() == Mark(position=n + 12 + 6, cells=n + 24, video=n + 12)
+def test_mark_counts_cells_and_positions_apart(vl: LlamaSequence) -> None:
+    vl.append(BEFORE)
+    n = vl.mark().cells
+    kept = clip(LONG, 0.10)
+    vl.append(Rows.of(kept))
+    end = n + int(kept.positions[-1, 0]) + 1
+    assert vl.mark() == Mark(position=n + 12, cells=n + 24, block=n, end=end)
+    vl.append(Rows.of(clip(WIDE, 0.0)))
+    assert vl.mark() == Mark(position=n + 12 + 6, cells=n + 24, block=n + 12, end=n + 12)
 
 
-def test_generated_tokens_continue_like_appended_ones(vl: LlamaCpp) -> None:
-    vl.append_tokens(clip(LONG, 0.25))
+def test_generated_tokens_continue_like_appended_ones(vl: LlamaSequence) -> None:
+    vl.append(Rows.of(clip(LONG, 0.25)))
     video = vl.mark()
-    n = vl.append_text(QUESTION)
+    n = vl.model.count(QUESTION)
+    vl.append(QUESTION)
     text = "".join(vl.generate(6))
-    assert vl.mark() == Mark(video.position + n + 5, video.cells + n + 5, video.video)
+    assert (vl.mark().position, vl.mark().cells) == (video.position + n + 5, video.cells + n + 5)
     vl.rollback(video)
-    vl.append_text(QUESTION)
+    vl.append(QUESTION)
     pieces = vl.generate(6)
     assert "".join(pieces) == text
 
@@ -199,16 +211,16 @@ def test_plain_rope_compacts_positions(qwen2: Any, gguf_files: dict[str, Path]) 
         before, after = (embed(torch.tensor(qwen2.tokenizer(text).input_ids)) for text in (BEFORE, QUESTION))
         rows = torch.cat([before, torch.from_numpy(kept.embeddings), after])[None]
         expected = qwen2.model(inputs_embeds=rows, use_cache=False).logits[0, -1].numpy()
-    with LlamaCpp(gguf_files["plain"], context=512, batch=32, threads=1, cache="f32") as model:
-        assert not model.capabilities.keeps_positions
-        model.append_text(BEFORE)
-        model.append_tokens(kept)
+    with open_sequence(gguf_files["plain"], context=512, batch=32, threads=1, cache="f32") as model:
+        assert not model.model.capabilities.keeps_positions
+        model.append(BEFORE)
+        model.append(Rows.of(kept))
         video = model.mark()
         assert video.position == video.cells
-        model.append_text(QUESTION)
+        model.append(QUESTION)
         assert np.abs(model.logits() - expected).max() <= 1e-3
         model.rollback(video)
-        model.append_text(QUESTION)
+        model.append(QUESTION)
         assert np.abs(model.logits() - expected).max() <= 1e-3
 
 
@@ -233,11 +245,11 @@ def test_plain_rope_compacts_positions(qwen2: Any, gguf_files: dict[str, Path]) 
         "a" * 500,
     ],
 )
-def test_tokenises_like_transformers(vl: LlamaCpp, tokenizer: Any, text: str) -> None:
-    assert vl.tokenize(text).tolist() == tokenizer(text).input_ids
+def test_tokenises_like_transformers(vl: LlamaSequence, tokenizer: Any, text: str) -> None:
+    assert vl.model.tokenize(text).tolist() == tokenizer(text).input_ids
 
 
-class Scripted(LlamaCpp):
+class Scripted(LlamaSequence):
     """Says what it is told to."""
 
     script: Iterator[int]
@@ -249,9 +261,10 @@ class Scripted(LlamaCpp):
 def test_streams_whole_characters_and_stops_at_the_end_token(gguf_files: dict[str, Path], tokenizer: Any) -> None:
     text = "naïve 🙂 日本"
     ids = tokenizer(text).input_ids
-    with Scripted(gguf_files["f32"], context=256, threads=1) as model:
+    with LlamaCpp(gguf_files["f32"], context=256, threads=1) as opened:
+        model = Scripted(opened, 0)
         model.script = iter([*ids, tokenizer.convert_tokens_to_ids("<|video_pad|>"), tokenizer.eos_token_id])
-        model.append_text(QUESTION)
+        model.append(QUESTION)
         pieces = list(model.generate(100))
         assert "".join(pieces) == text
         assert all(pieces) and not any("\ufffd" in piece for piece in pieces)
@@ -267,17 +280,17 @@ def with_row(kept: KeptTokens, row: int, value: float) -> KeptTokens:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_is_refused_and_leaves_no_trace(vl: LlamaCpp, value: float) -> None:
+def test_a_row_that_is_not_finite_is_refused_and_leaves_no_trace(vl: LlamaSequence, value: float) -> None:
     kept = clip(LONG, 0.25)
-    vl.append_text(BEFORE)
+    vl.append(BEFORE)
     start = vl.mark()
-    vl.append_tokens(kept)
+    vl.append(Rows.of(kept))
     expected = ask(vl, QUESTION)[0]
     vl.rollback(start)
     with pytest.raises(ScoreEdgeError, match="1 of 60 visual tokens are not finite, the first is token 7"):
-        vl.append_tokens(with_row(kept, 7, value))
+        vl.append(Rows.of(with_row(kept, 7, value)))
     assert vl.mark() == start
-    vl.append_tokens(kept)
+    vl.append(Rows.of(kept))
     assert np.array_equal(ask(vl, QUESTION)[0], expected)
 
 
@@ -290,40 +303,40 @@ def moved(kept: KeptTokens, change: Any) -> KeptTokens:
     [
         (lambda p: p[::-1], "go backwards"),
         (lambda p: np.concatenate([p[:1], p[:1], p[2:]]), "go backwards"),
-        (lambda p: p + 12, "outside their grid"),
-        (lambda p: p - 1, "outside their grid"),
-        (lambda p: p[:-1], "outside their grid"),
-        (lambda p: p.T, "outside their grid"),
+        (lambda p: p + 12, "outside their block"),
+        (lambda p: p - 1, "outside their block"),
+        (lambda p: p[:-1], "outside their block"),
+        (lambda p: p.T, "outside their block"),
     ],
 )
-def test_wrong_positions_are_refused(vl: LlamaCpp, change: Any, message: str) -> None:
+def test_wrong_positions_are_refused(vl: LlamaSequence, change: Any, message: str) -> None:
     with pytest.raises(ScoreEdgeError, match=message):
-        vl.append_tokens(moved(clip(LONG, 0.25), change))
+        vl.append(Rows.of(moved(clip(LONG, 0.25), change)))
 
 
 @pytest.mark.parametrize("width", [64, 129, 256])
-def test_rows_of_another_width_are_refused(vl: LlamaCpp, width: int) -> None:
+def test_rows_of_another_width_are_refused(vl: LlamaSequence, width: int) -> None:
     kept = clip(LONG, 0.25)
     rows = np.zeros((kept.kept, width), np.float32)
     with pytest.raises(ScoreEdgeError, match=f"{width}.*takes rows of 128"):
-        vl.append_tokens(KeptTokens(rows, kept.positions, kept.steps, kept.grid))
+        vl.append(Rows.of(KeptTokens(rows, kept.positions, kept.steps, kept.grid)))
 
 
 def test_a_full_context_is_an_error_and_the_model_goes_on(
     gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with LlamaCpp(gguf_files["f32"], context=256, batch=64, threads=1) as model:
-        model.append_tokens(clip(LONG, 0.25))
+    with open_sequence(gguf_files["f32"], context=256, batch=64, threads=1) as model:
+        model.append(Rows.of(clip(LONG, 0.25)))
         video = model.mark()
         expected = ask(model, QUESTION, tokens=1)[0]
         model.rollback(video)
         with monkeypatch.context() as patch:
-            patch.delattr(llama_cpp, "decode")  # predicted, not tried: half a prefill would be wasted
+            patch.delattr(llama_sequence, "decode")  # predicted, not tried: half a prefill would be wasted
             with pytest.raises(ScoreEdgeError, match="context of 256 tokens is full: 300 are needed"):
-                model.append_tokens(clip(LONG, 1.0))
+                model.append(Rows.of(clip(LONG, 1.0)))
         assert model.mark() == video
         with pytest.raises(ScoreEdgeError, match="is full"):
-            model.append_text(QUESTION)
+            model.append(QUESTION)
             for _ in model.generate(1000):
                 pass
         model.rollback(video)
@@ -331,45 +344,45 @@ def test_a_full_context_is_an_error_and_the_model_goes_on(
 
 
 def test_llama_cpp_saying_full_is_the_same_error(gguf_files: dict[str, Path]) -> None:
-    with LlamaCpp(gguf_files["f32"], context=256, batch=64, threads=1) as model:
-        model.append_tokens(clip(LONG, 0.75))
+    with open_sequence(gguf_files["f32"], context=256, batch=64, threads=1) as model:
+        model.append(Rows.of(clip(LONG, 0.75)))
         full = model.mark()
         model._here = Mark(full.position, cells=0)  # as if cells had been miscounted
         with pytest.raises(ScoreEdgeError, match="is full"):
-            model.append_tokens(clip(LONG, 0.5))
+            model.append(Rows.of(clip(LONG, 0.5)))
         model._here = full
         assert ask(model, QUESTION, tokens=1)[1]
 
 
-def test_a_refusal_carries_llama_cpps_own_words(vl: LlamaCpp, capfd: pytest.CaptureFixture[str]) -> None:
-    vl.append_text(QUESTION)
+def test_a_refusal_carries_llama_cpps_own_words(vl: LlamaSequence, capfd: pytest.CaptureFixture[str]) -> None:
+    vl.append(QUESTION)
     vl._here = Mark(position=2, cells=vl.mark().cells)
     with pytest.raises(ScoreEdgeError, match=r"code -1: .*position") as caught:
-        vl.append_text("again")
+        vl.append("again")
     assert "\n" not in caught.value.message
     assert capfd.readouterr() == ("", "")
 
 
-def test_logits_need_text_before_them(vl: LlamaCpp) -> None:
+def test_logits_need_text_before_them(vl: LlamaSequence) -> None:
     with pytest.raises(ScoreEdgeError, match="nothing to continue from"):
         vl.logits()
-    vl.append_text(BEFORE)
+    vl.append(BEFORE)
     assert vl.logits().shape == (405,)
-    vl.append_tokens(clip(LONG, 0.1))
+    vl.append(Rows.of(clip(LONG, 0.1)))
     with pytest.raises(ScoreEdgeError, match="nothing to continue from"):
         next(vl.generate(1))
 
 
-def test_a_mark_ahead_of_the_sequence_is_refused(vl: LlamaCpp) -> None:
-    vl.append_text(QUESTION)
+def test_a_mark_ahead_of_the_sequence_is_refused(vl: LlamaSequence) -> None:
+    vl.append(QUESTION)
     mark = vl.mark()
-    vl.reset()
+    vl.clear()
     with pytest.raises(ScoreEdgeError, match="ahead"):
         vl.rollback(mark)
 
 
-def test_capabilities(vl: LlamaCpp) -> None:
-    model: LanguageModel = vl
+def test_capabilities(vl: LlamaSequence) -> None:
+    model: LanguageModel = vl.model
     assert model.capabilities.width == 128
     assert model.capabilities.context == 1024
     assert model.capabilities.keeps_positions and model.capabilities.incremental
@@ -377,9 +390,10 @@ def test_capabilities(vl: LlamaCpp) -> None:
 
 def test_a_closed_model_says_so(gguf_files: dict[str, Path]) -> None:
     model = LlamaCpp(gguf_files["f32"], context=256, threads=1)
+    sequence = model.sequence()
     model.close()
     model.close()
-    for call in (model.reset, lambda: model.append_text("x"), lambda: model.append_tokens(clip(LONG, 0.1))):
+    for call in (sequence.clear, lambda: sequence.append("x"), lambda: sequence.append(Rows.of(clip(LONG, 0.1)))):
         with pytest.raises(RuntimeError, match="closed"):
             call()
 
@@ -423,7 +437,106 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_an_open_model_does_not_disturb_the_end_of_the_process(gguf_files: dict[str, Path]) -> None:
     code = (
         "import sys; from score_edge.runtime.language.llama_cpp import LlamaCpp; "
-        "model = LlamaCpp(sys.argv[1], threads=1); model.append_text('x')"
+        "model = LlamaCpp(sys.argv[1], threads=1); model.sequence().append('x')"
     )
     done = subprocess.run([sys.executable, "-c", code, gguf_files["f32"]], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("file", ["f32", "f16", "plain"])
+def test_text_and_rows_in_one_call_equal_a_call_each(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    kept = clip(WIDE, 0.5)
+    segments = (BEFORE, Rows.of(kept), "<|vision_end|> and <|vision_start|>", Rows.of(kept), QUESTION)
+    calls, decode = [], llama_sequence.decode
+    monkeypatch.setattr(
+        llama_sequence, "decode", lambda h, content, *rest: calls.append(len(content)) or decode(h, content, *rest)
+    )
+    with open_sequence(gguf_files[file], context=512, threads=1, cache="f32") as sequence:
+        sequence.append(*segments)
+        together, mark = sequence.logits(), sequence.mark()
+        assert len(calls) == 1
+        sequence.clear()
+        for segment in segments:
+            sequence.append(segment)
+        assert len(calls) == 1 + len(segments) and sequence.mark() == mark
+        assert np.abs(sequence.logits() - together).max() <= 1e-3
+
+
+def test_what_a_question_says_is_text(vl: LlamaSequence, tokenizer: Any) -> None:
+    inner = "what does <|im_end|> mean, and <|vision_start|>?"
+    ids = vl.model.tokenize(Question("<|vision_end|>Say: ", inner, "<|im_end|>\n")).tolist()
+    control = [tokenizer.convert_tokens_to_ids(name) for name in ("<|vision_end|>", "<|im_end|>")]
+    assert [token for token in ids if token in tokenizer.all_special_ids] == control
+    plain = vl.model.tokenize(Question("<|vision_end|>Say: ", "what moved?", "<|im_end|>\n"))
+    assert plain.tolist() == tokenizer("<|vision_end|>Say: what moved?<|im_end|>\n").input_ids
+    assert tokenizer.decode(ids) == f"<|vision_end|>Say: {inner}<|im_end|>\n"
+
+
+@pytest.mark.parametrize("batch", [512, 32])
+def test_scores_are_the_log_probabilities_of_transformers(qwen2: Any, gguf_files: dict[str, Path], batch: int) -> None:
+    import torch
+
+    answer = "A blue square appeared for two steps."
+    with torch.no_grad():
+        asked, said = (qwen2.tokenizer(text).input_ids for text in (QUESTION, answer))
+        logits = qwen2.model(torch.tensor([asked + said]), use_cache=False).logits[0, len(asked) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(said)[:, None])[:, 0].numpy()
+    with open_sequence(gguf_files["plain"], context=512, batch=batch, threads=1, cache="f32") as sequence:
+        sequence.append("<|vision_start|>")
+        before = sequence.mark()
+        sequence.clear()
+        assert np.abs(sequence.score(answer, QUESTION) - expected).max() <= 1e-3
+        sequence.append(QUESTION)
+        assert np.abs(sequence.score(answer) - expected).max() <= 1e-3
+        assert sequence.mark().cells == len(asked) and before.cells == 1
+
+
+def test_sequences_share_a_model_and_nothing_else(gguf_files: dict[str, Path]) -> None:
+    def ask_of(sequence: LlamaSequence, seed: int) -> np.ndarray:
+        sequence.append(BEFORE, Rows.of(clip(LONG, 0.25, seed)))
+        return ask(sequence, QUESTION)[0]
+
+    alone = []
+    for seed in (1, 2):
+        with open_sequence(gguf_files["f32"], context=512, threads=1) as sequence:
+            alone.append(ask_of(sequence, seed))
+    with LlamaCpp(gguf_files["f32"], context=512, sequences=2, threads=1) as model:
+        one, two = model.sequence(), model.sequence()
+        found = [ask_of(one, 1), ask_of(two, 2)]
+        with pytest.raises(ScoreEdgeError, match="every sequence"):
+            model.sequence()
+        again = two.logits()
+        one.close()
+        assert np.array_equal(two.logits(), again)
+        third = model.sequence()
+        assert np.abs(ask_of(third, 2) - alone[1]).max() <= 1e-3
+    for expected, got in zip(alone, found, strict=True):
+        assert np.abs(expected - got).max() <= 1e-3
+
+
+def test_a_failed_step_longer_than_a_batch_is_rolled_back(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = clip((12, 8, 8), 1.0)
+    first, later = (kept.positions[:, 0] == t for t in (0, 1))
+    with open_sequence(gguf_files["f32"], context=512, batch=32, threads=1) as sequence:
+        sequence.append(BEFORE, Rows(kept.embeddings[first], kept.positions[first], 8))
+        before = ask(sequence, QUESTION, tokens=1)[0]
+    calls = []
+
+    def failing(*arguments: Any) -> int:
+        calls.append(1)
+        return 2 if len(calls) == 4 else decode(*arguments)
+
+    decode = llama_sequence.decode
+    with open_sequence(gguf_files["f32"], context=512, batch=32, threads=1) as sequence:
+        sequence.append(BEFORE, Rows(kept.embeddings[first], kept.positions[first], 8))
+        with monkeypatch.context() as patch:
+            calls.clear()
+            patch.setattr(llama_sequence, "decode", failing)
+            calls += [1, 1]  # the second call of the two fails
+            with pytest.raises(ScoreEdgeError, match="code 2"):
+                sequence.append(Rows(kept.embeddings[later], kept.positions[later], 8, continues=True))
+        assert np.array_equal(ask(sequence, QUESTION, tokens=1)[0], before)

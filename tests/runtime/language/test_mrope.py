@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from score_edge.core import Grid, KeptTokens
+from score_edge.runtime.language.base import Rows
 from score_edge.runtime.language.mrope import mrope_positions, plain_positions, position_delta, rotary_cos_sin
 
 LONG, WIDE = (12, 4, 5), (3, 4, 6)
@@ -44,7 +45,7 @@ def test_positions_are_those_of_transformers_without_the_dropped_tokens(qwen2_vl
     places = np.ravel_multi_index(tuple(kept.positions.T), shape)
     seen = [*range(before), *(before + places), *range(before + len(video), whole.shape[1])]
 
-    positions, following = mrope_positions([text(before), kept, text(after)])
+    positions, following = mrope_positions([text(before), Rows.of(kept), text(after)])
 
     np.testing.assert_array_equal(positions, whole[:, seen])
     assert positions.dtype == np.int64
@@ -56,7 +57,7 @@ def test_positions_are_those_of_transformers_without_the_dropped_tokens(qwen2_vl
 
 def test_two_videos_and_text_between():
     one, two = kept_of(WIDE, 0.5), kept_of(LONG, 0.2)
-    positions, following = mrope_positions([text(2), one, text(3), two])
+    positions, following = mrope_positions([text(2), Rows.of(one), text(3), Rows.of(two)])
     assert positions[:, 2 + one.kept].tolist() == [2 + 6] * 3
     assert positions[0, 2 + one.kept + 3 :].min() >= 2 + 6 + 3
     assert following == 2 + 6 + 3 + 12
@@ -71,7 +72,7 @@ def test_plain_positions_close_up():
 @pytest.mark.parametrize("shape", [LONG, WIDE])
 def test_rotations_are_those_of_transformers(qwen2_vl, shape):
     torch = pytest.importorskip("torch")
-    positions, _ = mrope_positions([text(5), kept_of(shape, 0.4), text(3)])
+    positions, _ = mrope_positions([text(5), Rows.of(kept_of(shape, 0.4)), text(3)])
     rotary: Any = qwen2_vl.model.get_decoder().rotary_emb
     cos, sin = rotary(torch.zeros(1, dtype=torch.float32), torch.from_numpy(positions[:, None]))
     head = cos.shape[-1]

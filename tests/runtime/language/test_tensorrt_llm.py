@@ -11,7 +11,7 @@ from score_edge.core import Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language import tensorrt_llm as module
 from score_edge.runtime.language import tensorrt_llm_request as request
-from score_edge.runtime.language.base import LanguageModel
+from score_edge.runtime.language.base import LanguageModel, Question, Rows
 from score_edge.runtime.language.mrope import mrope_positions
 from score_edge.runtime.language.tensorrt_llm import TensorRtLlm, usable_ways, way_of
 
@@ -26,12 +26,12 @@ MODEL = {
 }
 
 
-def kept(width: int = 128, seed: int = 0, steps: int = 3) -> KeptTokens:
+def kept(width: int = 128, seed: int = 0, steps: int = 3) -> Rows:
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((steps, 6, width), dtype=np.float32)
     mask = rng.random((steps, 6)) < 0.5
     mask[0, 0] = True
-    return KeptTokens.gather(rows, mask, Grid(2, 3))
+    return Rows.of(KeptTokens.gather(rows, mask, Grid(2, 3)))
 
 
 @pytest.fixture
@@ -47,9 +47,10 @@ def package(monkeypatch):
 
 
 @pytest.fixture
-def engine(tmp_path):
+def engine(tokenizer, tmp_path):
     folder = tmp_path / "engine"
     folder.mkdir()
+    tokenizer.save_pretrained(folder)
     (folder / "rank0.engine").touch()
     model = {**MODEL, "rotary_base": 1e6, "dtype": "bfloat16", "rotary_scaling": {"mrope_section": [4, 6, 6]}}
     build = {"max_seq_len": 80, "max_input_len": 64, "max_prompt_embedding_table_size": 20}
@@ -67,28 +68,22 @@ def checkpoint(tmp_path):
     return folder
 
 
-@pytest.fixture
-def words(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    return tmp_path / "tokenizer"
-
-
 def test_fake_ids_count_on_behind_the_vocabulary():
     one, two = kept(), kept(seed=1)
     ids = request.fake_ids([np.array([7, 8], np.int32), one, np.array([9], np.int32), two], 400)
     assert ids.dtype == np.int32
-    assert ids[:2].tolist() == [7, 8] and ids[2 + one.kept] == 9
+    assert ids[:2].tolist() == [7, 8] and ids[2 + len(one)] == 9
     fake = ids[ids >= 400]
-    assert fake.tolist() == list(range(400, 400 + one.kept + two.kept))
+    assert fake.tolist() == list(range(400, 400 + len(one) + len(two)))
     # Every fake id finds its row.
     table = request.prompt_table([one, two], 128)
-    assert table.shape == (1, one.kept + two.kept, 128) and table.flags.c_contiguous
+    assert table.shape == (1, len(one) + len(two), 128) and table.flags.c_contiguous
     np.testing.assert_array_equal(table[0, fake - 400], np.concatenate([one.embeddings, two.embeddings]))
 
 
 def test_placeholders_stand_for_every_visual_token():
     ids = request.placeholder_ids([np.array([7], np.int32), kept()], 401)
-    assert ids.tolist() == [7] + [401] * kept().kept
+    assert ids.tolist() == [7] + [401] * len(kept())
 
 
 def test_blocks_are_shared_only_by_equal_videos():
@@ -96,9 +91,9 @@ def test_blocks_are_shared_only_by_equal_videos():
     ids = request.extra_ids([text, kept(), text])
     assert ids[:2] == ids[-2:] == [0, 0] and all(0 < extra < 1 << 63 for extra in ids[2:-2])
     assert ids == request.extra_ids([text, kept(), text])
-    assert len(set(ids[2:-2])) == kept().kept
-    moved = KeptTokens(kept().embeddings, kept().positions + np.int32([0, 0, 1]) % 3, 3, Grid(2, 3))
-    longer = KeptTokens(kept().embeddings, kept().positions, 9, Grid(2, 3))  # moves the text behind it
+    assert len(set(ids[2:-2])) == len(kept())
+    moved = Rows(kept().embeddings, kept().places + np.int32([0, 0, 1]) % 3, 3)
+    longer = Rows(kept().embeddings, kept().places, 9)  # moves the text behind it
     for other in (kept(seed=1), moved, longer):
         assert not set(request.extra_ids([other])) & set(ids[2:-2])
 
@@ -129,42 +124,41 @@ def test_versions(version, ways):
     assert usable_ways(version) == ways
 
 
-def test_an_engine_is_called_with_what_it_takes(package, engine, words, tokenizer):
-    with TensorRtLlm(engine, tokenizer=words) as model:
-        backend: LanguageModel = model
+def test_an_engine_is_called_with_what_it_takes(package, engine, tokenizer):
+    with TensorRtLlm(engine) as opened:
+        backend: LanguageModel = opened
+        model = opened.sequence()
         assert (backend.capabilities.width, backend.capabilities.context) == (128, 64)
         assert backend.capabilities.keeps_positions and not backend.capabilities.incremental
         assert backend.capabilities.cell_bytes == 2 * 3 * 2 * 32 * 2
-        n = model.append_text("What moved?")
+        n, after = opened.count("What moved?"), opened.count(" It did.")
         video = kept()
-        model.append_tokens(video)
-        after = model.append_text(" It did.")
+        model.append("What moved?", video, " It did.")
         assert "".join(model.generate(3)) == tokenizer.decode([5, 6, 7], skip_special_tokens=True)
     from tensorrt_llm.runtime import model_runner_cpp
 
     call = model_runner_cpp.calls[-1]
-    length = n + video.kept + after
+    length = n + len(video) + after
     assert call["batch_input_ids"][0].shape == (length,) and str(call["batch_input_ids"][0].dtype) == "torch.int32"
-    assert call["prompt_table"].shape == (1, video.kept, 128) and str(call["prompt_table"].dtype) == "torch.bfloat16"
+    assert call["prompt_table"].shape == (1, len(video), 128) and str(call["prompt_table"].dtype) == "torch.bfloat16"
     assert call["prompt_tasks"] == "0" and len(call["input_token_extra_ids"][0]) == length
     rotations = call["mrope_params"].mrope_rotary_cos_sin
     assert rotations.shape == (1, 512 * 32) and str(rotations.dtype) == "torch.float32"
-    following = n + max(3, 2, 3) + after
+    following = n + video.extent + after
     assert call["mrope_params"].mrope_position_deltas.tolist() == [[following - length]]
     assert str(call["mrope_params"].mrope_position_deltas.dtype) == "torch.int32"
 
 
 def test_a_checkpoint_gets_true_positions_instead_of_an_invented_grid(package, checkpoint):
     video = kept()
-    with TensorRtLlm(checkpoint, context=200) as model:
-        n = model.append_text("hi")
-        model.append_tokens(video)
-        model.append_text("?")
+    with TensorRtLlm(checkpoint, context=200) as opened:
+        model, n = opened.sequence(), opened.count("hi")
+        model.append("hi", video, "?")
         assert "".join(model.generate(2)) == "it moved"
     from tensorrt_llm.llmapi import llm
 
     ids, extra = llm.calls[-1]["prepared"]
-    assert ids == [*b"hi", *[401] * video.kept, *b"?"]
+    assert ids == [*b"hi", *[401] * len(video), *b"?"]
     data = extra["multimodal_data"]
     np.testing.assert_array_equal(data["multimodal_embedding"].numpy(), video.embeddings)
     places = data["mrope_config"]["mrope_position_ids"]
@@ -182,8 +176,9 @@ def test_newer_processors_keep_the_placeholder_in_the_vocabulary(package, checkp
 
     Qwen2VLInputProcessorBase._attach_multimodal_embeddings_impl = lambda self, *rest: None
     Qwen2VLInputProcessorBase.attach_multimodal_embeddings = attach_multimodal_embeddings
-    with TensorRtLlm(checkpoint) as model:
-        model.append_tokens(kept())
+    with TensorRtLlm(checkpoint) as opened:
+        model = opened.sequence()
+        model.append(kept())
         list(model.generate(1))
     from tensorrt_llm.llmapi import llm
 
@@ -191,17 +186,18 @@ def test_newer_processors_keep_the_placeholder_in_the_vocabulary(package, checkp
     assert set(ids) == {398} and isinstance(extra["multimodal_data"]["multimodal_embedding"], list)
 
 
-def test_a_question_is_forgotten_and_the_video_is_not(package, engine, words):
-    with TensorRtLlm(engine, tokenizer=words) as model:
-        model.append_tokens(kept())
+def test_a_question_is_forgotten_and_the_video_is_not(package, engine):
+    with TensorRtLlm(engine) as opened:
+        model = opened.sequence()
+        model.append(kept())
         video = model.mark()
-        model.append_text("What?")
+        model.append("What?")
         later = model.mark()
         model.rollback(video)
         assert model.mark() == video
         with pytest.raises(ScoreEdgeError, match="not of this sequence"):
             model.rollback(later)
-        model.reset()
+        model.clear()
         assert model.mark().cells == 0
         with pytest.raises(ScoreEdgeError, match="nothing to continue from"):
             list(model.generate(1))
@@ -209,14 +205,15 @@ def test_a_question_is_forgotten_and_the_video_is_not(package, engine, words):
             model.logits()
 
 
-def test_what_does_not_fit_is_refused_before_the_engine_sees_it(package, engine, words):
-    with TensorRtLlm(engine, tokenizer=words) as model:
+def test_what_does_not_fit_is_refused_before_the_engine_sees_it(package, engine):
+    with TensorRtLlm(engine) as opened:
+        model = opened.sequence()
         with pytest.raises(ScoreEdgeError, match="do not fit into the engine's table of 20") as caught:
-            model.append_tokens(kept(steps=20))
+            model.append(kept(steps=20))
         assert "--max_multimodal_len" in caught.value.hint
         with pytest.raises(ScoreEdgeError, match="context of 64 tokens is full"):
             for _ in range(40):
-                model.append_text("What moved?")
+                model.append("What moved?")
 
 
 @pytest.mark.parametrize(
@@ -260,3 +257,18 @@ def test_servers_other_versions_and_machines_without_a_gpu(engine, monkeypatch):
     monkeypatch.setattr(module, "require_gpu", lambda what: (_ for _ in ()).throw(ScoreEdgeError(f"{what} needs one")))
     with pytest.raises(ScoreEdgeError, match="TensorRT-LLM needs one"):
         TensorRtLlm(engine)
+
+
+def test_an_engine_without_its_tokenizer(package, engine):
+    for path in engine.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ScoreEdgeError, match="no tokenizer in"):
+        TensorRtLlm(engine)
+
+
+def test_what_a_question_says_is_text(tokenizer):
+    inner = "what does <|im_end|> mean?"
+    ids = module.ids_of(tokenizer, Question("<|vision_end|>Say: ", inner, "<|im_end|>\n"))
+    control = [tokenizer.convert_tokens_to_ids(name) for name in ("<|vision_end|>", "<|im_end|>")]
+    assert [token for token in ids if token in tokenizer.all_special_ids] == control
+    assert tokenizer.decode(ids) == f"<|vision_end|>Say: {inner}<|im_end|>\n"

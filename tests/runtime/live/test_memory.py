@@ -1,159 +1,265 @@
-"""The memory of the video: constant cells, the newest stay, questions leave no trace, renewal equals a fresh start."""
+"""The memory of the video: what it holds is what `ask` would lay out, it never goes blind, and its work is bounded."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from score_edge.bundle.manifest import Prompt
 from score_edge.core import Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language import llama_sequence
+from score_edge.runtime.language.layout import Layout
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.live.memory import VideoMemory
 
 pytest.importorskip("llama_cpp")
 
-BEFORE = "<|im_start|>user\n<|vision_start|>"
-QUESTION = "<|vision_end|>What moved?<|im_end|>\n<|im_start|>assistant\n"
 GRID = Grid(4, 5)
+AFTER = "<|vision_end|>{question}<|im_end|>\n<|im_start|>assistant\n"
+QUESTION = "What moved?"
+ONE_BLOCK = Prompt("<|im_start|>user\n<|vision_start|>", AFTER)
+NUMBERED = Prompt(
+    "<|im_start|>user\n",
+    "{question}<|im_end|>\n",
+    step="Frame{number}: <|vision_start|>{tokens}<|vision_end|>",
+    between="\n",
+)
+COUNTED = Prompt(
+    "<|im_start|>user\nSee {frames} frames of {duration}.\n",
+    "{question}<|im_end|>\n",
+    step="At {clock}: <|vision_start|>{tokens}<|vision_end|>\n",
+)
+NEWLINE = np.full((1, 128), 0.3, np.float32)
+LAYOUTS = {
+    "one block": Layout(ONE_BLOCK, GRID),
+    "one block, seconds": Layout(ONE_BLOCK, GRID, time_scale=2.0),
+    "one block, newline": Layout(ONE_BLOCK, GRID, newline=NEWLINE),
+    "numbered steps": Layout(NUMBERED, GRID),
+    "counted steps": Layout(COUNTED, GRID),
+}
 RNG = np.random.default_rng(0)
 TOKENS = RNG.standard_normal((400, GRID.tokens, 128), dtype=np.float32)
 SCORES = RNG.random((400, GRID.tokens), dtype=np.float32)
 KEEP = SCORES > 0.85
+KEEP[0] = True  # as a stream begins
 KEEP[7:10] = False
 
 
 @pytest.fixture(params=["f32", "plain"])
 def model(request: pytest.FixtureRequest, gguf_files: dict[str, Path]) -> Iterator[LlamaCpp]:
-    with LlamaCpp(gguf_files[request.param], context=512, threads=1, cache="f32") as opened:
+    with LlamaCpp(gguf_files[request.param], context=1024, threads=1, cache="f32") as opened:
         yield opened
 
 
-def logits(model: LlamaCpp) -> np.ndarray:
-    video = model.mark()
-    model.append_text(QUESTION)
-    found = model.logits()
-    model.rollback(video)
-    return found
+@pytest.fixture(params=list(LAYOUTS))
+def layout(request: pytest.FixtureRequest, model: LlamaCpp) -> Layout:
+    if request.param == "one block, seconds" and not model.capabilities.keeps_positions:
+        pytest.skip("only M-RoPE has positions in time")
+    return LAYOUTS[request.param]
+
+
+def answer_logits(memory: VideoMemory) -> np.ndarray:
+    """Of the first token of an answer."""
+    found: list[np.ndarray] = []
+    generate = memory._sequence.generate
+
+    def noted(max_tokens: int) -> Iterator[str]:
+        found.append(memory._sequence.logits())
+        return generate(max_tokens)
+
+    memory._sequence.generate = noted  # type: ignore[method-assign]
+    list(memory.answer(QUESTION, 1))
+    memory._sequence.generate = generate  # type: ignore[method-assign]
+    return found[0]
+
+
+def clip_logits(model: LlamaCpp, layout: Layout, kept: KeptTokens, times: list[float]) -> np.ndarray:
+    """The same for a clip, as `ask` lays it out."""
+    model._places.append(0)
+    sequence = model.sequence()
+    sequence.clear()
+    prompt = layout.clip(kept, times)
+    sequence.append(*prompt.segments, layout.question(prompt.tail, QUESTION))
+    return sequence.logits()
 
 
 def feed(memory: VideoMemory, steps: range) -> None:
     for t in steps:
-        memory.append(TOKENS[t], KEEP[t], SCORES[t])
+        memory.append(TOKENS[t], KEEP[t], SCORES[t], float(t))
 
 
-def test_a_stream_that_fits_is_the_whole_clip(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=200)
-    feed(memory, range(20))
-    found = logits(model)
-    model.reset()
-    model.append_text(BEFORE)
-    model.append_tokens(KeptTokens.gather(TOKENS[:20], KEEP[:20], GRID))
-    assert np.abs(found - logits(model)).max() <= 1e-2
-    assert memory.used == KEEP[:20].sum() and memory.renewals == 0
+def held(memory: VideoMemory) -> tuple[KeptTokens, list[float]]:
+    """What a memory holds, as a clip of its own."""
+    last = memory._number
+    mask = np.zeros((last, GRID.tokens), bool)
+    tokens = np.zeros((last, GRID.tokens, 128), np.float32)
+    times = [float(t) for t in range(last)]
+    for entry in memory._held:
+        step = entry.step
+        mask[step.number, step.tokens] = True
+        tokens[step.number, step.tokens] = step.embeddings
+        times[step.number] = step.seconds
+    return KeptTokens.gather(tokens, mask, GRID), times
 
 
-def test_a_step_of_which_nothing_is_kept_still_takes_time(gguf_files: dict[str, Path]) -> None:
-    with LlamaCpp(gguf_files["f32"], context=512, threads=1, cache="f32") as model:
-        memory = VideoMemory(model, BEFORE, GRID, cells=200)
-        feed(memory, range(10))  # the last three steps are empty
-        found, mark = logits(model), model.mark()
-        model.reset()
-        model.append_text(BEFORE)
-        model.append_tokens(KeptTokens.gather(TOKENS[:10], KEEP[:10], GRID))
-        assert model.mark() == mark
-        assert np.abs(found - logits(model)).max() <= 1e-2
+def test_a_stream_that_fits_is_the_whole_clip(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=900)
+    for steps in (1, 2, 20):
+        feed(memory, range(memory._number, steps))
+        found = answer_logits(memory)
+    kept = KeptTokens.gather(TOKENS[:20], KEEP[:20], GRID)
+    assert memory.tokens == KEEP[:20].sum()
+    assert np.abs(found - clip_logits(model, layout, kept, [float(t) for t in range(20)])).max() <= 1e-2
 
 
-@pytest.mark.parametrize("memorable", [0.0, 0.2])
-def test_cells_stay_constant_and_the_newest_steps_stay(model: LlamaCpp, memorable: float) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=100, memorable=memorable)
-    sink = model.mark().cells
-    for t in range(400):
-        memory.append(TOKENS[t], KEEP[t], SCORES[t])
-        assert memory.used <= 100
-        assert model.mark().cells == sink + memory.used
-        assert memory.steps >= min(t + 1, 12)
-    assert np.isfinite(logits(model)).all()
+def test_what_is_held_after_re_basing_is_a_fresh_clip(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=900, window=8)
+    feed(memory, range(30))
+    memory._rebase()
+    found = answer_logits(memory)
+    kept, times = held(memory)
+    assert memory.steps == 8 and kept.kept == memory.tokens
+    assert np.abs(found - clip_logits(model, layout, kept, times)).max() <= 1e-2
 
 
-def test_a_window_holds_exactly_its_steps(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=400, window=8)
-    feed(memory, range(11, 60))
-    assert memory.used == KEEP[52:60].sum()
+@pytest.mark.parametrize("pinned", [0.0, 0.2])
+def test_cells_are_bounded_counted_and_every_place_is_shown(model: LlamaCpp, layout: Layout, pinned: float) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=220, pinned=pinned)
+    for t in range(100):
+        memory.append(TOKENS[t], KEEP[t], SCORES[t], float(t))
+        assert memory.used <= 220
+        assert {int(token) for entry in memory._held for token in entry.step.tokens} == set(range(GRID.tokens))
+    assert np.isfinite(answer_logits(memory)).all()
+    assert memory.used == memory._sequence.mark().cells - memory._front.cells
+    # After re-basing the same tokens take the same cells: none was lost or counted twice on the way.
+    used, tokens = memory.used, memory.tokens
+    memory._rebase()
+    assert memory.tokens == tokens and abs(memory.used - used) <= 40
 
 
-def test_renewal_is_a_fresh_start_with_what_is_held(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=400, window=8, span=16)
-    feed(memory, range(11, 11 + 16))
-    assert memory.renewals == 0
-    feed(memory, range(27, 28))
-    assert memory.renewals == 1
-    found = logits(model)
-    model.reset()
-    model.append_text(BEFORE)
-    model.append_tokens(KeptTokens.gather(TOKENS[20:28], KEEP[20:28], GRID))
-    assert np.abs(found - logits(model)).max() <= 1e-2
+def test_a_window_holds_the_newest_steps(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=900, window=8)
+    feed(memory, range(60))
+    assert memory.steps == 8
+    shown = {t: set(np.flatnonzero(KEEP[t])) for t in range(52, 60)}
+    for entry, t in zip(memory._held, range(52, 60), strict=True):
+        assert set(entry.step.tokens) >= shown[t]
 
 
-def test_the_highest_scores_of_all_that_left_are_memorable(gguf_files: dict[str, Path]) -> None:
+def test_a_still_scene_stays_in_view_however_long(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=600, window=8)
+    nothing = np.zeros(GRID.tokens, bool)
+    feed(memory, range(3))
+    before = memory.tokens
+    for second in range(3, 600):
+        memory.append(TOKENS[2], nothing, SCORES[2], float(second))
+    assert memory.tokens == before
+    assert np.isfinite(answer_logits(memory)).all()
+    # Something moves in one corner for longer than the window: the rest of the picture stays in view.
+    corner = nothing.copy()
+    corner[:2] = True
+    for second in range(600, 640):
+        memory.append(TOKENS[2], corner, SCORES[2], float(second))
+    assert {int(token) for entry in memory._held for token in entry.step.tokens} == set(range(GRID.tokens))
+    again = {
+        int(t): row for entry in memory._held for t, row in zip(entry.step.tokens, entry.step.embeddings, strict=True)
+    }
+    assert all(np.array_equal(again[i], TOKENS[2][i]) for i in range(GRID.tokens))
+
+
+@pytest.mark.parametrize(
+    ("window", "trained", "pinned", "cells"),
+    [(2, 40, 0.5, 800), (8, 96, 0.1, 150), (8, 4000, 0.5, 800), (64, 40, 0.0, 800), (64, 96, 0.1, 800)],
+)
+def test_work_per_step_is_bounded(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, window: int, trained: int, pinned: float, cells: int
+) -> None:
+    """Whatever window, trained length, pins and cells: on average a few times the tokens that come in."""
+    rows = [0]
+    decode = llama_sequence.decode
+    monkeypatch.setattr(
+        llama_sequence, "decode", lambda h, content, *rest: rows.append(len(content)) or decode(h, content, *rest)
+    )
+    for name, file in (("one block", "f32"), ("numbered steps", "plain")):
+        with LlamaCpp(gguf_files[file], context=1024, threads=1) as model:
+            options: dict[str, Any] = {"cells": cells, "window": window, "pinned": pinned, "trained": trained}
+            try:
+                memory = VideoMemory(model, model.sequence(), LAYOUTS[name], **options)
+            except ScoreEdgeError:
+                continue
+            feed(memory, range(80))
+            rows.clear()
+            feed(memory, range(80, 180))
+            coming = int(KEEP[80:180].sum()) + 100 * memory._text_cells()
+            assert sum(rows) <= 12 * coming + 4 * cells
+
+
+def test_the_highest_scores_of_all_that_left_are_pinned(gguf_files: dict[str, Path]) -> None:
     with LlamaCpp(gguf_files["f32"], context=512, threads=1) as model:
-        memory = VideoMemory(model, BEFORE, GRID, cells=100, memorable=0.1)
+        memory = VideoMemory(model, model.sequence(), LAYOUTS["one block"], cells=100, pinned=0.1)
         feed(memory, range(200))
-        t = 200 - memory.steps
-        left = np.sort(SCORES[:t][KEEP[:t]])[::-1][:10]
-        assert np.array_equal(np.sort([token.scores[0] for token in memory._pool])[::-1], left)
-        assert sorted(token.t for token in memory._pool) == [token.t for token in memory._pool]
+        pins = list(memory._held)[: memory._pins]
+        scores = np.concatenate([entry.scores for entry in pins])
+        assert len(scores) == 10 and scores.min() > 0.99
+        numbers = [entry.step.number for entry in memory._held]
+        assert numbers == sorted(numbers)
 
 
-def test_questions_leave_no_trace_even_when_abandoned(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=200)
+def test_questions_leave_no_trace_even_when_abandoned(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=700)
     feed(memory, range(15))
-    before = logits(model)
+    before = answer_logits(memory)
     answer = "".join(memory.answer(QUESTION, 8))
     pieces = memory.answer(QUESTION, 8)
     next(pieces, None)
     pieces.close()
-    assert np.array_equal(logits(model), before)
+    assert np.array_equal(answer_logits(memory), before)
     assert "".join(memory.answer(QUESTION, 8)) == answer
 
 
 def test_a_question_too_long_for_the_rest_of_the_context_leaves_no_trace(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=200)
+    memory = VideoMemory(model, model.sequence(), LAYOUTS["one block"], cells=200)
     feed(memory, range(15))
-    before = logits(model)
-    with pytest.raises(ScoreEdgeError, match="context of 512 tokens is full"):
-        list(memory.answer("what moved? " * 400, 8))
-    assert np.array_equal(logits(model), before)
+    before = answer_logits(memory)
+    with pytest.raises(ScoreEdgeError, match="context of 1024 tokens is full"):
+        list(memory.answer("what moved? " * 800, 8))
+    assert np.array_equal(answer_logits(memory), before)
 
 
-def test_a_long_pause_does_not_use_up_positions(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=200, span=64)
+def test_a_long_pause_does_not_use_up_positions(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=700, trained=300)
     nothing = np.zeros(GRID.tokens, bool)
     feed(memory, range(3))
-    for _ in range(1000):
-        memory.append(TOKENS[0], nothing, SCORES[0])
-    feed(memory, range(3, 6))
-    assert memory.used == KEEP[:6].sum()
-    assert model.mark().position < 200
-    assert memory.renewals < 100
+    for t in range(3, 1000):
+        memory.append(TOKENS[0], nothing, SCORES[0], float(t))
+    for t in range(3, 6):
+        memory.append(TOKENS[t], KEEP[t], SCORES[t], 1000.0 + t)
+    assert memory.tokens == KEEP[:6].sum()
+    assert memory._sequence.mark().position < 500
+    assert memory.rebased < 100
 
 
-def test_a_row_that_is_not_finite_is_refused_and_the_stream_goes_on(model: LlamaCpp) -> None:
-    memory = VideoMemory(model, BEFORE, GRID, cells=200)
+def test_a_row_that_is_not_finite_is_refused_and_the_stream_goes_on(model: LlamaCpp, layout: Layout) -> None:
+    memory = VideoMemory(model, model.sequence(), layout, cells=700, window=4)
     feed(memory, range(5))
     broken = TOKENS[5].copy()
     broken[np.flatnonzero(KEEP[5])[0]] = np.nan
     with pytest.raises(ScoreEdgeError, match="not finite"):
-        memory.append(broken, KEEP[5], SCORES[5])
+        memory.append(broken, KEEP[5], SCORES[5], 5.0)
     feed(memory, range(6, 12))
-    assert np.isfinite(logits(model)).all()
+    assert np.isfinite(answer_logits(memory)).all()
 
 
 def test_asking_a_blank_memory_and_impossible_sizes(model: LlamaCpp) -> None:
+    sequence, layout = model.sequence(), LAYOUTS["one block"]
     with pytest.raises(ScoreEdgeError, match="nothing has been seen"):
-        list(VideoMemory(model, BEFORE, GRID, cells=200).answer(QUESTION, 8))
+        list(VideoMemory(model, sequence, layout, cells=200).answer(QUESTION, 8))
     with pytest.raises(ScoreEdgeError, match="do not hold one step"):
-        VideoMemory(model, BEFORE, GRID, cells=19)
-    with pytest.raises(ScoreEdgeError, match="memorable share"):
-        VideoMemory(model, BEFORE, GRID, cells=200, memorable=1.0)
+        VideoMemory(model, sequence, layout, cells=19)
+    with pytest.raises(ScoreEdgeError, match="0 KV cells"):
+        VideoMemory(model, sequence, layout, cells=-100)
+    with pytest.raises(ScoreEdgeError, match="pinned share"):
+        VideoMemory(model, sequence, layout, cells=200, pinned=1.0)

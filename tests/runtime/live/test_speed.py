@@ -48,18 +48,19 @@ class Live:
         self.vision = Perception(pipeline, "last-kept", 0.1, 0.0)
         self.memory = VideoMemory(
             pipeline.model,
-            pipeline.bundle.manifest.prompt.before,
-            pipeline.bundle.manifest.vision.token_grid,
+            pipeline.sequence,
+            pipeline.layout,
             cells=2048,
             window=64,
+            trained=pipeline.bundle.manifest.language.trained,
         )
         for captured in captured_steps(steps):
             seen = self.vision.see(captured)
-            self.memory.append(seen.tokens, seen.keep, seen.scores)
+            self.memory.append(seen.tokens, seen.keep, seen.scores, seen.captured.time_s)
 
     def first_word(self) -> float:
         began = time.perf_counter()
-        answer = self.memory.answer(self.pipeline.bundle.manifest.prompt.ask(QUESTION), 8)
+        answer = self.memory.answer(QUESTION, 8)
         next(answer, "")
         seconds = time.perf_counter() - began
         answer.close()

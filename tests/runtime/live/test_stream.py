@@ -88,7 +88,7 @@ def test_every_step_of_a_file_is_seen_once_in_order(pipeline: Pipeline) -> None:
 
 def test_the_language_model_saw_what_a_clip_would_have_shown_it(pipeline: Pipeline) -> None:
     stream, events = watch(pipeline, "synthetic://?steps=16")
-    found = next(iter(stream.memory.answer(pipeline.bundle.manifest.prompt.ask(QUESTION), 4)), "")
+    found = next(iter(stream.memory.answer(QUESTION, 4)), "")
     keep = np.stack([event.keep for event in steps_of(events)])
     pipeline.watch(pipeline.encode(EndlessWorld().scene(0).frames()).tokens, keep)
     assert next(iter(pipeline.ask(QUESTION, 4)), "") == found
@@ -116,7 +116,7 @@ def test_a_still_camera_spares_the_encoder_and_costs_nothing(pipeline: Pipeline)
     steps = steps_of(events)
     assert [event.encoded for event in steps] == [True] + [False] * 29
     assert sum(int(event.keep.sum()) for event in steps) == 36
-    assert steps[-1].held == 30
+    assert steps[-1].held == 1  # of the others nothing had to be kept
     _, events = watch(pipeline, Frames(still), gate=False)
     assert all(event.encoded for event in steps_of(events))
 
@@ -151,7 +151,7 @@ def test_fifty_questions_at_once_are_bounded_and_the_rest_refused(pipeline: Pipe
 def test_frames_that_come_during_an_answer_are_remembered_afterwards(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.model, "generate", slow_generate(0.05))
+    monkeypatch.setattr(pipeline.sequence, "generate", slow_generate(0.05))
     events: list[Event] = []
     stream = Stream(pipeline, Frames(world_frames(40)), StreamOptions(max_tokens=6), [events.append])
     stream.ask(QUESTION)
@@ -175,10 +175,8 @@ def test_a_language_model_slower_than_the_camera_drops_frames_and_not_time(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "_MOST_SEEN", 2)
-    append = pipeline.model.append_tokens
-    monkeypatch.setattr(
-        pipeline.model, "append_tokens", lambda kept, **more: (time.sleep(0.2), append(kept, **more))[1]
-    )
+    append = pipeline.sequence.append
+    monkeypatch.setattr(pipeline.sequence, "append", lambda *segments: (time.sleep(0.2), append(*segments))[1])
     source = Frames(world_frames(120), live=True, wait_s=0.02)
     _, events = watch(pipeline, source)
     steps = steps_of(events)
@@ -187,7 +185,7 @@ def test_a_language_model_slower_than_the_camera_drops_frames_and_not_time(
 
 
 def test_an_answer_can_be_stopped_and_the_stream_goes_on(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.model, "generate", slow_generate(0.05))
+    monkeypatch.setattr(pipeline.sequence, "generate", slow_generate(0.05))
     events: list[Event] = []
     stream = Stream(pipeline, Frames(world_frames(40)), StreamOptions(max_tokens=300), [events.append])
     assert not stream.stop_answer()
@@ -206,7 +204,7 @@ def test_an_answer_can_be_stopped_and_the_stream_goes_on(pipeline: Pipeline, mon
 def test_stop_is_quick_even_during_an_answer_and_a_wait_for_the_signal(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.model, "generate", slow_generate(0.05))
+    monkeypatch.setattr(pipeline.sequence, "generate", slow_generate(0.05))
     source = Frames(world_frames(20))
     source.pause_at = 10
     stream = Stream(pipeline, source, StreamOptions(max_tokens=300))
@@ -250,9 +248,7 @@ def test_an_answer_during_an_outage_says_so(pipeline: Pipeline) -> None:
 
 def test_the_cache_full_many_times_over(pipeline: Pipeline) -> None:
     """At 512 cells for the text that leaves room for eleven steps; 80 unpruned steps pass through."""
-    _, events = watch(
-        pipeline, "synthetic://?steps=80", selector="all", window=None, question=QUESTION, every_s=5.0, span=40
-    )
+    _, events = watch(pipeline, "synthetic://?steps=80", selector="all", window=None, question=QUESTION, every_s=5.0)
     steps = steps_of(events)
     assert len(steps) == 80 and max(event.used for event in steps) <= steps[0].cells
     assert steps[-1].held >= 10
@@ -268,7 +264,10 @@ def test_a_question_too_long_is_an_answer_with_an_error(pipeline: Pipeline) -> N
     assert len(steps_of(events)) == 10
 
 
-def test_broken_tokens_are_left_out_and_said(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("selector", ["score", "evs", "last-kept", "surge", "random", "all"])
+def test_broken_tokens_are_left_out_and_said(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, selector: str
+) -> None:
     run, calls = pipeline.encoder.run, iter(range(1000))
 
     def sometimes_broken(**inputs: Any) -> dict[str, Any]:
@@ -278,19 +277,53 @@ def test_broken_tokens_are_left_out_and_said(pipeline: Pipeline, monkeypatch: py
         return found
 
     monkeypatch.setattr(pipeline.encoder, "run", sometimes_broken)
-    _, events = watch(pipeline, Frames(world_frames(40)), selector="random")
-    assert len(steps_of(events)) == 20
-    assert [event for event in events if isinstance(event, Notice) and "left out" in event.text]
+    _, events = watch(pipeline, Frames(world_frames(40)), selector=selector)
+    assert [event.step for event in steps_of(events)] == [*range(4), *range(5, 20)]
+    (notice,) = (event for event in events if isinstance(event, Notice))
+    assert notice.text == "step 4 is left out: visual tokens are not finite"
 
 
-def test_a_listener_that_fails_is_dropped_with_a_word(pipeline: Pipeline) -> None:
+def test_an_encoder_that_fails_costs_its_steps_and_one_notice(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = pipeline.encoder.run, iter(range(1000))
+
+    def sometimes_failing(**inputs: Any) -> dict[str, Any]:
+        if 4 <= next(calls) < 8:
+            raise RuntimeError("CUDA error 700")
+        return run(**inputs)
+
+    monkeypatch.setattr(pipeline.encoder, "run", sometimes_failing)
+    _, events = watch(pipeline, Frames(world_frames(40)), gate=False)
+    assert len(steps_of(events)) == 16
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices == ["step 4 is left out: RuntimeError: CUDA error 700"]
+
+
+def test_a_language_model_that_fails_answers_with_the_error(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(max_tokens: int) -> Iterator[str]:
+        raise RuntimeError("out of memory")
+        yield ""
+
+    monkeypatch.setattr(pipeline.sequence, "generate", failing)
+    stream = Stream(pipeline, Frames(world_frames(20)), StreamOptions())
+    future = stream.ask(QUESTION)
+    stream.run()
+    assert future.result().error == "RuntimeError: out of memory"
+
+
+@pytest.mark.parametrize("error", [ScoreEdgeError("no room left"), OSError("no room left"), KeyError("no room left")])
+def test_a_listener_that_fails_is_dropped_with_a_word(pipeline: Pipeline, error: Exception) -> None:
     def full(event: Event) -> None:
-        raise ScoreEdgeError("no room left")
+        raise error
 
     events: list[Event] = []
     stream = Stream(pipeline, Frames(world_frames(20)), StreamOptions(), [full, events.append])
     stream.run()
-    assert [event.text for event in events if isinstance(event, Notice)] == ["no room left"]
+    (notice,) = (event.text for event in events if isinstance(event, Notice))
+    assert "no room left" in notice
     assert len(steps_of(events)) == 10
 
 

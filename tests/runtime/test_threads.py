@@ -1,0 +1,71 @@
+"""Threads for the CPUs that are free, beside a real busy process."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from score_edge.runtime import threads
+from score_edge.runtime.threads import FreeThreads, OtherLoad, other_load, usable_cpus
+
+pytestmark = pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the load of others is read from /proc/stat")
+
+
+class Machine:
+    """A /proc/stat whose CPUs are as busy as told, and the clock beside it."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path, self.now, self.own, self.ticks = path, 100.0, 5.0, 1000
+        monkeypatch.setattr(threads, "_STAT", path)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "process_time", lambda: self.own)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+        self.run(0, 0)
+
+    def run(self, own: float, others: float) -> None:
+        """One second in which this process and others keep so many CPUs busy."""
+        self.now, self.own = self.now + 1, self.own + own
+        self.ticks += int((own + others) * os.sysconf("SC_CLK_TCK"))
+        lines = [f"cpu  {self.ticks} 0 0 9999 0 0 0 0 0 0", f"cpu0 {self.ticks} 0 0 777 55 0 0 0 0 0"]
+        lines += [f"cpu{i} 0 0 0 500 0 0 0 0 0 0" for i in (1, 2, 3)] + [
+            "cpu4 99999999 0 0 0 0 0 0 0 0 0",
+            "intr 1 2 3",
+        ]
+        self.path.write_text("\n".join(lines))
+
+
+def test_as_many_threads_as_cpus_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "stat", monkeypatch)
+    free = FreeThreads(4)
+    found = []
+    for own, others in ((0, 0), (3.9, 0.1), (3, 1), (2, 2), (0.2, 3.8), (1, 0), (4, 0)):
+        machine.run(own, others)
+        found.append(free.count())
+    assert found == [4, 4, 3, 2, 1, 4, 4]
+
+
+def test_looks_too_close_together_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "stat", monkeypatch)
+    load = OtherLoad()
+    assert load.cpus() is None
+    machine.run(0, 2)
+    assert load.cpus() == pytest.approx(2, abs=0.05)
+
+
+def test_a_kernel_that_tells_nothing_leaves_every_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_STAT", tmp_path / "nothing")
+    assert FreeThreads(3).count() == 3 and other_load(0.2) == 0
+
+
+def test_a_busy_process_is_seen_and_our_own_work_is_not() -> None:
+    before = other_load(0.4)
+    spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.3)
+        assert other_load(0.5) > min(before + 0.3, usable_cpus() - 0.6)
+    finally:
+        spin.kill()
+        spin.wait()
