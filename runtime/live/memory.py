@@ -91,9 +91,8 @@ class VideoMemory:
         least = layout.grid.tokens + self._text_cells()
         if cells - self._pinned_cells < least:
             raise ScoreEdgeError(
-                f"{capabilities.context} KV cells, less those for prompt, question and answer, do not hold one step of "
-                f"{least}",
-                "a larger --context, or a smaller --max-tokens",
+                f"{max(0, cells)} KV cells for the video do not hold one step of {least}",
+                "open the model with a larger context",
             )
         self._dropped = 0  # cells, since the last re-basing
         self._front = Mark(0, 0)  # where the text in front ends

@@ -234,7 +234,7 @@ def test_profile_refuses_in_words(arguments, text):
 
 
 def test_a_server_cannot_take_visual_tokens():
-    done = score_edge("profile", "reference", "--trt-llm", "http://localhost:8000/v1")
+    done = score_edge("profile", "reference", "--backend", "tensorrt-llm:http://localhost:8000/v1")
     assert done.returncode == 1 and "OpenAI-compatible" in done.stderr
 
 
