@@ -73,8 +73,6 @@ def train_policy(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
     """Learn a policy for a bundle by reinforcement through the model it serves, and write the bundle that uses it."""
-    if videos is not None and images is None:
-        refuse_unused(context_, "with --videos and without --images", "scenes")
     if still_share == 0:
         refuse_unused(context_, "with --still-share 0", "images")
     if Path(bundle).resolve() == (folder / "bundle").resolve():
