@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from score_edge.core import Float32, Frame, Uint8
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.sources.base import sample
 from score_edge.runtime.sources.open_source import open_source
@@ -178,7 +178,7 @@ def _videos(uri: str | Path) -> list[str | Path]:
 
 def _thumbnail(pixels: Uint8) -> Float32:
     """(THUMBNAIL * THUMBNAIL * 3,) float32 grey levels of a step's newest frame."""
-    import cv2
+    cv2 = require("cv2")
 
     small = cv2.resize(pixels[-1], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32).ravel()

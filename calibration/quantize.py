@@ -43,6 +43,7 @@ def prepare(path: Path, scratch: Path) -> Any:
             are not finite.
     """
     onnx = require("onnx", "export")
+    require("onnxruntime")
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     _refuse(onnx, onnx.load(str(path), load_external_data=False))

@@ -58,7 +58,7 @@ def write_gguf(
         ScoreEdgeError: the decoder is another, uses something its GGUF cannot express, or a package is missing.
 
     Example:
-        >>> write_gguf(model, tokenizer, "bundle/llm.gguf", dtype="f16", name="score-reference")
+        >>> write_gguf(model, tokenizer, "bundle/llm.gguf", dtype="f16")  # doctest: +SKIP
     """
     gguf = require("gguf", "export")
     path = Path(path)

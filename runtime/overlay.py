@@ -10,7 +10,7 @@ import numpy as np
 
 from score_edge.bundle.atomic import atomic_file
 from score_edge.core import Frame, Mask, Uint8
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 
 _OUTLINE: Final = (255, 64, 129)
 _PAPER: Final = (18, 20, 24)
@@ -31,7 +31,7 @@ def paint(image: Uint8, keep: Mask) -> Uint8:
     Returns:
         (H, W, 3) uint8 RGB, a new image.
     """
-    import cv2
+    cv2 = require("cv2")
 
     height, width = image.shape[:2]
     rows, columns = np.arange(height) * keep.shape[0] // height, np.arange(width) * keep.shape[1] // width
@@ -129,14 +129,14 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
 
 
 def _write_png(path: Path, image: Uint8) -> None:
-    import cv2
+    cv2 = require("cv2")
 
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     path.write_bytes(encoded.tobytes())
 
 
 def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float) -> None:
-    import cv2
+    cv2 = require("cv2")
 
     height, width = video_size(frames[0].image)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
@@ -168,7 +168,7 @@ def _height_at(image: Uint8, width: int) -> int:
 
 
 def _fit(image: Uint8, height: int, width: int) -> Uint8:
-    import cv2
+    cv2 = require("cv2")
 
     # Enlarged pixels stay square: what the model saw should not look sharper than it was.
     how = cv2.INTER_AREA if image.shape[1] > width else cv2.INTER_NEAREST
@@ -180,7 +180,7 @@ def _caption(frame: Frame, keep: Mask) -> str:
 
 
 def _write(image: Uint8, text: str, x: int, y: int) -> None:
-    import cv2
+    cv2 = require("cv2")
 
     for colour, thickness in ((_PAPER, 3), (_INK, 1)):
         cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness, cv2.LINE_AA)

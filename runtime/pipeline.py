@@ -80,7 +80,7 @@ class Pipeline:
         ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
 
     Example:
-        >>> with Pipeline(Bundle.open("reference")) as pipeline:
+        >>> with Pipeline(Bundle.open("reference")) as pipeline:  # doctest: +SKIP
         ...     clip = pipeline.encode(sample_clip("clip.mp4", fps=4, max_frames=128))
         ...     keep = pipeline.select(clip.tokens, pipeline.selector("score"), retention=0.1)
         ...     pipeline.watch(clip.tokens, keep)
@@ -115,15 +115,16 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.model.close()
 
-    def selector(self, name: str | None = None, *, seed: int = 0) -> Selector:
-        """A selector by name; None takes the bundle's default."""
-        manifest = self.bundle.manifest
-        chosen = name or manifest.selector.name
-        policy = self._policy if chosen == "score" else None
-        return get_selector(chosen, policy=policy, seed=seed, grid=manifest.vision.token_grid)
+    def selector(self, name: str | None = None, *, seed: int = 0, policy: KeepProbability | None = None) -> Selector:
+        """A selector by name; None takes the bundle's default. `policy` takes the place of the bundle's own."""
+        chosen = name or self.bundle.manifest.selector.name
+        if chosen.partition(":")[0] == "score":
+            policy = policy or self.policy
+        return get_selector(chosen, policy=policy, seed=seed, grid=self.layout.grid)
 
     @functools.cached_property
-    def _policy(self) -> KeepProbability | None:  # opened on first use
+    def policy(self) -> KeepProbability | None:
+        """The bundle's policy, opened on first use; None where it has none."""
         return open_policy(self.bundle, self._provider, threads=self._threads)
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from score_edge.bundle.manifest import Vision
 from score_edge.core import Float32, Frame, Grid, Uint8
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 
 Resample = Literal["bicubic", "bilinear", "lanczos", "area"]
 Layout = Literal["patches", "pixels"]
@@ -126,7 +126,7 @@ class Preprocessing:
 
     def _cut(self, pixels: Uint8) -> Float32:
         """(patches, values) float32 of (frames_per_step, height, width, 3) uint8."""
-        import cv2
+        cv2 = require("cv2")
 
         m, p, grid = self.merge, self.patch, self.grid
         frames, height, width = pixels.shape[:3]
@@ -172,7 +172,7 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     Raises:
         ScoreEdgeError: the image is not (H, W, 3) uint8.
     """
-    import cv2
+    cv2 = require("cv2")
 
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")

@@ -5,6 +5,8 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+from score_edge.install import install_command
+
 
 class ScoreEdgeError(Exception):
     """Something the user can put right. The command line prints it without a traceback and exits with 1.
@@ -23,24 +25,23 @@ class ScoreEdgeError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
-def require(module: str, extra: str) -> ModuleType:
+def require(module: str, extra: str = "") -> ModuleType:
     """Import an optional dependency where it is used.
 
     Args:
-        module: dotted name to import, for example ``"llama_cpp"``.
-        extra: the extra of this package that brings it, for example ``"llama"``.
+        module: dotted name to import, for example ``"gguf"``.
+        extra: the extra of this package that brings it, for example ``"export"``; empty for what runs a model: OpenCV,
+            ONNX Runtime and llama.cpp, which come differently to a PC and to a Jetson.
 
     Raises:
-        ScoreEdgeError: the module is not installed; the hint is the exact pip command.
+        ScoreEdgeError: the module is not installed; the hint is the command for this kind of machine.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
-        raise ScoreEdgeError(
-            f"{module} is not installed, and this needs it", f'pip install "score-edge[{extra}]"'
-        ) from error
+        raise ScoreEdgeError(f"{module} is not installed, and this needs it", install_command(module, extra)) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -52,6 +52,17 @@ def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture(scope="session")
+def gpu() -> Any:
+    """The first NVIDIA GPU; without one the test skips. Such tests are run by tools/on_gpu.sh."""
+    from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
+
+    found = cuda_devices()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return require_gpu("this")
+
+
+@pytest.fixture(scope="session")
 def quantised() -> Callable[..., Any]:
     """A bundle with a Q/DQ encoder: see `_quantised`."""
     return _quantised

@@ -21,8 +21,8 @@ def test_require_imports() -> None:
 @pytest.mark.parametrize("module", ["no_such_module_9", "no_such_module_9.part"])
 def test_require_names_the_pip_command(module: str) -> None:
     with pytest.raises(ScoreEdgeError, match=f"{module} is not installed") as caught:
-        require(module, "llama")
-    assert caught.value.hint == 'pip install "score-edge[llama]"'
+        require(module, "export")
+    assert caught.value.hint == 'pip install "score-edge[export]"'
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_require_does_not_hide_a_broken_installation(
     (tmp_path / "installed_but_broken.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error):
-        require("installed_but_broken", "llama")
+        require("installed_but_broken", "export")

@@ -22,7 +22,8 @@ MODULES = {
     for package, folder in FOLDERS.items()
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
-OPTIONAL = ["torch", "transformers", "tensorrt", "llama_cpp", "cv2", "onnx", "gguf", "safetensors", "matplotlib"]
+OPTIONAL = ["torch", "transformers", "tensorrt", "llama_cpp", "cv2", "onnxruntime", "onnx", "gguf", "safetensors"]
+OPTIONAL += ["matplotlib", "pycuda"]
 # Packages that are about torch from end to end: they refuse as a whole, and say which extra brings it.
 NEEDS_EXTRA = {"score_edge.export": "export", "score_edge.learning": "train"}
 LINES = 400
@@ -80,11 +81,27 @@ def test_files_stay_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "runtime"), [("", "onnxruntime"), ("llama", "onnxruntime"), ("gpu", "onnxruntime-gpu")]
+    ("extras", "wanted"),
+    [
+        ([], []),
+        (["jetson"], ["llama-cpp-python"]),
+        (["pc"], ["llama-cpp-python", "onnxruntime", "opencv-python-headless"]),
+        (["gpu"], ["llama-cpp-python", "onnxruntime-gpu", "opencv-python-headless"]),
+        (["jetson", "tensorrt"], ["llama-cpp-python", "onnx"]),
+    ],
 )
-def test_an_installation_gets_exactly_one_onnxruntime(extra, runtime):
-    """Both fill the same folder: with the two of them, the one installed last wins and neither can be removed."""
+def test_what_an_installation_brings(extras: list[str], wanted: list[str]) -> None:
+    """Nothing that runs a model to a Jetson but llama.cpp; one ONNX Runtime to a PC: two fill the same folder."""
     requirements = pytest.importorskip("packaging.requirements")
-    wanted = map(requirements.Requirement, importlib.metadata.requires("score-edge") or [])
-    chosen = {want.name for want in wanted if want.marker is None or want.marker.evaluate({"extra": extra})}
-    assert {name for name in chosen if name.startswith("onnxruntime")} == {runtime}
+    names = set()
+    for text in importlib.metadata.requires("score-edge") or []:
+        want = requirements.Requirement(text)
+        if want.marker is None or any(want.marker.evaluate({"extra": extra}) for extra in extras or [""]):
+            names.add(want.name)
+    assert names == {"numpy", "rich", "typer", *wanted}
+
+
+def test_no_other_extra_brings_a_second_onnxruntime_or_opencv() -> None:
+    for extra, wants in PROJECT["project"]["optional-dependencies"].items():
+        if extra not in ("pc", "gpu"):
+            assert not [want for want in wants if want.startswith(("onnxruntime", "opencv"))], extra

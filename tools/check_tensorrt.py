@@ -4,8 +4,8 @@
     python tools/check_tensorrt.py FOLDER --offline  # those that are there already
 
 The bindings import without TensorRT over a stub of its libraries, a C file of a dozen functions that return nothing. So
-classes, signatures and enums are the real ones, and nothing is ever built or run. Prints a table; exits with 1 where a
-call does not fit. Needs a C compiler.
+classes, signatures and enums are the real ones, and nothing is ever built or run. Prints a table. Exits with 1 where a
+call does not fit, with 3 where all fit that are there and some could not be fetched. Needs a C compiler.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+NOT_FETCHED = 3
 WHEELS = {
     "8.6.1": "tensorrt-bindings==8.6.1",
     "10.3.0": "tensorrt-cu12-bindings==10.3.0",
@@ -148,7 +149,9 @@ def fetch(folder: Path, version: str) -> bool:
     if (target / "tensorrt_bindings").is_dir():
         return True
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    if subprocess.run([*pip, "--dest", str(target), WHEELS[version]], capture_output=True).returncode:
+    done = subprocess.run([*pip, "--dest", str(target), WHEELS[version]], capture_output=True, text=True)
+    if done.returncode:
+        print(f"{WHEELS[version]}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}", file=sys.stderr)
         return False
     (wheel,) = target.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -306,10 +309,15 @@ def main() -> int:
     calls = sum(len(members) for members in CALLS.values())
     print(f"| bindings | {calls} calls | strongly typed | FP16, INT8 flags | opset | progress | calibrates |")
     print("|---|---|---|---|---|---|---|")
-    fits = True
+    fits, missing = True, False
     for version in WHEELS:
-        there = (arguments.folder / version).is_dir() if arguments.offline else fetch(arguments.folder, version)
+        there = (
+            (arguments.folder / version / "tensorrt_bindings").is_dir()
+            if arguments.offline
+            else fetch(arguments.folder, version)
+        )
         if not there:
+            missing = True
             print(f"| {version} | not there for this Python and machine | | | | | |")
             continue
         found = probe(arguments.folder, version)
@@ -319,7 +327,7 @@ def main() -> int:
         weak, monitor = ("yes" if found[key] else "no" for key in ("weak_flags", "monitor"))
         ranges = "yes" if isinstance(found["calibrates"], list) else "no"
         print(f"| {found['version']} | {said} | {typed} | {weak} | {found['opset']} | {monitor} | {ranges} |")
-    return 0 if fits else 1
+    return (NOT_FETCHED if missing else 0) if fits else 1
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python tools/rules_not_taken.py [--bundle reference] [--clips 200] [--steps 32] [--retention 0.1] [--seed 3]
 
-- `turns-0` ... `turns-1`: the policy's odds and turns of that weight; 0 is the k most probable tokens, as in the paper.
+- `score:dither=0` ... `=1`: the policy's odds, dithered by that weight; 0 is the k most probable, as in the paper.
 - `every-step`: the best token of every step is kept whatever the others score, so that no quiet stretch goes unseen.
-- `told`: the tokens that carry the answer to the question come first, as if a policy knew the question and made no
+- `oracle`: the tokens that carry the answer to the question come first, as if a policy knew the question and made no
   mistake. No selector conditioned on the question can do better.
 """
 
@@ -19,10 +19,9 @@ from score_edge.evaluation.accuracy import ANSWER_TOKENS, wilson
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.selection.budget import clip_top_k, token_count
-from score_edge.selection.dither import SPREAD
-from score_edge.selection.score import Score
+from score_edge.selection.registry import OWN_DITHER
 
-SPREADS = (0, 0.25, SPREAD, 1)
+WEIGHTS = (0, 0.25, OWN_DITHER["score"], 1)
 
 
 def first(scores: Float32, before_others: Mask) -> Float32:
@@ -49,16 +48,13 @@ def main() -> None:
     chosen = parser.parse_args()
     right: dict[tuple[str, str], list[bool]] = defaultdict(list)
     with Pipeline(Bundle.open(chosen.bundle), threads=1) as pipeline:
-        policy = pipeline.bundle.policy_path
-        if policy is None:
-            raise SystemExit(f"{chosen.bundle} has no policy: score-edge train policy --bundle {chosen.bundle}")
-        selectors = {f"turns-{spread:g}": Score(policy, 1, spread) for spread in SPREADS}
+        selectors = {name: pipeline.selector(name) for name in (f"score:dither={weight:g}" for weight in WEIGHTS)}
         for index in range(chosen.clips):
             clip = world.make_clip(chosen.seed, index, chosen.steps)
             tokens = pipeline.encode(clip.frames()).tokens
             count = token_count(*tokens.shape[:2], chosen.retention)
             scored = {rule: selector.score(tokens, count) for rule, selector in selectors.items()}
-            best = scored[f"turns-{SPREAD:g}"]
+            best = scored[f"score:dither={OWN_DITHER['score']:g}"]
             scored["every-step"] = first(best, best_of_each_step(best))
             for rule, scores in scored.items():
                 pipeline.watch(tokens, clip_top_k(scores, count))
@@ -66,12 +62,12 @@ def main() -> None:
                     note(right, rule, question, pipeline)
             for question in clip.questions:
                 pipeline.watch(tokens, clip_top_k(first(best, question.evidence), count))
-                note(right, "told", question, pipeline)
-    for rule in (*selectors, "every-step", "told"):
+                note(right, "oracle", question, pipeline)
+    for rule in (*selectors, "every-step", "oracle"):
         answers = right[rule, "overall"]
         low, high = wilson(sum(answers), len(answers))
         kinds = " ".join(f"{kind} {np.mean(right[rule, kind]):.0%}" for kind in world.QUESTION_TYPES)
-        print(f"{rule:10} {np.mean(answers):.1%} ({low:.1%}-{high:.1%}) of {len(answers)}: {kinds}")
+        print(f"{rule:18} {np.mean(answers):.1%} ({low:.1%}-{high:.1%}) of {len(answers)}: {kinds}")
 
 
 def note(right: dict[tuple[str, str], list[bool]], rule: str, question: world.Question, pipeline: Pipeline) -> None:

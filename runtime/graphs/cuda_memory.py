@@ -1,8 +1,8 @@
 """Memory, streams and graphs of the GPU, through the driver's C library.
 
-ctypes over libcuda instead of pycuda or cuda-bindings: pycuda has no wheels and needs a CUDA toolkit to build,
-cuda-bindings must be of the board's CUDA version, and a dozen functions whose C interface has not changed since CUDA
-11.4 need neither. Only after `require_gpu`.
+ctypes over libcuda: pycuda has no wheels and needs a CUDA toolkit to build, cuda-bindings must be of the board's CUDA
+version, and a dozen functions whose C interface has not changed since CUDA 11.4 need neither. pycuda_memory.py lets an
+engine share the context of pycuda code. Only after `require_gpu`.
 """
 
 import ctypes
@@ -51,10 +51,7 @@ class Cuda:
     """
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(cuda_driver.LIBRARY)
-        for name, arguments in _SIGNATURES.items():
-            function = getattr(self._library, name)
-            function.argtypes, function.restype = arguments, ctypes.c_int
+        self._load()
         device, self._context, stream = ctypes.c_int(), _P(), _P()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(device), 0)
@@ -64,6 +61,12 @@ class Cuda:
         self._call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
         self.stream = int(stream.value or 0)
         weakref.finalize(self, self._library.cuStreamDestroy_v2, self.stream)
+
+    def _load(self) -> None:
+        self._library = ctypes.CDLL(cuda_driver.LIBRARY)
+        for name, arguments in _SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = arguments, ctypes.c_int
 
     def enter(self) -> None:
         """Make the context this thread's; every thread that calls anything else does it first."""
@@ -136,6 +139,7 @@ class Buffer:
         host: (size,) uint8 view of the page-locked memory; valid as long as the buffer.
     """
 
-    def __init__(self, pointer: int, host: int, size: int) -> None:
+    def __init__(self, pointer: int, host: int, size: int, owner: object = None) -> None:
         self.pointer = pointer
+        self._owner = owner  # frees the memory when the buffer goes
         self.host: NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host))

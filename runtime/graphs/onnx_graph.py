@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.graphs.base import Array, Shape
 
 # fp32 means fp32: TF32 rounds products to the ten bits of fp16, at a cost in accuracy that nobody asked for.
@@ -27,9 +27,12 @@ class OnnxGraph:
         ScoreEdgeError: the file is missing, damaged or made for a newer ONNX Runtime; no provider is available.
 
     Example:
-        >>> graph = OnnxGraph("policy.onnx")
-        >>> graph.run(state=np.zeros((256, 512), np.float32))["keep"].shape
-        (256,)
+        >>> import numpy as np
+        >>> from score_edge.bundle.folder import Bundle
+        >>> graph = OnnxGraph(Bundle.open("reference").policy_path)
+        >>> rows = np.zeros((36, *graph.inputs["tokens"][1:]), np.float32)
+        >>> graph.run(tokens=rows, previous=rows)["keep"].shape
+        (36,)
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class OnnxGraph:
         threads: int | None = None,
         exact: bool = False,
     ) -> None:
-        import onnxruntime
+        onnxruntime = require("onnxruntime")
 
         self._name = Path(path).name
         if not Path(path).is_file():

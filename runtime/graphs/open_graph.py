@@ -84,7 +84,7 @@ def _tensorrt(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
         raise ScoreEdgeError(found, build_command(bundle))
     path, record = found
     (engine,) = (engine for engine in record.engines if engine.graph == name)
-    return TensorRTGraph(path, engine.precision)
+    return TensorRTGraph(path, precision=engine.precision)
 
 
 def _cuda(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:

@@ -16,6 +16,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.base import Array, Shape
 from score_edge.runtime.graphs.cuda_driver import require_gpu
 from score_edge.runtime.graphs.cuda_memory import Buffer, Cuda
+from score_edge.runtime.graphs.pycuda_memory import open_memory
 from score_edge.runtime.graphs.tensorrt_library import load_tensorrt, make_logger
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -36,6 +37,8 @@ class TensorRTGraph:
     Args:
         path: of an engine that `find_engine` returned; TensorRT trusts what it loads, so nothing else belongs here.
         precision: that it computes in, for whoever asks.
+        memory: device memory and the stream to run on, for example `PycudaMemory` on a stream of yours; None takes
+            `open_memory`.
 
     Attributes:
         inputs, outputs: shape of every input and output by name; None stands for a size known at run time.
@@ -45,12 +48,12 @@ class TensorRTGraph:
         ScoreEdgeError: no GPU, no TensorRT, an engine of another TensorRT, too little memory.
     """
 
-    def __init__(self, path: Path, precision: str = "") -> None:
+    def __init__(self, path: Path, memory: Cuda | None = None, *, precision: str = "") -> None:
         require_gpu("a TensorRT engine")
         trt = load_tensorrt()
         self._name = path.name
         self.precision = precision
-        self._cuda = Cuda()
+        self._cuda = memory or open_memory()
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())

@@ -23,7 +23,7 @@ _log: deque[tuple[int, str]] = deque(maxlen=32)
 @functools.cache
 def library() -> ModuleType:
     """llama-cpp-python's low-level module, with llama.cpp's log kept instead of printed."""
-    llama = require("llama_cpp.llama_cpp", "llama")
+    llama = require("llama_cpp.llama_cpp")
     llama.llama_log_set(_log_callback(llama), None)
     llama.llama_backend_init()
     return llama

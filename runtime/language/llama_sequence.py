@@ -239,7 +239,8 @@ class LlamaSequence:
     def _read_logits(self, token: np.intp) -> Float32:
         row = self._llama.llama_get_logits_ith(self.model.handle, int(token))
         # A copy: the next batch overwrites it.
-        return np.ctypeslib.as_array(row, (self.model.vocab_size,)).copy()
+        logits: Float32 = np.ctypeslib.as_array(row, (self.model.vocab_size,)).copy()
+        return logits
 
     def _remove_behind(self, mark: Mark) -> None:
         # On M-RoPE llama.cpp files a cell under its t, which lies before the position where text goes on.

@@ -3,6 +3,7 @@
 import numpy as np
 
 from score_edge.core import Grid, Uint8
+from score_edge.errors import require
 
 
 class EncoderGate:
@@ -46,7 +47,7 @@ class EncoderGate:
         self._encoded = None
 
     def _differs(self, pixels: Uint8, encoded: Uint8) -> bool:
-        import cv2
+        cv2 = require("cv2")
 
         # Some cell has changed at least as much as the whole picture: under a moving camera this decides, much faster.
         if cv2.norm(pixels.reshape(-1), encoded.reshape(-1), cv2.NORM_L1) > self.threshold * pixels.size:
@@ -62,7 +63,7 @@ def pixel_change(pixels: Uint8, other: Uint8, grid: Grid, scratch: Uint8 | None 
         grid: visual tokens of one step.
         scratch: of the same shape, overwritten; saves an allocation.
     """
-    import cv2
+    cv2 = require("cv2")
 
     frames, height, width, channels = pixels.shape
     flat = (frames * height, width * channels)

@@ -58,7 +58,7 @@ class Perception:
         self.selector, self.retention = chosen.name, 1.0 if chosen.name == "all" else share
         self._pipeline = pipeline
         self._scorer = step_scorer(chosen)
-        self._budget = CausalBudget(grid.tokens, self.retention)
+        self._budget = CausalBudget(grid.tokens, self.retention, getattr(chosen, "first", None))
         self._residual = Residual()
         self._gate = None if gate is None else EncoderGate(gate, grid)
         # Of a step in which nothing changed; unpruned means unpruned.

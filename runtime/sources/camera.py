@@ -12,6 +12,7 @@ import numpy as np
 
 from score_edge.core import Frame, Uint8
 from score_edge.errors import ScoreEdgeError
+from score_edge.install import gstreamer_command, on_jetson
 from score_edge.runtime.sources.base import Source, uri_options, whole_number
 from score_edge.runtime.sources.files import quiet_cv2, rgb
 
@@ -22,7 +23,6 @@ SILENT_MS: Final = 5000
 """Without a frame for this long a network stream is lost."""
 _BROKEN_IN_A_ROW: Final = 30
 _GRABS: Final = 3
-_JETSON: Final = Path("/etc/nv_tegra_release")
 
 
 class Camera(Source):
@@ -171,7 +171,7 @@ def _open_csi(uri: str) -> Source:
     if not has_gstreamer():
         raise ScoreEdgeError(
             "a CSI camera needs an OpenCV built with GStreamer, and the installed one is not",
-            "on a Jetson use JetPack's python3-opencv in place of opencv-python-headless, or build it with GStreamer",
+            gstreamer_command(),
         )
     cv2 = quiet_cv2()
     pipeline = csi_pipeline(sensor, width, height, fps)
@@ -186,7 +186,7 @@ def _open_network(uri: str) -> Source:
 
     def connect() -> Any:
         if through_gstreamer:
-            return cv2.VideoCapture(rtsp_pipeline(uri, _JETSON.exists()), cv2.CAP_GSTREAMER)
+            return cv2.VideoCapture(rtsp_pipeline(uri, on_jetson()), cv2.CAP_GSTREAMER)
         return cv2.VideoCapture(uri, cv2.CAP_FFMPEG, timeouts)
 
     return Camera(

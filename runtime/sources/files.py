@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from score_edge.core import Frame, Uint8
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.sources.base import Source
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -160,7 +160,7 @@ def quiet_cv2() -> ModuleType:
     """OpenCV, told to leave it to us to say what went wrong."""
     # FFmpeg's level is read when the process opens its first capture.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    import cv2
+    cv2 = require("cv2")
 
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
     set_level(0)
@@ -169,7 +169,7 @@ def quiet_cv2() -> ModuleType:
 
 def rgb(image: Uint8) -> Uint8:
     """OpenCV's channel order turned into ours."""
-    import cv2
+    cv2 = require("cv2")
 
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 

@@ -28,7 +28,7 @@ def open_source(uri: str | Path) -> Source:
         ScoreEdgeError: there is nothing readable at that place; the message says what is there instead.
 
     Example:
-        >>> with open_source("clip.mp4") as source:
+        >>> with open_source("clip.mp4") as source:  # doctest: +SKIP
         ...     frames = list(sample(source, fps=2))
     """
     text = str(uri)

@@ -269,7 +269,7 @@ class Manifest:
             0 < self.selector.retention <= 1, f"selector.retention must be in (0, 1], not {self.selector.retention}"
         )
         _expect(
-            self.selector.name != "score" or self.selector.policy is not None,
+            self.selector.name.partition(":")[0] != "score" or self.selector.policy is not None,
             "selector.policy is null, but the selector score runs one",
         )
         _expect(

@@ -27,7 +27,10 @@ app = typer.Typer()
 def evaluate(
     context_: typer.Context,
     bundle: BundleArgument,
-    selectors: Annotated[str, typer.Option(help="Comma-separated selectors.")] = "score,evs,last-kept,uniform,random",
+    selectors: Annotated[
+        str,
+        typer.Option(help="Comma-separated, with options like evs:dither=1:first=scored; the first is compared with."),
+    ] = "score,evs,last-kept,newest,uniform,random",
     retention: Annotated[str, typer.Option(help="Comma-separated shares of tokens to keep.")] = "1,0.5,0.25,0.1,0.05",
     clips: Annotated[int, typer.Option(min=1, help="Clips per length.")] = 500,
     steps: Annotated[str, typer.Option(help="Comma-separated clip lengths in encoder steps.")] = "8,32",
@@ -38,17 +41,22 @@ def evaluate(
     ] = None,
     boxes: Annotated[Path | None, typer.Option(help="JSON with labelled boxes of --video.")] = None,
     causal: Annotated[bool, typer.Option("--causal", help="Decide step by step, as a stream must.")] = False,
+    tune: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="CLIPS", help="Choose dithering and first-step rule of each selector on so many."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Accuracy on clips of the reference world with 95 % intervals, or where kept tokens of a real clip lie."""
-    from score_edge.cli.tables import accuracy_tables
-    from score_edge.evaluation import accuracy
+    from score_edge.cli.tables import accuracy_tables, paired_table
+    from score_edge.evaluation import accuracy, tuning
+    from score_edge.evaluation.paired import paired_differences
     from score_edge.evaluation.pictures import check_picture, plot_retention
 
     if (video is None) != (boxes is None):
         raise typer.BadParameter("--video and --boxes belong together")
     if video and boxes:
-        refuse_unused(context_, "with --video", "clips", "steps", "seed", "plot", "causal")
+        refuse_unused(context_, "with --video", "clips", "steps", "seed", "plot", "causal", "tune")
         _selectivity(bundle, video, boxes, tuple(selectors.split(",")), numbers(retention, float), as_json)
         return
     check_outputs([plot], [bundle])
@@ -63,13 +71,21 @@ def evaluate(
         budget="causal" if causal else "clip",
     )
     with progress_bar() as progress:
+        if tune:
+            task = progress.add_task("tuning", total=tune)
+            plan = tuning.tune(bundle, plan, clips=tune, on_clip=lambda: progress.advance(task))
         task = progress.add_task("clips", total=clips * len(plan.steps))
-        rows = accuracy.evaluate(bundle, plan, on_clip=lambda: progress.advance(task))
+        results = accuracy.ask_everything(bundle, plan, on_clip=lambda: progress.advance(task))
+    rows, differences = accuracy.summarise(plan, results), paired_differences(results)
     if as_json:
-        print_json({"plan": dataclasses.asdict(plan), "rows": [dataclasses.asdict(row) for row in rows]})
+        plain = [dataclasses.asdict(row) for row in rows]
+        paired = [dataclasses.asdict(row) for row in differences]
+        print_json({"plan": dataclasses.asdict(plan), "rows": plain, "differences": paired})
     else:
         for table in accuracy_tables(rows):
             out.print(table)
+        if differences:
+            out.print(paired_table(differences))
     if plot:  # last: the figures are shown whatever becomes of the picture
         plot_retention([dataclasses.asdict(row) for row in rows], plot)
 

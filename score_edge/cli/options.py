@@ -42,7 +42,7 @@ BackendName = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads. Default: as many as CPUs are free, adapted as it runs."),
+    typer.Option("--threads", min=1, help="CPU threads. Default: as many as CPUs are free at any time."),
 ]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from score_edge.calibration.gate_threshold import GateReport
     from score_edge.engines.rtx_check import Verdict
     from score_edge.evaluation.demo import Demo
+    from score_edge.evaluation.paired import PairedDifference
     from score_edge.onnx_files.difference import Difference
 
 STAGES = {
@@ -84,18 +85,36 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
             caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
         )
         for name in ("selector", "retention", *kinds, "evidence"):
-            table.add_column(name, justify="left" if name == "selector" else "right")
+            table.add_column(name, justify="left" if name == "selector" else "right", overflow="fold")
         for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
             cells = {row.kind: row for row in chosen if (row.selector, row.retention) == variant}
             overall = cells["overall"]
             table.add_row(
                 variant[0],
                 f"{variant[1]:g}{'*' if overall.steps_kept < 1 else ''}",
-                f"[bold]{overall.accuracy * 100:.1f}[/] ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
+                Text.assemble(
+                    (f"{overall.accuracy * 100:.1f}", "bold"),
+                    f" ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
+                ),
                 *(f"{cells[kind].accuracy * 100:.1f}" if kind in cells else "-" for kind in kinds if kind != "overall"),
                 f"{overall.recall * 100:.0f}",
             )
         yield table
+
+
+def paired_table(rows: "Sequence[PairedDifference]") -> Table:
+    """A row per selector, retention and length: how far it is ahead of the one compared with, in points."""
+    table = Table(
+        title="the same questions, in points of right answers, with 95 % interval over clips",
+        caption="bold: the interval lies on one side of 0",
+    )
+    for name in ("selector", "against", "steps", "retention", "ahead by"):
+        table.add_column(name, justify="left" if name in ("selector", "against") else "right", overflow="fold")
+    for row in rows:
+        ahead = f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})"
+        shown = Text(ahead, style="bold" if row.decided else "")
+        table.add_row(row.selector, row.against, str(row.steps), f"{row.retention:g}", shown)
+    return table
 
 
 def selectivity_table(rows: Sequence[Selectivity]) -> Table:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from score_edge.doctor import machine, software
+from score_edge.doctor import machine, opencv, software
 from score_edge.doctor.bundle import check_bundle
 from score_edge.doctor.check import Check, healthy, report_block
 
@@ -16,7 +16,7 @@ _CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     software.check_onnxruntime,
     software.check_llama,
     software.check_tensorrt_llm,
-    software.check_opencv,
+    opencv.check_opencv,
     machine.check_cameras,
     machine.check_sensors,
 )

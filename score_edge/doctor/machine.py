@@ -1,5 +1,6 @@
 """The machine: Python, board, CPU, GPU, power mode, memory, disk, sensors, cameras."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import score_edge
 from score_edge.bundle.provenance import git_commit
 from score_edge.doctor.check import Check
+from score_edge.install import install_command
 from score_edge.profiling.board import ROOT, Board, cpu_features, memory_bytes, temperatures
 from score_edge.profiling.llm_shapes import cache_folder
 from score_edge.profiling.meters import open_meters
@@ -142,6 +144,9 @@ def check_cameras(devices: Path = Path("/dev")) -> Iterator[Check]:
     cameras = sorted(devices.glob("video*"), key=lambda path: (len(path.name), path.name))
     if not cameras:
         yield Check("cameras", "ok", "none connected")
+    if cameras and importlib.util.find_spec("cv2") is None:
+        yield Check("cameras", "warn", f"{len(cameras)} connected, and no OpenCV to open them", install_command("cv2"))
+        return
     for path in cameras:
         command = [sys.executable, "-c", _OPEN_CAMERA, str(path)]
         try:

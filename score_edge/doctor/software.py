@@ -1,4 +1,4 @@
-"""The software: ONNX Runtime's providers, llama.cpp's build, OpenCV, TensorRT and TensorRT-LLM; opened, not listed."""
+"""The software: ONNX Runtime's providers, llama.cpp's build, TensorRT and TensorRT-LLM; opened, not listed."""
 
 import importlib.util
 import os
@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import metadata
+from pathlib import Path
+from types import ModuleType
 
 from score_edge.doctor.check import Check
 from score_edge.errors import ScoreEdgeError
+from score_edge.install import distribution_version, install_command, on_jetson
 from score_edge.profiling.board import cpu_features, l4t_release
 from score_edge.runtime.graphs.cuda_driver import cuda_devices
 
@@ -35,27 +37,35 @@ _CPU_BUILD = _REBUILD.format("-DLLAVA_BUILD=OFF")
 
 
 def check_onnxruntime() -> Iterator[Check]:
-    """Every local provider, in a process of its own on a graph of one node: lists lie, and some providers crash."""
-    installed = {name: found for name in ("onnxruntime", "onnxruntime-gpu") if (found := _version(name))}
-    if not installed or importlib.util.find_spec("onnxruntime") is None:
-        yield Check("ONNX Runtime", "fail", "not installed", 'pip install "onnxruntime>=1.18"')
+    """Which one it is, and every local provider in a process of its own on one node: lists lie, some crash."""
+    bring = install_command("onnxruntime")
+    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if distribution_version(name)]
+    if importlib.util.find_spec("onnxruntime") is None:
+        yield Check("ONNX Runtime", "fail", "not installed", bring)
         return
-    if len(installed) > 1:
-        fix = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    if len(wheels) > 1:
+        fix = f"pip uninstall -y onnxruntime onnxruntime-gpu && {bring}"
         yield Check("ONNX Runtime", "fail", "onnxruntime and onnxruntime-gpu overwrite each other", fix)
-    named = ", ".join(f"{name} {version}" for name, version in installed.items())
     try:
         import onnxruntime
 
         providers = [name for name in onnxruntime.get_available_providers() if name not in _REMOTE]
+        found = onnxruntime.__version__
     except (ImportError, AttributeError) as error:
-        yield Check(
-            "ONNX Runtime", "fail", f"{named} cannot be imported: {error}", "pip install --force-reinstall onnxruntime"
-        )
+        fix = f"pip uninstall -y {' '.join(wheels)} && {bring}" if wheels else bring
+        yield Check("ONNX Runtime", "fail", f"cannot be imported: {error}", fix)
         return
-    yield Check("ONNX Runtime", "ok", named)
+    yield Check("ONNX Runtime", "ok", f"{' and '.join(wheels) or 'built apart'} {found} at {folder_of(onnxruntime)}")
+    if on_jetson() and "CUDAExecutionProvider" not in providers:
+        finding = "without CUDA: the encoder runs on the CPU where it has no TensorRT engine"
+        yield Check("ONNX Runtime", "warn", finding, bring)
     for provider in providers:
         yield check_provider(provider)
+
+
+def folder_of(module: ModuleType) -> str:
+    """Where a package was imported from."""
+    return str(Path(module.__file__ or "").parent)
 
 
 def check_provider(provider: str) -> Check:
@@ -76,7 +86,8 @@ def check_provider(provider: str) -> Check:
         finding = (
             f"{provider} is listed and does not open: {' '.join(said[-1].split())[:200] if said else done.returncode}"
         )
-    fix = "pip uninstall -y onnxruntime-gpu && pip install onnxruntime    # on a Jetson: NVIDIA's own build"
+    instead = install_command("onnxruntime") if on_jetson() else "pip install onnxruntime"
+    fix = f"pip uninstall -y onnxruntime-gpu && {instead}"
     return Check("provider", status, finding, fix)  # type: ignore[arg-type]
 
 
@@ -95,7 +106,7 @@ def check_llama() -> Iterator[Check]:
         yield Check("llama.cpp", "fail", f"llama-cpp-python does not load: {error}", build)
         return
     built = system_info()
-    yield Check("llama.cpp", "ok", f"llama-cpp-python {_version('llama-cpp-python')}, {built}")
+    yield Check("llama.cpp", "ok", f"llama-cpp-python {distribution_version('llama-cpp-python')}, {built}")
     if gpu and not llama.llama_supports_gpu_offload():
         yield Check("llama.cpp GPU", "warn", "there is a GPU, and llama.cpp was built without it", _CUDA_BUILD)
     flags = set(re.findall(r"\w+", built))
@@ -107,25 +118,6 @@ def check_llama() -> Iterator[Check]:
         yield Check(
             "llama.cpp AMX", "ok", "the CPU has AMX: extra buffers are switched off, builds by gcc 12 crash on them"
         )
-
-
-def check_opencv() -> Iterator[Check]:
-    """OpenCV with what it reads videos and cameras."""
-    try:
-        import cv2
-    except ImportError as error:
-        yield Check("OpenCV", "fail", f"cannot be imported: {error}", "pip install opencv-python-headless")
-        return
-    has = dict(
-        re.findall(r"^\s+(GStreamer|FFMPEG|V4L/V4L2|v4l/v4l2):\s+(\w+)", cv2.getBuildInformation(), re.MULTILINE)
-    )
-    listed = ", ".join(f"{name} {value}" for name, value in has.items())
-    fix = "" if has.get("FFMPEG") == "YES" else "pip install --force-reinstall opencv-python-headless"
-    yield Check("OpenCV", "warn" if fix else "ok", f"{cv2.__version__}, {listed}", fix)
-    if l4t_release() and has.get("GStreamer") != "YES":
-        finding = "without GStreamer: no csi:// cameras and no hardware decoding"
-        fix = "pip uninstall -y opencv-python-headless && sudo apt install python3-opencv"
-        yield Check("OpenCV", "warn", finding, fix)
 
 
 def check_tensorrt() -> Iterator[Check]:
@@ -144,7 +136,7 @@ def check_tensorrt() -> Iterator[Check]:
 def tensorrt_version() -> str | None:
     """Of the Python bindings, or of the library that JetPack installs."""
     for name in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):  # tensorrt-rtx is another product
-        if found := _version(name):
+        if found := distribution_version(name):
             return found
     try:
         said = subprocess.run(["dpkg-query", "-W", "-f=${Version}", "libnvinfer-bin"], capture_output=True, text=True)
@@ -167,13 +159,6 @@ def check_tensorrt_llm() -> Iterator[Check]:
     else:
         fix = 'pip install "tensorrt-llm==1.2.*" --extra-index-url https://pypi.nvidia.com'
         yield Check("TensorRT-LLM", "warn", f"{version} was never looked at; {WORKING}", fix)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _has(feature: str) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -25,12 +25,13 @@ class EvaluationPlan:
     """What to evaluate.
 
     Attributes:
-        selectors: names; the unpruned model is always measured as well.
+        selectors: names with their options, see `SelectorSpec`; the unpruned model is always measured as well.
         retentions: shares of tokens to keep, in (0, 1].
         steps: clip lengths in encoder steps.
         clips: number of clips per length.
         seed: of the world; clips of the same seed are the same clips.
         budget: ``clip`` keeps the best of the whole clip; ``causal`` decides step by step, as a stream must.
+        tuned: retention to selectors, in place of `selectors` there; see `tune`.
     """
 
     selectors: tuple[str, ...]
@@ -39,11 +40,18 @@ class EvaluationPlan:
     clips: int = 500
     seed: int = world.TEST_SEED
     budget: Literal["clip", "causal"] = "clip"
+    tuned: dict[float, tuple[str, ...]] = field(default_factory=dict)
+
+    def at(self, retention: float) -> tuple[str, ...]:
+        """The pruning selectors to run at a retention."""
+        return self.tuned.get(retention, tuple(name for name in self.selectors if name != "all"))
 
     def variants(self) -> list[tuple[str, float]]:
         """Every (selector, retention) to run: unpruned first."""
-        pruned = [(name, r) for name in self.selectors if name != "all" for r in self.retentions if r < 1]
-        return [("all", 1.0), *pruned]
+        retentions = [retention for retention in self.retentions if retention < 1]
+        columns = zip(*(self.at(retention) for retention in retentions), strict=True)
+        pruned = [pair for names in columns for pair in zip(names, retentions, strict=True)]
+        return [("all", 1.0), *dict.fromkeys(pruned)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class QuestionResult:
     """One question, asked in one variant.
 
     Attributes:
+        clip: number of the clip it is about.
         steps_kept: visual tokens kept, in steps' worth: below 1 a rule that keeps step 0 whole sees nothing else.
         recall: share of the question's evidence tokens that were kept.
     """
@@ -58,6 +67,7 @@ class QuestionResult:
     selector: str
     retention: float
     steps: int
+    clip: int
     kind: str
     steps_kept: float
     right: bool
@@ -86,6 +96,13 @@ class Accuracy:
 
 
 def evaluate(bundle: str | Path, plan: EvaluationPlan, *, on_clip: Callable[[], None] = lambda: None) -> list[Accuracy]:
+    """How often a bundle answers right; see `ask_everything` and `summarise`."""
+    return summarise(plan, ask_everything(bundle, plan, on_clip=on_clip))
+
+
+def ask_everything(
+    bundle: str | Path, plan: EvaluationPlan, *, on_clip: Callable[[], None] = lambda: None
+) -> list[QuestionResult]:
     """Run a plan on every CPU this process may use, one clip per process at a time.
 
     Args:
@@ -94,19 +111,24 @@ def evaluate(bundle: str | Path, plan: EvaluationPlan, *, on_clip: Callable[[], 
         on_clip: called after every clip, for a progress bar.
 
     Returns:
-        Per variant and length: the question types in the world's order, and "overall" first.
+        Every question in every variant; the same questions for all of them.
 
     Raises:
         ScoreEdgeError: the bundle or the plan is not usable.
     """
     _check(Bundle.open(bundle), plan)
     jobs = [(index, steps) for steps in plan.steps for index in range(plan.clips)]
-    verdicts: list[QuestionResult] = []
+    results: list[QuestionResult] = []
     with _workers(str(bundle), plan) as pool:
         for found in pool.map(_judge, *zip(*jobs, strict=True), chunksize=1):
-            verdicts.extend(found)
+            results.extend(found)
             on_clip()
-    return list(_summarise(plan, verdicts))
+    return results
+
+
+def summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> list[Accuracy]:
+    """Per variant and length: the question types in the world's order, and "overall" first."""
+    return list(_summarise(plan, results))
 
 
 def wilson(right: int, asked: int) -> tuple[float, float]:
@@ -125,8 +147,9 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
     for retention in plan.retentions:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
-    for name in plan.selectors:
-        selector = get_selector(name, policy=open_policy(bundle, "cpu"))
+    policy = open_policy(bundle, "cpu")
+    for name in dict.fromkeys(name for name, _ in plan.variants()):
+        selector = get_selector(name, policy=policy, grid=bundle.manifest.vision.token_grid)
         if plan.budget == "causal" and name != "all":
             step_scorer(selector)
 
@@ -142,7 +165,7 @@ _worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]
 def _open_worker(bundle: str, plan: EvaluationPlan) -> None:
     global _worker
     pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu")
-    selectors = {name: pipeline.selector(name) for name in {"all", *plan.selectors}}
+    selectors = {name: pipeline.selector(name) for name, _ in plan.variants()}
     _worker = pipeline, plan, selectors
 
 
@@ -150,38 +173,42 @@ def _judge(index: int, steps: int) -> list[QuestionResult]:
     """Every question of one clip in every variant."""
     pipeline, plan, selectors = _worker
     clip = world.make_clip(plan.seed, index, steps)
-    tokens = pipeline.encode(clip.frames()).tokens
-    verdicts, known = [], dict[bytes, list[str]]()
-    selectors["random"] = pipeline.selector("random", seed=index)  # else every clip would lose the same tokens
+    encoded = pipeline.encode(clip.frames())
+    tokens = encoded.tokens
+    results, known = [], dict[bytes, list[str]]()
+    for name in selectors:
+        if name.startswith("random"):  # else every clip would lose the same tokens
+            selectors[name] = pipeline.selector(name, seed=index)
     for name, retention in plan.variants():
         if plan.budget == "clip" or name == "all":
             keep = pipeline.select(tokens, selectors[name], retention)
         else:
-            budget = CausalBudget(tokens.shape[1], retention)
-            keep = select_causally(tokens, step_scorer(selectors[name]), budget)
+            selector = selectors[name]
+            budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
+            keep = select_causally(tokens, step_scorer(selector), budget)
         mask = keep.tobytes()
         if mask not in known:  # below one step's worth, several rules keep the very same tokens
-            pipeline.watch(tokens, keep)
+            pipeline.watch(tokens, keep, encoded.times)
             known[mask] = ["".join(pipeline.ask(question.text, ANSWER_TOKENS)) for question in clip.questions]
         for question, answer in zip(clip.questions, known[mask], strict=True):
             recall = float(keep[question.evidence].mean())
             right = answer.strip().lower() == question.answer
             steps_kept = float(keep.sum() / keep.shape[1])
-            verdicts.append(QuestionResult(name, retention, steps, question.kind, steps_kept, right, recall))
-    return verdicts
+            results.append(QuestionResult(name, retention, steps, index, question.kind, steps_kept, right, recall))
+    return results
 
 
-def _summarise(plan: EvaluationPlan, verdicts: Sequence[QuestionResult]) -> Iterator[Accuracy]:
+def _summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> Iterator[Accuracy]:
     groups: dict[tuple[str, float, int, str], list[QuestionResult]] = {}
-    for verdict in verdicts:
-        for kind in ("overall", verdict.kind):
-            groups.setdefault((verdict.selector, verdict.retention, verdict.steps, kind), []).append(verdict)
+    for result in results:
+        for kind in ("overall", result.kind):
+            groups.setdefault((result.selector, result.retention, result.steps, kind), []).append(result)
     for steps in plan.steps:
         for selector, retention in plan.variants():
             for kind in ("overall", *world.QUESTION_TYPES):
                 if group := groups.get((selector, retention, steps, kind)):
-                    right, asked = sum(verdict.right for verdict in group), len(group)
+                    right, asked = sum(result.right for result in group), len(group)
                     low, high = wilson(right, asked)
-                    recall = sum(verdict.recall for verdict in group) / asked
-                    kept = sum(verdict.steps_kept for verdict in group) / asked
+                    recall = sum(result.recall for result in group) / asked
+                    kept = sum(result.steps_kept for result in group) / asked
                     yield Accuracy(selector, retention, steps, kind, kept, asked, right / asked, low, high, recall)

@@ -15,6 +15,7 @@ def convert_to_fp16(model: Any) -> Any:
     Args:
         model: onnx.ModelProto; taken over. Q/DQ graphs must be of opset 19 or later, before it scales were float32.
     """
+    require("onnxruntime")
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 

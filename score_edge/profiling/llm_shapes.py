@@ -168,7 +168,8 @@ def random_rows(shape: LlmShape, steps: int, per_step: int) -> NDArray[np.float3
         rows[t] = rows[t - 1] + 0.05 * rng.standard_normal((per_step, shape.width), np.float32)
         jumps = rng.random(per_step) < 0.1
         rows[t, jumps] = rng.standard_normal((int(jumps.sum()), shape.width), np.float32)
-    return rows * np.float32(0.02)
+    rows *= np.float32(0.02)
+    return rows
 
 
 def _write(shape: LlmShape, path: Path) -> None:

@@ -19,7 +19,6 @@ from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import QUESTION, Workload
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector
-from score_edge.selection.score import Score
 
 RETENTIONS = (1.0, 0.25, 0.1, 0.05)
 _LETTER = "a"
@@ -198,8 +197,8 @@ def _select(tokens: Float32, selector: Selector, retention: float, spans: Spans)
         return np.ones((steps, per_step), np.bool_)
     began, before = time.perf_counter(), len(spans.spans)
     scores = selector.score(tokens, count)
-    if isinstance(selector, Score):  # it notes its policy itself; forming the reference is the rest
-        policy = sum(span.seconds for span in spans.spans[before:])
+    policy = sum(span.seconds for span in spans.spans[before:])
+    if policy:  # it is noted where it runs; forming the reference is the rest
         spans.add("residual", began, time.perf_counter() - policy)
     else:
         spans.add("policy", began, time.perf_counter())

@@ -43,7 +43,7 @@ class Telemetry:
         interval_s: between readings.
 
     Example:
-        >>> with Telemetry(open_meters()) as telemetry:
+        >>> with Telemetry(open_meters()) as telemetry:  # doctest: +SKIP
         ...     began = time.perf_counter()
         ...     ...
         ...     joules = telemetry.usage(began, time.perf_counter()).joules

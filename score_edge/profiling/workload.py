@@ -17,7 +17,7 @@ from score_edge.runtime.language.layout import Layout
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.open_source import sample_clip
 from score_edge.selection.registry import Selector, get_selector
-from score_edge.selection.score import Score
+from score_edge.selection.score import KeepProbability
 
 SYNTHETIC = "synthetic"
 _POLICY_HIDDEN = 64
@@ -86,8 +86,8 @@ class BundleWorkload:
 
     def selector(self, name: str | None, spans: Spans) -> Selector:
         """The bundle's own when no name is given."""
-        selector = self._pipeline.selector(name)
-        return _timed(selector, spans) if isinstance(selector, Score) else selector
+        policy = self._pipeline.policy
+        return self._pipeline.selector(name, policy=policy and _timed(policy, spans))
 
 
 class ShapeWorkload:
@@ -123,8 +123,6 @@ class ShapeWorkload:
 
     def selector(self, name: str | None, spans: Spans) -> Selector:
         """`score` with a random policy of the usual size when no name is given."""
-        if name not in (None, "score"):
-            return get_selector(str(name), grid=self.layout.grid)
         rng = np.random.default_rng(1)
         first = rng.standard_normal((2 * self._shape.width, _POLICY_HIDDEN), np.float32)
         first *= np.float32(len(first) ** -0.5)
@@ -139,15 +137,15 @@ class ShapeWorkload:
                     keep[part] = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
             return keep
 
-        return Score(policy)
+        return get_selector(name or "score", policy=policy, grid=self.layout.grid)
 
 
-def _timed(selector: Score, spans: Spans) -> Selector:
-    def policy(tokens: Float32, previous: Float32) -> Float32:
+def _timed(policy: KeepProbability, spans: Spans) -> KeepProbability:
+    def timed(tokens: Float32, previous: Float32) -> Float32:
         with spans.stage("policy"):
-            return selector.policy(tokens, previous)
+            return policy(tokens, previous)
 
-    return Score(policy)
+    return timed
 
 
 def _rendered(frames: int) -> list[Frame]:

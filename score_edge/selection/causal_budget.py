@@ -8,6 +8,7 @@ from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.selection.base import StepScorer
 from score_edge.selection.budget import clip_top_k
+from score_edge.selection.dithered import FirstStep
 from score_edge.selection.residual import Residual
 
 TOLERANCE = 0.02
@@ -23,7 +24,7 @@ class CausalBudget:
 
     A token bucket with a moving threshold. Every step earns ``retention * N`` tokens, every kept token costs one. The
     threshold is the score that as many of the recent tokens exceed as the retention wants, fewer after a burst, more
-    after saving. A burst may spend what was saved and borrow as much again; the first step is kept whole. From step
+    after saving. A burst may spend what was saved and borrow as much again; the first step is kept entirely. From step
     200 on ``kept / (steps * N)`` is within 2 % of the retention whatever the scores are, because what may be saved or
     borrowed is bounded by 2 % of what was earned, and by one step of N tokens.
 
@@ -33,23 +34,24 @@ class CausalBudget:
     Args:
         tokens_per_step: N.
         retention: kept / all visual tokens, in (0, 1].
+        first: the first step is kept entirely, or scored like any other.
 
     Raises:
         ScoreEdgeError: the retention is outside (0, 1].
 
     Example:
         >>> budget = CausalBudget(tokens_per_step=4, retention=0.25)
-        >>> budget.keep(np.array([0.1, 0.2, 0.2, 0.3], np.float32))  # a stream begins whole
+        >>> budget.keep(np.array([0.1, 0.2, 0.2, 0.3], np.float32))  # the first step entirely
         array([ True,  True,  True,  True])
         >>> budget.keep(np.array([0.1, 0.9, 0.2, 0.3], np.float32))
         array([False,  True, False, False])
     """
 
-    def __init__(self, tokens_per_step: int, retention: float) -> None:
+    def __init__(self, tokens_per_step: int, retention: float, first: FirstStep | None = None) -> None:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is outside (0, 1]", "0.1 keeps 10 % of the visual tokens")
         self._tokens = tokens_per_step
-        self._share = retention
+        self._share, self._first_whole = retention, first != "scored"
         self._earned = retention * tokens_per_step  # per step
         self._recent = np.empty(_REMEMBERED * tokens_per_step, np.float32)
         self._written = 0
@@ -73,7 +75,7 @@ class CausalBudget:
             raise ScoreEdgeError(f"{scores.shape} scores for a step of {self._tokens} visual tokens")
         self._steps += 1
         self.overspent -= self._earned
-        if self._steps == 1:
+        if self._steps == 1 and self._first_whole:
             self.overspent += self._tokens
             whole: Mask = clip_top_k(scores[None], self._tokens)[0]
             return whole

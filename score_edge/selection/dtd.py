@@ -25,10 +25,11 @@ class Dtd:
             count: not used: the scores deal out one token per step, round after round.
 
         Returns:
-            (T, N) float32.
+            (T, N) float32, infinite at step 0.
         """
         change = np.zeros(tokens.shape[:2], np.float32)
         change[1:] = cosine_change(tokens)
         place = np.argsort(np.argsort(-change, axis=1, kind="stable"), axis=1)  # (T, N), 0 = most changed of its step
-        place[0] = -1
-        return ordered_scores(-place, change)
+        scores = ordered_scores(-place, change)
+        scores[0] = np.inf
+        return scores

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.selection.base import Causal, Selector, StepScorer
+from score_edge.selection.dithered import Dithered, SelectorSpec
 from score_edge.selection.dtd import Dtd
 from score_edge.selection.every_token import EveryToken
 from score_edge.selection.evs import Evs
 from score_edge.selection.last_kept import LastKept
+from score_edge.selection.newest import Newest
 from score_edge.selection.random_tokens import RandomTokens
 from score_edge.selection.score import KeepProbability, Score
 from score_edge.selection.surge import Surge
@@ -40,9 +42,14 @@ _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
     "last-kept": lambda settings: LastKept(),
     "vidcom2": lambda settings: VidCom2(),
     "uniform": lambda settings: Uniform(),
+    "newest": lambda settings: Newest(),
     "random": lambda settings: RandomTokens(settings.seed),
     "all": lambda settings: EveryToken(),
 }
+
+
+OWN_DITHER = {"score": 0.5}
+"""Weight of the dithering where none is asked for; chosen on validation clips (docs/results.md)."""
 
 
 def selector_names() -> list[str]:
@@ -60,7 +67,7 @@ def get_selector(
     """Open a selector by name.
 
     Args:
-        name: one of ``selector_names()``.
+        name: one of ``selector_names()``, with options behind colons: see `SelectorSpec`.
         policy: the learned policy, for ``score``.
         seed: for ``random``.
         grid: the grid of one step, for ``surge``; None takes a square one.
@@ -69,12 +76,18 @@ def get_selector(
         ScoreEdgeError: there is no such selector, or it lacks its policy.
 
     Example:
-        >>> get_selector("evs").name
-        'evs'
+        >>> get_selector("evs").name, get_selector("evs:first=scored:dither=1").name
+        ('evs', 'evs:dither=1:first=scored')
     """
-    if name not in _FACTORIES:
-        raise ScoreEdgeError(f"there is no selector {name!r}", did_you_mean(name, _FACTORIES))
-    return _FACTORIES[name](_Settings(policy, seed, grid))
+    spec = SelectorSpec.read(name)
+    if spec.name not in _FACTORIES:
+        raise ScoreEdgeError(f"there is no selector {spec.name!r}", did_you_mean(spec.name, _FACTORIES))
+    selector = _FACTORIES[spec.name](_Settings(policy, seed, grid))
+    own = OWN_DITHER.get(spec.name)
+    if spec.dither is None and spec.first is None and own is None:
+        return selector
+    weight = own if spec.dither is None else spec.dither
+    return Dithered(selector, spec, weight or 0.0, odds=spec.name == "score")
 
 
 def step_scorer(selector: Selector) -> StepScorer:

@@ -1,4 +1,4 @@
-"""``score``: the learned policy's odds that a token is worth keeping, plus the token's turn."""
+"""``score``: the learned policy's odds that a token is worth keeping."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import numpy as np
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
 from score_edge.selection.base import StepScorer
-from score_edge.selection.dither import SPREAD, take_turns
+from score_edge.selection.dither import log_odds
 from score_edge.selection.residual import previous_tokens
 
 KeepProbability = Callable[[Float32, Float32], Float32]
@@ -17,19 +17,16 @@ _ROWS = 4096  # rows per call, which bounds the memory of the graph whatever the
 
 
 class Score:
-    """Scores each token with a policy that sees the token and its predecessor, and nothing else; see `take_turns`.
+    """Scores each token with a policy that sees the token and its predecessor, and nothing else.
 
     Args:
         policy: see `KeepProbability`; `runtime.graphs.open_graph.open_policy` makes one of a bundle's graph.
-        spread: see `take_turns`; 0 keeps the k most probable, as the paper does.
-
     """
 
     name = "score"
 
-    def __init__(self, policy: KeepProbability, spread: float = SPREAD) -> None:
+    def __init__(self, policy: KeepProbability) -> None:
         self.policy = policy
-        self._spread = spread
 
     def score(self, tokens: Float32, count: int) -> Float32:
         """Score a clip.
@@ -39,7 +36,7 @@ class Score:
             count: not used.
 
         Returns:
-            (T, N) float32, the log-odds of keeping plus the token's turn.
+            (T, N) float32, the log-odds of keeping.
 
         Raises:
             ScoreEdgeError: the policy was made for another width, or returns something other than one value per row.
@@ -50,22 +47,19 @@ class Score:
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
             keep[part] = _rate(self.policy, rows[part], previous[part])
-        return take_turns(keep.reshape(steps, per_step), 0, self._spread)
+        return log_odds(keep.reshape(steps, per_step))
 
     def by_step(self) -> StepScorer:
         """The same for a stream."""
-        return _ByStep(self.policy, self._spread)
+        return _ByStep(self.policy)
 
 
 class _ByStep(StepScorer):
-    def __init__(self, policy: KeepProbability, spread: float) -> None:
-        self._policy, self._spread = policy, spread
-        self._steps = 0
+    def __init__(self, policy: KeepProbability) -> None:
+        self._policy = policy
 
     def score(self, tokens: Float32, previous: Float32) -> Float32:
-        (scores,) = take_turns(_rate(self._policy, tokens, previous)[None], self._steps, self._spread)
-        self._steps += 1
-        return np.asarray(scores)
+        return log_odds(_rate(self._policy, tokens, previous))
 
 
 def _rate(policy: KeepProbability, tokens: Float32, previous: Float32) -> Float32:

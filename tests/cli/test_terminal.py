@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import typer
@@ -97,3 +98,11 @@ def test_what_is_no_duration(text: str) -> None:
 def test_what_is_no_list_of_numbers(text: str, kind: type) -> None:
     with pytest.raises(typer.BadParameter, match="is not a list"):
         numbers(text, kind)
+
+
+def test_no_command_writes_markup() -> None:
+    """Nothing reads it any more: it would be shown."""
+    import score_edge.cli
+
+    for path in Path(score_edge.cli.__file__).parent.glob("*.py"):
+        assert "[/" not in path.read_text(encoding="utf-8"), path

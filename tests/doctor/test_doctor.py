@@ -1,15 +1,18 @@
 """The real machine, and files and answers of machines that are broken in one way each."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from score_edge import install
 from score_edge.bundle.folder import REFERENCE, Bundle
-from score_edge.doctor import machine, software
+from score_edge.doctor import machine, opencv, software
 from score_edge.doctor.bundle import check_bundle, check_engines, check_int8
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
@@ -149,6 +152,90 @@ def test_what_runs_the_encoder_and_why_nothing_better_does(found):
     assert by_area(found)["encoder"].finding.startswith("runs on ")
     if "GPU" in by_area(found) and "no NVIDIA driver" in by_area(found)["GPU"].finding:
         assert "not tensorrt: TensorRT needs an NVIDIA GPU" in by_area(found)["encoder"].finding
+
+
+BUILD = """
+  Video I/O:
+    FFMPEG:                      {ffmpeg}
+    GStreamer:                   {gstreamer} (1.20.3)
+    v4l/v4l2:                    YES (linux/videodev2.h)
+"""
+
+
+@pytest.fixture
+def jetson(tmp_path, monkeypatch):
+    """A Jetson whose OpenCV is what `cv2(source)` says, and whose GStreamer has what `elements` names."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1")
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(opencv, "distribution_version", lambda name: None)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    def cv2(source: str) -> None:
+        (tmp_path / "dist-packages" / "cv2").mkdir(parents=True)
+        (tmp_path / "dist-packages" / "cv2" / "__init__.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path / "dist-packages")
+        monkeypatch.delitem(sys.modules, "cv2", raising=False)
+
+    def elements(*names: str) -> None:
+        inspect = tmp_path / "bin" / "gst-inspect-1.0"
+        known = "|".join(names) or "none"
+        inspect.write_text(f'#!/bin/sh\ncase "$2" in {known}) exit 0;; esac\nexit 1\n')
+        inspect.chmod(0o755)
+
+    yield SimpleNamespace(cv2=cv2, elements=elements)
+    sys.modules.pop("cv2", None)
+
+
+@pytest.mark.parametrize(
+    ("gstreamer", "elements", "status", "finding", "fix"),
+    [
+        ("YES", ["nvarguscamerasrc"], "ok", "possible: OpenCV has GStreamer", ""),
+        ("YES", [], "warn", "no nvarguscamerasrc", "sudo apt install nvidia-l4t-gstreamer"),
+        ("YES", None, "warn", "unknown", "sudo apt install gstreamer1.0-tools"),
+        ("NO", ["nvarguscamerasrc"], "warn", "built without GStreamer", "sudo apt install python3-opencv"),
+    ],
+)
+def test_whether_a_csi_camera_can_work(jetson, gstreamer, elements, status, finding, fix):
+    build = BUILD.format(ffmpeg="YES", gstreamer=gstreamer)
+    jetson.cv2(f"__version__ = '4.8.0'\ngetBuildInformation = lambda: {build!r}")
+    if elements is not None:
+        jetson.elements(*elements)
+    areas = by_area(opencv.check_opencv())
+    assert areas["OpenCV"].status == "ok"
+    assert (
+        areas["OpenCV"].finding.startswith("4.8.0 (not pip's) at ") and "dist-packages/cv2" in areas["OpenCV"].finding
+    )
+    assert f"GStreamer {gstreamer.lower()}, FFMPEG yes, V4L/V4L2 yes" in areas["OpenCV"].finding
+    csi = areas["CSI cameras"]
+    assert csi.status == status and finding in csi.finding and fix in csi.fix and bool(fix) == bool(csi.fix)
+
+
+def test_an_opencv_built_against_numpy_1(jetson):
+    jetson.cv2("raise AttributeError('_ARRAY_API not found')")
+    (check,) = opencv.check_opencv()
+    assert check.status == "fail" and check.fix.startswith('pip install "numpy<2"')
+
+
+def test_without_opencv_and_onnxruntime(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in ("cv2", "onnxruntime") else find(name)
+    )
+    for (check,), module in ((opencv.check_opencv(), "cv2"), (software.check_onnxruntime(), "onnxruntime")):
+        assert check.status == "fail" and check.fix == install.install_command(module)
+    (check,) = machine.check_cameras(Path("/dev/null").parent / "nowhere")
+    assert check.finding == "none connected"
+
+
+def test_which_onnxruntime_is_in_use(found, monkeypatch):
+    assert " at " in by_area(found)["ONNX Runtime"].finding
+    monkeypatch.setattr(software, "distribution_version", lambda name: "1.22.0")
+    first = next(software.check_onnxruntime())
+    assert first.status == "fail" and first.fix.startswith(
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install"
+    )
 
 
 def test_int8_for_tensorrt_on_a_cpu_that_overflows(quantised, tmp_path):

@@ -374,16 +374,31 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="session")
-def bundled(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The case's bundle, with a GGUF of its own decoder in float32."""
+def export_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Any]:
+    """Export a case's bundle, with a GGUF of its own decoder in float32."""
     pytest.importorskip("onnx")
     pytest.importorskip("gguf")
     from score_edge.export.bundle_export import export_bundle
     from score_edge.export.gguf_model import write_gguf
 
-    folder = tmp_path_factory.mktemp("bundles")
-    llm = write_gguf(case.model, case.tokenizer, folder / f"{case.name}.gguf", dtype="f32")
-    return export_bundle(str(case.folder), folder / "bundle", llm=llm, size=case.size)
+    def export(case: Case) -> Any:
+        folder = tmp_path_factory.mktemp("bundles")
+        llm = write_gguf(case.model, case.tokenizer, folder / f"{case.name}.gguf", dtype="f32")
+        return export_bundle(str(case.folder), folder / "bundle", llm=llm, size=case.size)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def bundled(case: Case, export_case: Callable[[Case], Any]) -> Any:
+    """The case's bundle."""
+    return export_case(case)
+
+
+@pytest.fixture(scope="session")
+def families() -> tuple[str, ...]:
+    """Names of all cases."""
+    return tuple(FAMILIES)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph  # noqa: E402
 from score_edge.selection.score import Score  # noqa: E402
 
 
@@ -27,7 +28,7 @@ def test_confident_tokens_are_still_ranked(gain, tmp_path):
     export_policy(planted(gain), path)
     tokens = np.zeros((161, 4), np.float32)
     tokens[:, 0] = np.linspace(-4, 4, 161)
-    keep = Score(path).policy(tokens, np.zeros_like(tokens))
+    keep = OnnxGraph(path).run(tokens=tokens, previous=np.zeros_like(tokens))["keep"]
     assert (np.diff(keep) > 0).all()
     assert keep[0] > 0 and keep[-1] < 1
 
@@ -50,5 +51,6 @@ def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
     export_policy(policy, tmp_path / "policy.onnx")
     tokens = torch.randn(3, 5, 6)
     expected = policy(tokens, torch.cat([torch.zeros(1, 5, 6), tokens[:-1]])).detach()
-    odds = Score(tmp_path / "policy.onnx", spread=0).score(tokens.numpy(), 1)
+    graph = OnnxGraph(tmp_path / "policy.onnx")
+    odds = Score(lambda rows, previous: graph.run(tokens=rows, previous=previous)["keep"]).score(tokens.numpy(), 1)
     assert np.allclose(1 / (1 + np.exp(-odds)), expected, atol=1e-6)

@@ -22,13 +22,14 @@ typedef struct exec *CUgraphExec; typedef int CUstreamCaptureMode; typedef unsig
 #define cuGraphInstantiate cuGraphInstantiateWithFlags
 #endif
 
-static __thread int entered;
+static __thread CUcontext entered;
 static long capturing, captures;
 int fake_blocks, fake_launches;
 size_t fake_memory = 1 << 30, fake_host_memory = 1 << 30;
 void (*fake_on_launch)(long);
 
 long fake_capturing(void) { return capturing; }
+long fake_context(void) { return (long)entered; }
 void fake_set_on_launch(void (*call)(long)) { fake_on_launch = call; }
 
 CUresult cuInit(unsigned int flags) { return CUDA_SUCCESS; }
@@ -45,7 +46,7 @@ CUresult cuGetErrorName(CUresult error, const char **pStr) {
     return CUDA_SUCCESS;
 }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) { *pctx = (CUcontext)1; return CUDA_SUCCESS; }
-CUresult cuCtxSetCurrent(CUcontext ctx) { entered = ctx == (CUcontext)1; return CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext ctx) { entered = ctx; return CUDA_SUCCESS; }
 CUresult cuMemAlloc(CUdeviceptr *dptr, size_t bytesize) {
     if (!entered) return CUDA_ERROR_INVALID_CONTEXT;
     if (bytesize > fake_memory) return CUDA_ERROR_OUT_OF_MEMORY;
