@@ -81,6 +81,11 @@ class Calibration:
     notes: list[str]
 
 
+def knows_the_world(bundle: Bundle) -> bool:
+    """Whether its language model was trained on the reference world, so that its answers can be right or wrong."""
+    return "train reference" in bundle.manifest.provenance.source
+
+
 def calibrate_bundle(
     bundle: Bundle,
     folder: str | Path,
@@ -174,7 +179,7 @@ def calibrate_bundle(
         )
         manifest = _manifest(bundle.manifest, int8)
         answers: list[Answers] = []
-        if clips and "train reference" in bundle.manifest.provenance.source:
+        if clips and knows_the_world(bundle):
             on_stage("answers", 2 * clips)
             judged = write_bundle(scratch / "judged", manifest, _files(bundle, best.judged))
             answers = compare_answers(bundle, judged, clips, on_advance)

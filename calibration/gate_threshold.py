@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
+from score_edge.bundle.atomic import check_writable
+from score_edge.bundle.folder import MANIFEST, REFERENCE, Bundle, write_manifest
 from score_edge.calibration.frames import frames_of, group_steps
 from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
@@ -122,15 +123,27 @@ def replay(clip: EncodedFootage, threshold: float) -> Reuse:
     return Reuse(clip.name, len(clip.pixels), len(steps), error, worst, worst_token)
 
 
+def check_saving(bundle: Bundle) -> None:
+    """Refuse a bundle that no threshold can be written into; whoever encodes footage first asks before.
+
+    Raises:
+        ScoreEdgeError: it is the shipped one, or may not be written.
+    """
+    if bundle.folder.resolve() == REFERENCE.resolve():
+        raise ScoreEdgeError(
+            "the shipped bundle stays as it is", f"copy {REFERENCE} and write the threshold into the copy"
+        )
+    if (bundle.folder / MANIFEST).is_symlink():  # in a Hugging Face cache, which names a file by its content
+        raise ScoreEdgeError(f"{bundle.folder / MANIFEST} is a link", f"copy the bundle: cp -rL {bundle.folder} COPY")
+    check_writable(bundle.folder / MANIFEST)
+
+
 def save_threshold(bundle: Bundle, threshold: float) -> Bundle:
-    """Write the bundle again with this threshold in it; everything else stays.
+    """Write this threshold into a bundle's bundle.json; no other file is touched.
 
     Raises:
         ScoreEdgeError: the bundle cannot be written, or is the shipped one.
     """
-    if bundle.folder == REFERENCE:
-        raise ScoreEdgeError(
-            "the shipped bundle stays as it is", f"copy {REFERENCE} and write the threshold into the copy"
-        )
+    check_saving(bundle)
     vision = replace(bundle.manifest.vision, gate=threshold)
-    return write_bundle(bundle.folder, replace(bundle.manifest, vision=vision), bundle.paths, overwrite=True)
+    return write_manifest(bundle, replace(bundle.manifest, vision=vision))

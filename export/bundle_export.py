@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from score_edge.bundle.external import sealed_language
 from score_edge.bundle.folder import Bundle, check_shapes, check_target, scratch_beside, write_bundle
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, Vision
 from score_edge.bundle.provenance import Provenance
@@ -90,12 +91,14 @@ def export_bundle(
         family=family.name,
         vision=vision,
         selector=_selection(policy),
-        language=Language(
-            family.positions,
-            min(gguf.context or CONTEXT, CONTEXT),
-            vision.dim,
-            path=str(Path(llm).resolve()),
-            time_scale=family.time_scale(checkpoint.config),
+        language=sealed_language(
+            Language(
+                family.positions,
+                min(gguf.context or CONTEXT, CONTEXT),
+                vision.dim,
+                path=str(_real_place(Path(llm))),
+                time_scale=family.time_scale(checkpoint.config),
+            )
         ),
         prompt=family.prompt(checkpoint, tokenizer),
         provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
@@ -141,6 +144,11 @@ def export_encoder(
         precision=precision,
         data=data,
     )
+
+
+def _real_place(llm: Path) -> Path:
+    """An absolute path; of a link its own: a Hugging Face cache names the files themselves by hash."""
+    return llm.parent.resolve() / llm.name
 
 
 def _selection(policy: Path | None) -> Selection:

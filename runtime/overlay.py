@@ -1,5 +1,6 @@
 """Kept tokens painted over the frames they came from: people look before they read."""
 
+import errno
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,6 +110,14 @@ def painted_frame(frame: Frame, keep: Mask, height: int, width: int, caption: st
     return painted
 
 
+def check_overlay(path: Path) -> None:
+    """Refuse a suffix that `write_overlay` would refuse."""
+    if path.suffix.lower() not in (".png", ".mp4"):
+        raise ScoreEdgeError(
+            f"an overlay cannot be written as {path.name!r}", "name it .png (contact sheet) or .mp4 (video)"
+        )
+
+
 def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float = 2.0) -> None:
     """Write a contact sheet (.png) or a video (.mp4), whole or not at all.
 
@@ -122,10 +131,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
         ScoreEdgeError: another suffix, nothing to show, or the place cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".png", ".mp4"):
-        raise ScoreEdgeError(
-            f"an overlay cannot be written as {printable(path.name)!r}", "name it .png (contact sheet) or .mp4 (video)"
-        )
+    check_overlay(path)
     if not frames:
         raise ScoreEdgeError("there are no frames to paint an overlay on")
     try:
@@ -136,7 +142,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
                 _write_mp4(unfinished, frames, keeps, fps)
     except OSError as error:
         raise ScoreEdgeError(
-            f"{printable(path)} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
+            f"{printable(path)} cannot be written: {error.strerror}", "make room, or choose another place"
         ) from error
 
 
@@ -160,6 +166,19 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
             writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
+    if _frames_in(path) < len(frames):  # OpenCV says nothing of a disk that filled up
+        raise OSError(errno.ENOSPC, "the video came out incomplete; is the disk full?")
+
+
+def _frames_in(path: Path) -> int:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
 
 
 def _height_at(image: Uint8, width: int) -> int:

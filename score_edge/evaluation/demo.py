@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score_edge.bundle.folder import Bundle
+from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation import accuracy, comparison
 from score_edge.reference import world
 from score_edge.runtime.overlay import write_overlay
@@ -43,7 +44,7 @@ class DemoAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo found; `seconds` maps a stage to (pruned, unpruned)."""
+    """What the demo found; `seconds` maps a stage to (pruned, unpruned), `problem` says why there is no picture."""
 
     selector: str
     retention: float
@@ -54,6 +55,7 @@ class Demo:
     seconds: dict[str, tuple[float, float]]
     overlay: str
     note: str
+    problem: str = ""
 
 
 def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], None]) -> Demo:
@@ -87,7 +89,11 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
             runs=RUNS,
         )
     on_stage("painting the kept tokens")
-    write_overlay(overlay, clip.frames, list(speed.pruned.keep.reshape(-1, *vision.grid)))
+    problem = ""
+    try:
+        write_overlay(overlay, clip.frames, list(speed.pruned.keep.reshape(-1, *vision.grid)))
+    except ScoreEdgeError as error:  # half a minute of figures is not thrown away for a picture
+        problem = error.message
     accuracy = None
     if rendered:
         on_stage(f"asking about {ACCURACY_CLIPS} more clips")
@@ -102,6 +108,7 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
         seconds=speed.seconds,
         overlay=str(overlay),
         note="" if rendered else FOREIGN_VIDEO,
+        problem=problem,
     )
 
 

@@ -21,6 +21,7 @@ from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.runs_on import describe_pipeline
 
 RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
 ALONE = "no encoder ran: whole answer and shares are of the language model and the selection alone"
@@ -135,7 +136,8 @@ def _open_bundle(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], N
     with Pipeline(
         bundle, context=context, threads=subject.threads, backend=subject.backend, provider=subject.provider
     ) as pipeline:
-        providers = {"encoder": pipeline.encoder.provider, "language model": pipeline.model.name}
+        providers = describe_pipeline(pipeline).providers
+        providers["language model"] += f"; {pipeline.model.name}"
         environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
         workload = BundleWorkload(pipeline, subject.source, subject.steps)
         yield _Opened(workload, environment, f"bundle {bundle.manifest.name}")

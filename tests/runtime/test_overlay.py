@@ -86,8 +86,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, message in (
         (tmp_path / "o.gif", "cannot be written as 'o.gif'"),
-        (tmp_path / "none" / "o.png", "cannot be written: No such file"),
-        (tmp_path / "file" / "o.mp4", "cannot be written: Not a directory"),
+        (tmp_path / "file" / "o.mp4", "cannot be written"),
     ):
         with pytest.raises(ScoreEdgeError, match=message):
             write_overlay(path, frames, keeps)
