@@ -115,10 +115,14 @@ class Preprocessing:
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         if not 1 <= len(images) <= self.frames_per_step:
             raise ScoreEdgeError(f"{len(images)} frames do not make a step of {self.frames_per_step}")
-        images = [self._resize(image) for image in images]
+        return self.stacked([self.resized(image) for image in images])
+
+    def stacked(self, images: list[Uint8]) -> Uint8:
+        """(frames_per_step, height, width, 3) of resized frames; the last is repeated where there are too few."""
         return np.stack(images + images[-1:] * (self.frames_per_step - len(images)))
 
-    def _resize(self, image: Uint8) -> Uint8:
+    def resized(self, image: Uint8) -> Uint8:
+        """(height, width, 3) uint8 of a frame of any size."""
         if self.longest_edge is not None:
             height, width = _longest_edge(image.shape[0], image.shape[1], self.longest_edge)
             image = resize(image, height, width, self.resample)
