@@ -106,12 +106,12 @@ def export_bundle(
     if policy is not None:
         graph = OnnxGraph(policy)
         check_shapes(manifest, "policy", graph.inputs, graph.outputs)
-    on_stage("vision tower")
-    tower = checkpoint.load(family.model_class)
+    on_stage("vision encoder")
+    model = checkpoint.load(family.model_class)
     with scratch_beside(Path(folder), "export") as scratch:
         on_stage("ONNX graph")
-        differences = export_encoder(family, tower, vision, scratch / ENCODER.file, precision, tolerance, video)
-        if (rows := family.newline(tower)) is not None:
+        differences = export_encoder(family, model, vision, scratch / ENCODER.file, precision, tolerance, video)
+        if (rows := family.newline(model)) is not None:
             np.save(scratch / NEWLINE.file, rows)
             manifest = dataclasses.replace(manifest, vision=dataclasses.replace(vision, newline=NEWLINE))
         files: dict[str, Path | bytes] = {path.name: path for path in scratch.iterdir()}

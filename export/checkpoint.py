@@ -36,7 +36,7 @@ class Checkpoint:
         """Open a folder, or download a hub id into the Hugging Face cache.
 
         Raises:
-            ScoreEdgeError: nothing there, no vision tower in it, weights missing, cut off or pickled.
+            ScoreEdgeError: nothing there, no vision encoder in it, weights missing, cut off or pickled.
         """
         folder = Path(name)
         if not folder.is_dir():
@@ -150,7 +150,7 @@ class Checkpoint:
         wrong = vision & ({*report["missing_keys"]} | {key for key, *_ in report["mismatched_keys"]})
         if wrong:
             raise ScoreEdgeError(
-                f"{self.name}: {len(wrong)} weights of the vision tower are missing or misshapen, first {min(wrong)}",
+                f"{self.name}: {len(wrong)} weights of the vision encoder are missing or misshapen, first {min(wrong)}",
                 "the checkpoint is incomplete or its config.json is of another model: download it again",
             )
         return model.eval()

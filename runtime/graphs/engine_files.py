@@ -137,7 +137,9 @@ def graph_hash(bundle: Bundle, graph: GraphName) -> str:
     return hashlib.sha256("".join([ref.sha256, *beside]).encode()).hexdigest() if beside else ref.sha256
 
 
-def misfit(bundle: Bundle, record: EngineRecord, engine: Engine, gpu: str | None, tensorrt: str | None) -> str | None:
+def incompatible(
+    bundle: Bundle, record: EngineRecord, engine: Engine, gpu: str | None, tensorrt: str | None
+) -> str | None:
     """Why an engine must not be loaded; None where it may.
 
     Args:
@@ -167,7 +169,7 @@ def find_engine(bundle: Bundle, graph: GraphName, gpu: str, tensorrt: str) -> tu
             continue
         for engine in record.engines:
             if engine.graph == graph:
-                reason = misfit(bundle, record, engine, gpu, tensorrt)
+                reason = incompatible(bundle, record, engine, gpu, tensorrt)
                 if reason is None:
                     fitting.append((record.created, folder / f"{graph}.engine", record, engine))
                 else:

@@ -17,9 +17,9 @@ class OnnxGraph:
 
     Args:
         path: the .onnx file; external data is looked for beside it.
-        providers: ONNX Runtime execution providers, best first; those this machine lacks are passed over.
+        providers: ONNX Runtime execution providers, best first; those this machine lacks are skipped.
         threads: threads within an operator; None lets ONNX Runtime choose.
-        exact: compute Q/DQ graphs as TensorRT does, slowly: the fast integer kernels overflow on x86 without VNNI.
+        simulate: compute Q/DQ graphs in float (fake-quant), slowly: integer kernels overflow on x86 without VNNI.
 
     Attributes:
         inputs, outputs: shape of every input and output by name.
@@ -42,7 +42,7 @@ class OnnxGraph:
         *,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         threads: int | None = None,
-        exact: bool = False,
+        simulate: bool = False,
     ) -> None:
         onnxruntime = require("onnxruntime")
 
@@ -60,7 +60,7 @@ class OnnxGraph:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        if exact:
+        if simulate:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         place = native_path(path)
         try:

@@ -31,7 +31,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
-        """Frames whose time in seconds is due; the others are passed over without being converted."""
+        """Frames whose time in seconds is due; the others are skipped without being converted."""
 
     def measure(self) -> float:
         """Seconds of video that can be read: `duration_s` where nobody knows better. Costs a look at the end of it."""

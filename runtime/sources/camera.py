@@ -36,7 +36,7 @@ class Camera(DecodedSource):
         hint: what to do when the first attempt fails.
 
     Attributes:
-        broken: frames that came and could not be decoded; they are passed over.
+        broken: frames that came and could not be decoded; they are skipped.
         reconnects: how often the signal came back.
 
     Raises:

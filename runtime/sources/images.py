@@ -71,7 +71,7 @@ class ImageFolder(Source):
             parts.append(f"{len(errors)} of {len(self._paths)} images could not be read, the first is {first}")
         if self._passed_over:
             first = printable(self._passed_over[0].name)
-            parts.append(f"of another kind and passed over: {len(self._passed_over)}, the first is {first}")
+            parts.append(f"of another kind and skipped: {len(self._passed_over)}, the first is {first}")
         return "; ".join([*parts, *notes[:1]])
 
 

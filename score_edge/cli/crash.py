@@ -1,4 +1,4 @@
-"""What nobody foresaw: one line for the person, and a file with the details for whoever mends it."""
+"""What nobody foresaw: one line for the person, and a file with the details for whoever fixes it."""
 
 import os
 import platform

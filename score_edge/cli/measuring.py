@@ -114,13 +114,11 @@ def profile(
     source: Annotated[
         str, typer.Option(help="Video file, image, folder or other source; 'synthetic' renders a clip.")
     ] = "synthetic",
-    retention: Annotated[
-        str, typer.Option(help="Comma-separated shares of tokens; they take turns.")
-    ] = "1,0.25,0.1,0.05",
+    retention: Annotated[str, typer.Option(help="Comma-separated shares of tokens; interleaved.")] = "1,0.25,0.1,0.05",
     selector: SelectorName = None,
     steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most.")] = 64,
-    runs: Annotated[int, typer.Option(min=1, help="Measured turns per retention, after the warm-up.")] = 5,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every turn.")] = 16,
+    runs: Annotated[int, typer.Option(min=1, help="Measured runs per retention, after the warm-up.")] = 5,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every run.")] = 16,
     threads: Threads = None,
     llm_shape: Annotated[
         str | None,
@@ -160,7 +158,7 @@ def profile(
             Subject(bundle, source, steps, llm_shape, visual_tokens, threads, backend, provider),
             ProfilePlan(numbers(retention, float), runs, answer_tokens, selector),
             Outputs(trace=trace),
-            on_turn=lambda text: progress.update(task, description=text),
+            on_progress=lambda text: progress.update(task, description=text),
         )
     changes = compare_reports(result, old) if old else None
     if as_json:
@@ -182,11 +180,11 @@ def profile(
 @app.command()
 def doctor(
     bundle: Annotated[
-        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to hold against this machine.")
+        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to check against this machine.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What is on this machine, whether it fits together, and the command that mends what does not."""
+    """What is on this machine, whether it fits together, and the command that fixes what does not."""
     from score_edge.doctor.check import MARKS, Check, healthy, report_block
     from score_edge.doctor.doctor import examine, to_json
 

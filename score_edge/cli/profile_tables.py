@@ -29,8 +29,8 @@ def profile_tables(report: Report) -> Iterator[RenderableType]:
 def _sweep(report: Report) -> Table:
     """One row per stage, one column per retention, and how many times faster than unpruned beside it."""
     table = Table(
-        title=f"retentions in turns, medians of {report.runs} runs, {report.answer_tokens} answer tokens",
-        caption="per answer; times faster than unpruned" if report.unpruned else "retention 1 was not among the turns",
+        title=f"retentions interleaved, medians of {report.runs} runs, {report.answer_tokens} answer tokens",
+        caption="per answer; times faster than unpruned" if report.unpruned else "retention 1 was not among them",
     )
     table.add_column("retention")
     for variant in report.variants:

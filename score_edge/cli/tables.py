@@ -61,7 +61,7 @@ def answer_line(reply: Reply) -> str:
 def comparison_table(comparison: Comparison) -> Table:
     """Pruned beside unpruned, one row per stage."""
     pruned, unpruned = comparison.pruned, comparison.unpruned
-    table = Table(title=f"pruned beside unpruned, medians of {comparison.runs} runs in turns")
+    table = Table(title=f"pruned beside unpruned, medians of {comparison.runs} interleaved runs")
     table.add_column("")
     table.add_column(f"{pruned.selector}, {pruned.retention:.0%} kept", justify="right", style="bold green")
     table.add_column("unpruned", justify="right")
@@ -209,7 +209,7 @@ def demo_report(demo: "Demo") -> Iterator[RenderableType]:
         for name, kept, share in demo.accuracy.rows:
             table.add_row(name, f"{kept:.0%}", f"{share:.1%}")
         yield table
-    table = Table(title=f"speed at {demo.steps} steps, medians of {demo.runs} runs in turns")
+    table = Table(title=f"speed at {demo.steps} steps, medians of {demo.runs} interleaved runs")
     for name in ("", "pruned", "unpruned", "times faster"):
         table.add_column(name, justify="left" if not name else "right")
     for stage, (pruned, unpruned) in demo.seconds.items():

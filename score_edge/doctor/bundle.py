@@ -14,7 +14,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.board import cpu_features, memory_bytes
 from score_edge.runtime.graphs.cpu_int8 import OVERFLOWS, REMEDY, overflows
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
-from score_edge.runtime.graphs.engine_files import build_command, misfit, read_records
+from score_edge.runtime.graphs.engine_files import build_command, incompatible, read_records
 
 _GIB = 1 << 30
 _SECONDS = 300
@@ -77,7 +77,7 @@ def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iter
         elif gpu is None:
             yield Check("engine", "warn", f"{about}; there is no GPU here to run it")
         elif reason := next(
-            (said for one in record.engines if (said := misfit(bundle, record, one, gpu, tensorrt))), None
+            (said for one in record.engines if (said := incompatible(bundle, record, one, gpu, tensorrt))), None
         ):
             # A bundle that travels between boards holds engines for each of them; this one waits for another.
             yield Check("engine", "warn", f"{about}; not used: {reason}", again)

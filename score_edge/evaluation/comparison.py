@@ -35,7 +35,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Pruned beside unpruned, run in turns.
+    """Pruned beside unpruned, in interleaved runs.
 
     Attributes:
         pruned, unpruned: the runs with the median prefill.
@@ -108,7 +108,7 @@ def compare(
     runs: int = 5,
     on_run: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """The same question pruned and unpruned, in turns so that drift of the machine hits both alike."""
+    """The same question pruned and unpruned, interleaved so that drift of the machine hits both alike."""
     variants = (selector, pipeline.selector(UNPRUNED))
     replies: tuple[list[Reply], list[Reply]] = ([], [])
     for _ in range(runs):

@@ -79,7 +79,7 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
         encode = comparison.clip_reader(pipeline, str(source), STEPS) if source is not None else rendered_clip
         clip = encode()
         answers = _ask_all(pipeline, clip, rendered, retention)
-        on_stage("timing pruned and unpruned in turns")
+        on_stage("timing pruned and unpruned, interleaved")
         speed = comparison.compare(
             pipeline,
             encode,

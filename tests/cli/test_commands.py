@@ -204,7 +204,7 @@ def test_profile_writes_everything_and_compares(tmp_path):
     wanted = ["--threads", 1, "--steps", 4, "--runs", 2, "--answer-tokens", 2, "--retention", "1,0.25"]
     done = score_edge("profile", "reference", *wanted, "--report", report, "--html", page, "--trace", trace)
     assert done.returncode == 0, done.stderr
-    assert "retentions in turns" in done.stdout and "selection, share" in done.stdout
+    assert "retentions interleaved" in done.stdout and "selection, share" in done.stdout
     assert all(path.stat().st_size > 1000 for path in (report, page, trace))
     again = json.loads(score_edge("profile", "reference", *wanted, "--against", report, "--json").stdout)
     assert {change["stage"] for change in again["against"]["changes"]} >= {"prefill", "whole"}

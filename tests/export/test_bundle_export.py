@@ -109,7 +109,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (no_weights, "has no weights"),
     "missing shard": (missing_shard, "lacks model-00002-of-00002"),
     "not json": (not_json, r"config\.json cannot be read"),
-    "no tower": (no_tower, r"12 weights of the vision tower are missing or misshapen, first model\.visual\.blocks\.1"),
+    "no encoder": (
+        no_tower,
+        r"12 weights of the vision encoder are missing or misshapen, first model\.visual\.blocks\.1",
+    ),
     "no video in the chat": (plain_chat, r"does not put <\|video_pad\|> before the question"),
 }
 

@@ -164,7 +164,7 @@ def test_figures_are_shown_when_their_file_cannot_be_written(run: Any) -> None:
     little = "--runs 1 --steps 2 --retention 1 --answer-tokens 1 --threads 1"
     done = run(*f"profile {little} --report /dev/full".split())
     assert done.code == 1 and "cannot write /dev/full" in done.stderr
-    assert "retentions in turns" in done.stdout
+    assert "retentions interleaved" in done.stdout
 
 
 @pytest.mark.parametrize("line", ["doctor --json", "inspect reference", "inspect reference --json", "--version"])

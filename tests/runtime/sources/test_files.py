@@ -101,7 +101,7 @@ def test_what_a_mixed_folder_leaves_out_is_said(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with open_source(tmp_path) as source:
         assert len(list(source)) == 1
-    assert "passed over: 1, the first is clip.mp4" in source.warning
+    assert "skipped: 1, the first is clip.mp4" in source.warning
     assert "1.webp holds 6 frames, only the first is taken" in source.warning
 
 

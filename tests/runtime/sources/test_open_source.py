@@ -209,7 +209,7 @@ def test_a_folder_is_read_in_natural_order_with_mixed_sizes(tmp_path: Path) -> N
     assert [frame.image.shape[:2] for frame in frames] == [(20, 20), (48, 64), (37, 53)]
     assert source.warning == (
         "1 of 4 images could not be read, the first is img_3.jpg; "
-        "of another kind and passed over: 1, the first is notes.txt"
+        "of another kind and skipped: 1, the first is notes.txt"
     )
     assert [frame.index for frame in sample_clip(tmp_path, fps=2, max_frames=2)] == [0]
 
