@@ -34,7 +34,7 @@ types:  ## the package tree as it is installed, for type checkers
 	rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/score_edge build/types/
 	for part in calibration export runtime; do cp -rs $(CURDIR)/$$part build/types/score_edge/; done
 
-bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), for the tests that hold our calls against them
+bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), for the tests that check our calls against them
 	@$(BIN)/python tools/check_tensorrt.py build/tensorrt-bindings || \
 		{ code=$$?; [ $$code = 3 ] && echo "not fetched, so their tests skip: see above" || exit $$code; }
 

@@ -7,7 +7,7 @@ from score_edge.bundle.folder import Bundle
 from score_edge.evaluation.accuracy import EvaluationPlan, evaluate
 
 RETENTIONS = (0.25, 0.1)
-STEPS = 32  # of 8, a tenth lies in the first step whole for selectors that take it first
+STEPS = 32  # of 8, a tenth lies in the first step kept entirely for selectors that take it first
 
 
 @dataclass(frozen=True, slots=True)

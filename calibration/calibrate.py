@@ -18,7 +18,7 @@ from score_edge.calibration.quantize import Form, Variant, expose, external_file
 from score_edge.calibration.ranges import Method, collect_ranges
 from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
 from score_edge.calibration.simulate import Switchboard
-from score_edge.calibration.trials import TURNS, Bench, Inputs, Trial, best_trial, encode_runs, in_turns, tokens_of
+from score_edge.calibration.trials import TURNS, Bench, Inputs, Trial, best_trial, encode_runs, interleaved, tokens_of
 from score_edge.core import Frame, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.rules import lint
@@ -31,7 +31,7 @@ from score_edge.selection.registry import Selector, get_selector
 REPORT = "int8.json"
 MAX_LOSS = 0.001
 OVERFLOW = 0.01
-"""Worst-token cosine by which this CPU's kernels may miss exact arithmetic before it is called overflow."""
+"""Worst-token cosine by which this CPU's kernels may miss fake-quant simulation before it is called overflow."""
 
 OnStage = Callable[[str, int | None], None]
 
@@ -43,7 +43,7 @@ class Candidate:
     Attributes:
         loss: 1 - cosine of the worst held-out token.
         error: relative error of all tokens.
-        milliseconds: of one step in ONNX Runtime here, median, in turns with the others.
+        milliseconds: of one step in ONNX Runtime here, median, interleaved with the others.
     """
 
     variant: Variant
@@ -81,6 +81,11 @@ class Calibration:
     notes: list[str]
 
 
+def knows_the_world(bundle: Bundle) -> bool:
+    """Whether its language model was trained on the reference world, so that its answers can be right or wrong."""
+    return "train reference" in bundle.manifest.provenance.source
+
+
 def calibrate_bundle(
     bundle: Bundle,
     folder: str | Path,
@@ -104,7 +109,7 @@ def calibrate_bundle(
         bundle: with an FP32 encoder.
         folder: the bundle to write; not `bundle` itself, whose FP32 graph would be lost.
         footage: frames in time order, an iterable per source; read once.
-        form: ``"int8"`` for TensorRT, measured in exact arithmetic; ``"int8-cpu"`` for ONNX Runtime, measured with the
+        form: ``"int8"`` for TensorRT, by fake-quant simulation; ``"int8-cpu"`` for ONNX Runtime, measured with the
             kernels of this machine: the fastest variant within the bound is taken.
         method: how activation ranges meet outliers.
         frames: encoder steps to calibrate on, at most.
@@ -148,7 +153,7 @@ def calibrate_bundle(
 
         on_stage("sensitivity", len(layers))
         board = Switchboard(bench.graph("s8s8", ()), plain, layers, scratch / "switched.onnx")
-        (seconds,) = in_turns([bench.fp32], bench.held[0][0], TURNS)
+        (seconds,) = interleaved([bench.fp32], bench.held[0][0], TURNS)
         first = [run[0] for run in bench.held]
         errors = measure_layers(board, layers, bench.ranges, first, seconds, on_advance)
 
@@ -174,7 +179,7 @@ def calibrate_bundle(
         )
         manifest = _manifest(bundle.manifest, int8)
         answers: list[Answers] = []
-        if clips and "train reference" in bundle.manifest.provenance.source:
+        if clips and knows_the_world(bundle):
             on_stage("answers", 2 * clips)
             judged = write_bundle(scratch / "judged", manifest, _files(bundle, best.judged))
             answers = compare_answers(bundle, judged, clips, on_advance)

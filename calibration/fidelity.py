@@ -31,7 +31,7 @@ class TokenError:
 class Agreement:
     """Share of the tokens kept with FP32 that are kept with INT8 too, mean over held-out runs.
 
-    The first step of a run is kept whole, as a stream begins, and does not count: most selectors have nothing to
+    The first step of a run is kept entirely, as in a stream, and does not count: most selectors have nothing to
     compare it with and take it first, so that with short runs little else would be compared.
 
     Attributes:

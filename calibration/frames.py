@@ -1,7 +1,7 @@
 """Which steps of footage calibrate and which judge: spread by content, in one pass and constant memory."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,8 +11,9 @@ import numpy as np
 from score_edge.core import Float32, Frame, Uint8
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
-from score_edge.runtime.sources.open_source import open_source
+from score_edge.runtime.sources.open_source import beginning, open_source
 
 _LOG: Final = logging.getLogger(__name__)
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
@@ -22,6 +23,8 @@ CYCLE: Final = 3
 """Of so many runs of a clip the second may be held out, the others may calibrate."""
 RUNS: Final = 6
 """Held-out runs that are kept in memory."""
+ENDLESS: Final = 1024
+"""Frames of a source that has no end."""
 THUMBNAIL: Final = 16
 PLAIN: Final = 4.0
 """Grey levels between the darkest and the brightest thumbnail pixel below which a picture shows nothing."""
@@ -160,19 +163,23 @@ def read_clips(uris: Iterable[str | Path], fps: float) -> Iterator[Iterator[Fram
     """
     for uri in uris:
         for path in _videos(uri):
-            yield _frames(path, fps)
+            yield frames_of(path, fps)
 
 
-def _frames(uri: str | Path, fps: float) -> Iterator[Frame]:
-    with open_source(uri) as source:
-        yield from sample(source, fps)
+def frames_of(uri: str | Path, fps: float, most: int = ENDLESS) -> Generator[Frame, None, None]:
+    """The sampled frames of one source; of one without an end the next `most`. What could not be read is logged."""
+    address = Address(uri)
+    with open_source(address) as source:
+        yield from beginning(source, address, fps, most) if source.endless else sample(source, fps)
     if source.warning:
         _LOG.warning("%s", source.warning)
 
 
 def _videos(uri: str | Path) -> list[str | Path]:
-    folder = Path(uri)
-    videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES) if folder.is_dir() else []
+    folder = Address(uri).path
+    if folder is None or not folder.is_dir():
+        return [uri]
+    videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
     return [*videos] or [uri]
 
 

@@ -1,20 +1,21 @@
 """Find the encoder gate's threshold from footage, so that reused tokens stay within a bound of fresh ones."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
-from score_edge.calibration.frames import group_steps
+from score_edge.bundle.atomic import check_writable
+from score_edge.bundle.folder import MANIFEST, REFERENCE, Bundle, write_manifest
+from score_edge.calibration.frames import frames_of, group_steps
 from score_edge.core import Float32, Grid, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.live.gate import pixel_change
 from score_edge.runtime.pipeline import Pipeline
-from score_edge.runtime.sources.base import sample
-from score_edge.runtime.sources.open_source import open_source
+from score_edge.runtime.sources.address import Address
 
 CANDIDATES = 48
 MAX_STEPS = 400
@@ -68,12 +69,14 @@ class EncodedFootage:
 def read_footage(pipeline: Pipeline, path: str | Path, fps: float) -> EncodedFootage:
     """Read and encode a clip, at most MAX_STEPS steps of it."""
     preprocessing, vision = pipeline.preprocessing, pipeline.bundle.manifest.vision
-    with open_source(path) as source:
-        pixels = list(islice(group_steps(sample(source, fps), preprocessing), MAX_STEPS))
+    address = Address(path)
+    frames = frames_of(path, fps, MAX_STEPS * vision.frames_per_step)
+    with closing(frames):
+        pixels = list(islice(group_steps(frames, preprocessing), MAX_STEPS))
     tokens = [pipeline.encoder.run(**preprocessing.encoder_input(step))["tokens"] for step in pixels]
     if len(pixels) < 2:
-        raise ScoreEdgeError(f"{path} has fewer than two steps at {fps} frames per second", "give a longer clip")
-    return EncodedFootage(Path(path).name, np.stack(pixels), np.stack(tokens), vision.token_grid)
+        raise ScoreEdgeError(f"{address} has fewer than two steps at {fps} frames per second", "give a longer clip")
+    return EncodedFootage(address.name, np.stack(pixels), np.stack(tokens), vision.token_grid)
 
 
 def find_threshold(footage: Sequence[EncodedFootage], bound: float = 0.01) -> GateReport:
@@ -120,15 +123,27 @@ def replay(clip: EncodedFootage, threshold: float) -> Reuse:
     return Reuse(clip.name, len(clip.pixels), len(steps), error, worst, worst_token)
 
 
+def check_saving(bundle: Bundle) -> None:
+    """Refuse a bundle that no threshold can be written into; whoever encodes footage first asks before.
+
+    Raises:
+        ScoreEdgeError: it is the shipped one, or may not be written.
+    """
+    if bundle.folder.resolve() == REFERENCE.resolve():
+        raise ScoreEdgeError(
+            "the shipped bundle stays as it is", f"copy {REFERENCE} and write the threshold into the copy"
+        )
+    if (bundle.folder / MANIFEST).is_symlink():  # in a Hugging Face cache, which names a file by its content
+        raise ScoreEdgeError(f"{bundle.folder / MANIFEST} is a link", f"copy the bundle: cp -rL {bundle.folder} COPY")
+    check_writable(bundle.folder / MANIFEST)
+
+
 def save_threshold(bundle: Bundle, threshold: float) -> Bundle:
-    """Write the bundle again with this threshold in it; everything else stays.
+    """Write this threshold into a bundle's bundle.json; no other file is touched.
 
     Raises:
         ScoreEdgeError: the bundle cannot be written, or is the shipped one.
     """
-    if bundle.folder == REFERENCE:
-        raise ScoreEdgeError(
-            "the shipped bundle stays as it is", f"copy {REFERENCE} and write the threshold into the copy"
-        )
+    check_saving(bundle)
     vision = replace(bundle.manifest.vision, gate=threshold)
-    return write_bundle(bundle.folder, replace(bundle.manifest, vision=vision), bundle.paths, overwrite=True)
+    return write_manifest(bundle, replace(bundle.manifest, vision=vision))

@@ -64,7 +64,7 @@ def collect_ranges(
             if not np.isfinite([low, high]).all():
                 raise ScoreEdgeError(
                     f"the encoder gives values that are not finite: {name} on calibration step {index}",
-                    "the graph is broken, INT8 cannot mend it: export the bundle again, in fp32",
+                    "the graph is broken, INT8 cannot fix it: export the bundle again, in fp32",
                 )
             known = extremes.get(name, Range(low, high, values.size))
             extremes[name] = Range(min(known.low, low), max(known.high, high), values.size)

@@ -1,4 +1,4 @@
-"""INT8 in exact arithmetic, as TensorRT computes it, with a switch per layer. CPUs without VNNI saturate instead."""
+"""Fake-quant simulation: INT8 as TensorRT computes it, a switch per layer. CPUs without VNNI saturate instead."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

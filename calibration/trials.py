@@ -30,10 +30,10 @@ class Trial:
 
     Attributes:
         path: the graph a bundle gets.
-        judged: the graph that was measured: for TensorRT the same in exact arithmetic.
+        judged: the graph that was measured: for TensorRT the same in fake-quant simulation.
         accuracy: beside FP32, on held-out steps.
-        milliseconds: of one step of `path` in ONNX Runtime on this machine, median of turns with FP32.
-        fp32_milliseconds: of FP32 in the same turns.
+        milliseconds: of one step of `path` in ONNX Runtime on this machine, median of runs interleaved with FP32.
+        fp32_milliseconds: of FP32 in the same runs.
     """
 
     variant: Variant
@@ -83,20 +83,20 @@ class Bench:
         return quantize(self.plain, chosen, self.ranges, variant, self.scratch)
 
     def run(self, form: Form, excluded: Collection[str]) -> list[Trial]:
-        """Make and measure_fidelity every variant of a form."""
+        """Make and measure every variant of a form."""
         return [self._trial(variant, form == "int8", excluded) for variant in VARIANTS[form]]
 
-    def _trial(self, variant: Variant, exact: bool, excluded: Collection[str]) -> Trial:
+    def _trial(self, variant: Variant, simulated: bool, excluded: Collection[str]) -> Trial:
         quantised = self.graph(variant, excluded)
         path = judged = self.scratch / f"{variant}.onnx"
         save_onnx(quantised, path)
-        if exact:
-            judged = self.scratch / f"{variant}-exact.onnx"
+        if simulated:
+            judged = self.scratch / f"{variant}-simulated.onnx"
             chosen = [layer for layer in self.layers if layer.name not in excluded]
             save_onnx(simulate(quantised, self.plain, chosen, switched=False), judged)
         graph = OnnxGraph(path)
-        accuracy = self.accuracy(tokens_of(OnnxGraph(judged) if exact else graph))
-        fp32, int8 = in_turns([self.fp32, graph], self.held[0][0], TURNS)
+        accuracy = self.accuracy(tokens_of(OnnxGraph(judged) if simulated else graph))
+        fp32, int8 = interleaved([self.fp32, graph], self.held[0][0], TURNS)
         return Trial(variant, path, judged, accuracy, 1e3 * int8, 1e3 * fp32)
 
 
@@ -106,14 +106,14 @@ def best_trial(trials: Sequence[Trial], max_loss: float) -> Trial | None:
     return min(fitting, key=lambda trial: trial.milliseconds, default=None)
 
 
-def in_turns(graphs: Sequence[OnnxGraph], inputs: Inputs, turns: int) -> list[float]:
-    """Median seconds of each graph, run in turns so that other work on the machine meets all alike."""
+def interleaved(graphs: Sequence[OnnxGraph], inputs: Inputs, runs: int) -> list[float]:
+    """Median seconds of each graph, interleaved so that other work on the machine meets all alike."""
     seconds: list[list[float]] = [[] for _ in graphs]
-    for turn in range(turns + 1):
+    for run in range(runs + 1):
         for graph, taken in zip(graphs, seconds, strict=True):
             began = time.perf_counter()
             graph.run(**inputs)
-            if turn:  # the first is a warm-up
+            if run:  # the first is a warm-up
                 taken.append(time.perf_counter() - began)
     return [statistics.median(taken) for taken in seconds]
 

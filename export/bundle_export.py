@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from score_edge.bundle.external import sealed_language
 from score_edge.bundle.folder import Bundle, check_shapes, check_target, scratch_beside, write_bundle
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, Vision
 from score_edge.bundle.provenance import Provenance
@@ -90,12 +91,14 @@ def export_bundle(
         family=family.name,
         vision=vision,
         selector=_selection(policy),
-        language=Language(
-            family.positions,
-            min(gguf.context or CONTEXT, CONTEXT),
-            vision.dim,
-            path=str(Path(llm).resolve()),
-            time_scale=family.time_scale(checkpoint.config),
+        language=sealed_language(
+            Language(
+                family.positions,
+                min(gguf.context or CONTEXT, CONTEXT),
+                vision.dim,
+                path=str(_real_place(Path(llm))),
+                time_scale=family.time_scale(checkpoint.config),
+            )
         ),
         prompt=family.prompt(checkpoint, tokenizer),
         provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
@@ -103,12 +106,12 @@ def export_bundle(
     if policy is not None:
         graph = OnnxGraph(policy)
         check_shapes(manifest, "policy", graph.inputs, graph.outputs)
-    on_stage("vision tower")
-    tower = checkpoint.load(family.model_class)
+    on_stage("vision encoder")
+    model = checkpoint.load(family.model_class)
     with scratch_beside(Path(folder), "export") as scratch:
         on_stage("ONNX graph")
-        differences = export_encoder(family, tower, vision, scratch / ENCODER.file, precision, tolerance, video)
-        if (rows := family.newline(tower)) is not None:
+        differences = export_encoder(family, model, vision, scratch / ENCODER.file, precision, tolerance, video)
+        if (rows := family.newline(model)) is not None:
             np.save(scratch / NEWLINE.file, rows)
             manifest = dataclasses.replace(manifest, vision=dataclasses.replace(vision, newline=NEWLINE))
         files: dict[str, Path | bytes] = {path.name: path for path in scratch.iterdir()}
@@ -141,6 +144,11 @@ def export_encoder(
         precision=precision,
         data=data,
     )
+
+
+def _real_place(llm: Path) -> Path:
+    """An absolute path; of a link its own: a Hugging Face cache names the files themselves by hash."""
+    return llm.parent.resolve() / llm.name
 
 
 def _selection(policy: Path | None) -> Selection:

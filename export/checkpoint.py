@@ -36,18 +36,20 @@ class Checkpoint:
         """Open a folder, or download a hub id into the Hugging Face cache.
 
         Raises:
-            ScoreEdgeError: nothing there, no vision tower in it, weights missing, cut off or pickled.
+            ScoreEdgeError: nothing there, no vision encoder in it, weights missing, cut off or pickled.
         """
         folder = Path(name)
         if not folder.is_dir():
             folder = _download(name)
-        _check_weights(folder)
+        _check_config(folder)
         document = _read_json(folder / "config.json")
         if "vision_config" not in document:
             raise ScoreEdgeError(
                 f"{name} is a text-only checkpoint: its config.json has no vision_config",
                 "give the vision-language checkpoint itself; its GGUF goes to --llm",
             )
+        _check_unquantised(name, document)
+        _check_weights(folder)
         return Checkpoint(name, folder, str(document.get("model_type", "")))
 
     @functools.cached_property
@@ -148,7 +150,7 @@ class Checkpoint:
         wrong = vision & ({*report["missing_keys"]} | {key for key, *_ in report["mismatched_keys"]})
         if wrong:
             raise ScoreEdgeError(
-                f"{self.name}: {len(wrong)} weights of the vision tower are missing or misshapen, first {min(wrong)}",
+                f"{self.name}: {len(wrong)} weights of the vision encoder are missing or misshapen, first {min(wrong)}",
                 "the checkpoint is incomplete or its config.json is of another model: download it again",
             )
         return model.eval()
@@ -175,10 +177,29 @@ def _download(name: str) -> Path:
         ) from error
 
 
+def _check_unquantised(name: str, config: dict[str, Any]) -> None:
+    """AWQ, GPTQ, bitsandbytes and the like store weights that only their own kernels read."""
+    for part in (config, config.get("text_config"), config.get("vision_config")):
+        about = part.get("quantization_config") if isinstance(part, dict) else None
+        if about:
+            method = about.get("quant_method", "unknown") if isinstance(about, dict) else "unknown"
+            raise ScoreEdgeError(
+                f"{name} is a quantised checkpoint ({method}), whose weights cannot be exported",
+                "give the checkpoint it was made from, in 16 or 32 bits; the language model is quantised as a GGUF "
+                "(--llm), the encoder by `score-edge calibrate`",
+            )
+
+
+def _check_config(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "config.json").is_symlink():
+        raise ScoreEdgeError(f"{folder}/config.json is a link to nothing", "download it again, or copy it whole")
+    raise ScoreEdgeError(f"{folder} is no checkpoint: it has no config.json", "give the folder that has one")
+
+
 def _check_weights(folder: Path) -> None:
     """Refuse pickles, missing shards and files that are cut off, before anything is loaded."""
-    if not (folder / "config.json").is_file():
-        raise ScoreEdgeError(f"{folder} is no checkpoint: it has no config.json", "give the folder that has one")
     found = sorted(folder.glob("*.safetensors"))
     index = _read_json(folder / "model.safetensors.index.json", needed=False)
     for shard in sorted({*index.get("weight_map", {}).values()}):
@@ -193,6 +214,8 @@ def _check_weights(folder: Path) -> None:
             )
         raise ScoreEdgeError(f"{folder} has no weights: no .safetensors file", "download it again")
     for path in found:
+        if not path.is_file():
+            raise ScoreEdgeError(f"{path} is a link to nothing", "download it again, or copy the folder with cp -rL")
         _check_length(path)
 
 

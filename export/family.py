@@ -21,7 +21,7 @@ class Family(ABC):
 
     Attributes:
         name: its model_type in transformers.
-        model_class: the transformers class that has the vision tower and the projector.
+        model_class: the transformers class that has the vision encoder and the projector.
         positions: ``"mrope"`` where kept tokens keep their (t, h, w), else ``"plain"``.
         attention: ``"causal"``, or ``"block"`` where the visual tokens attend to each other in the language model,
             which the runtime cannot do.
@@ -106,6 +106,6 @@ def square(checkpoint: Checkpoint, size: tuple[int, int], patch: int, merge: int
 
 
 def one_frame(checkpoint: Checkpoint, frames_per_step: int | None) -> None:
-    """Refuse a step of several frames where the tower sees one at a time."""
+    """Refuse a step of several frames where the encoder sees one at a time."""
     if frames_per_step not in (None, 1):
         raise ScoreEdgeError(f"{checkpoint.model_type} encodes one frame per step, not {frames_per_step}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from score_edge.bundle.external import model_parts
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.gguf_model import ARCHITECTURES
 
@@ -29,18 +30,19 @@ class Gguf:
 
     @staticmethod
     def read(path: Path) -> "Gguf":
-        """Read the header.
+        """Read the header, and of a split model those of all parts.
 
         Raises:
-            ScoreEdgeError: not there, not a GGUF, cut off, or of something that is no language model.
+            ScoreEdgeError: not there, not a GGUF, cut off, a part missing, or of something that is no language model.
         """
         gguf = require("gguf", "export")
         if not path.is_file():
             raise ScoreEdgeError(f"no model file at {path}", "--llm takes the GGUF of the checkpoint's text model")
-        try:
-            fields = gguf.GGUFReader(path).fields
-        except Exception as error:  # numpy's and its own errors, whatever a damaged header leads to
-            raise ScoreEdgeError(f"{path} is no complete GGUF: {error}", "download or convert it again") from error
+        for part in reversed(model_parts(path)):  # the first one, which says what the model is, last
+            try:
+                fields = gguf.GGUFReader(part).fields
+            except Exception as error:  # numpy's and its own errors, whatever a damaged header leads to
+                raise ScoreEdgeError(f"{part} is no complete GGUF: {error}", "download or convert it again") from error
         values = {key: fields[key] for key in fields if not key.startswith("tokenizer.ggml.")}
         architecture = str(values["general.architecture"].contents()) if "general.architecture" in values else ""
 

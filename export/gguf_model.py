@@ -1,6 +1,6 @@
 """The text decoder of a vision-language model as a GGUF file, so that llama.cpp runs the same weights.
 
-The vision tower is not written: the bundle carries it as ONNX and hands llama.cpp finished embedding rows. Models,
+The vision encoder is not written: the bundle carries it as ONNX and hands llama.cpp finished embedding rows. Models,
 tokenizers and tensors are those of transformers and torch, typed Any so that a type check needs neither.
 """
 
@@ -45,7 +45,7 @@ def write_gguf(
 
     Args:
         model: a transformers model whose decoder is Qwen2 or Llama (plain RoPE), Qwen2-VL's, Qwen2.5-VL's or
-            Qwen3-VL's (M-RoPE), alone or with its vision tower.
+            Qwen3-VL's (M-RoPE), alone or with its vision encoder.
         tokenizer: its fast byte-level BPE tokenizer with Qwen2's pre-tokenizer.
         path: where the file goes; an existing file is replaced.
         dtype: type of the matrices. Norms and biases stay float32, as llama.cpp wants them.

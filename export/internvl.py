@@ -24,23 +24,23 @@ class FrameEncoder(nn.Module):
     def __init__(self, model: Any, side: int) -> None:
         super().__init__()
         self.model = model
-        self.tower = model.vision_tower
-        patches = side // self.tower.config.patch_size[0]
-        embeddings = self.tower.embeddings
+        self.vision = model.vision_tower
+        patches = side // self.vision.config.patch_size[0]
+        embeddings = self.vision.embeddings
         with torch.no_grad():
             # Only the number of rows is looked at.
-            rows = torch.zeros(1, 1 + patches**2, self.tower.config.hidden_size)
+            rows = torch.zeros(1, 1 + patches**2, self.vision.config.hidden_size)
             places = embeddings.interpolate_pos_encoding(rows, side, side)
         self.register_buffer("places", places.detach().clone(), persistent=False)
         self.patches = patches
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, side, side) pixels to (N, D) tokens, raster order."""
-        embeddings = self.tower.embeddings
+        embeddings = self.vision.embeddings
         hidden = torch.cat([embeddings.cls_token, embeddings.patch_embeddings(pixels)], dim=1) + self.places
-        for layer in self.tower.encoder.layer:
+        for layer in self.vision.encoder.layer:
             hidden = layer(hidden)
-        hidden = self.tower.layernorm(hidden)[:, 1:]
+        hidden = self.vision.layernorm(hidden)[:, 1:]
         image = hidden.unflatten(1, (self.patches, self.patches))
         merged = self.model.pixel_shuffle(image, scale_factor=self.model.config.downsample_ratio)
         tokens: torch.Tensor = self.model.multi_modal_projector(merged.flatten(1, 2))[0]
@@ -54,14 +54,16 @@ class InternVL(Family):
     model_class = "InternVLForConditionalGeneration"
 
     def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
-        """Square frames of any multiple of patch * shuffle; the tower's own size where none is named."""
+        """Square frames of any multiple of patch * shuffle; the encoder's own size where none is named."""
         one_frame(checkpoint, frames_per_step)
         config = checkpoint.config
-        tower = config.vision_config
+        vision = config.vision_config
         if config.vision_feature_layer != -1 or config.vision_feature_select_strategy != "default":
-            raise ScoreEdgeError(f"{checkpoint.name} reads another layer of its tower than the last, or its first row")
-        patch, shuffle = tower.patch_size[0], round(1 / config.downsample_ratio)
-        side = square(checkpoint, size or tuple(tower.image_size), patch, shuffle)
+            raise ScoreEdgeError(
+                f"{checkpoint.name} reads another layer of its encoder than the last, or its first row"
+            )
+        patch, shuffle = vision.patch_size[0], round(1 / config.downsample_ratio)
+        side = square(checkpoint, size or tuple(vision.image_size), patch, shuffle)
         return Vision(
             graph=ENCODER,
             height=side,
@@ -77,7 +79,7 @@ class InternVL(Family):
         )
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
-        """The tower at one resolution."""
+        """The encoder at one resolution."""
         return FrameEncoder(model.model, vision.height)
 
     def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:

@@ -27,16 +27,16 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, model: Any, layers: list[int], grid: int) -> None:
         super().__init__()
-        self.tower = model.vision_tower
+        self.vision = model.vision_tower
         self.projector = model.multi_modal_projector
         self.layers = layers
         self.grid = grid
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, side, side) pixels to (N, D) tokens, raster order."""
-        hidden = self.tower.embeddings(pixels)
+        hidden = self.vision.embeddings(pixels)
         states = [hidden]
-        for layer in self.tower.encoder.layers[: max(self.layers)]:
+        for layer in self.vision.encoder.layers[: max(self.layers)]:
             hidden = layer(hidden, None)
             states.append(hidden)
         projected = self.projector(torch.cat([states[layer] for layer in self.layers], dim=-1))
@@ -53,7 +53,7 @@ class LlavaOnevision(Family):
     model_class = "LlavaOnevisionForConditionalGeneration"
 
     def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
-        """The tower's own resolution and no other: its learned positions fit nothing else."""
+        """The encoder's own resolution and no other: its learned positions fit nothing else."""
         one_frame(checkpoint, frames_per_step)
         config = checkpoint.config
         side, patch = config.vision_config.image_size, config.vision_config.patch_size
@@ -61,7 +61,7 @@ class LlavaOnevision(Family):
             raise ScoreEdgeError(f"{self.name} takes frames of {side}x{side} only", f"--resolution {side}")
         if config.vision_config.model_type != "siglip_vision_model" or config.vision_feature_select_strategy != "full":
             raise ScoreEdgeError(
-                f"{checkpoint.name} reads a {config.vision_config.model_type} tower with the strategy "
+                f"{checkpoint.name} reads a {config.vision_config.model_type} encoder with the strategy "
                 f"{config.vision_feature_select_strategy!r}; only a whole SigLIP is supported"
             )
         half = math.ceil(side // patch / POOL)
@@ -80,7 +80,7 @@ class LlavaOnevision(Family):
         )
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
-        """Tower, projector and pooling."""
+        """Encoder, projector and pooling."""
         chosen = model.config.vision_feature_layer
         count = model.config.vision_config.num_hidden_layers + 1  # the embeddings come first
         layers = [layer % count for layer in ([chosen] if isinstance(chosen, int) else chosen)]

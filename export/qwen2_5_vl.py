@@ -8,7 +8,7 @@ from score_edge.export.qwen2_vl import Qwen2VL, StepEncoder
 
 
 class WindowEncoder(StepEncoder):
-    """The tower of a Qwen2.5-VL checkpoint with the grid of one step baked in.
+    """The encoder of a Qwen2.5-VL checkpoint with the grid of one step baked in.
 
     transformers sorts patches into windows and attends to each window alone. Nothing in a layer but attention looks at
     the order, so the patches stay where they are and a mask keeps the windows apart.

@@ -1,4 +1,4 @@
-"""Qwen2-VL: a tower that merges two frames into a step, any grid, M-RoPE. Its successors share its encoder."""
+"""Qwen2-VL: an encoder that merges two frames into a step, any grid, M-RoPE. Its successors share its encoder."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. Th
 
 
 class StepEncoder(nn.Module):
-    """The tower of a Qwen2-VL checkpoint with the grid of one step baked in.
+    """The encoder of a Qwen2-VL checkpoint with the grid of one step baked in.
 
-    The tower attends within a step only, so a fixed grid needs none of its data-dependent splitting by `cu_seqlens`
+    The encoder attends within a step only, so a fixed grid needs none of its data-dependent splitting by `cu_seqlens`
     (which cannot be exported): one step is one full attention, and a batch of steps is a batch axis.
 
     Args:
-        visual: the checkpoint's own tower; its weights are used as they are.
+        visual: the checkpoint's own encoder; its weights are used as they are.
         height, width: patches per side, before merging.
         frames: frames of a step; 1 is a step whose frame stands still, which adds the two halves of each filter.
     """
@@ -59,7 +59,7 @@ class StepEncoder(nn.Module):
         return self.merge(hidden)
 
     def embed(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches to the tower's width; its Conv3d has kernel = stride = patch: a product, five times faster as one."""
+        """Patches to the encoder's width; kernel = stride = patch, so its Conv3d is a product, five times faster."""
         filters = self.visual.patch_embed.proj
         weight = filters.weight.flatten(1) if self.still is None else self.still
         return functional.linear(patches, weight, filters.bias)
@@ -134,7 +134,7 @@ class Qwen2VL(Family):
         return int(config.get_text_config().hidden_size)
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
-        """The tower at one grid."""
+        """The encoder at one grid."""
         rows, columns = vision.height // vision.patch, vision.width // vision.patch
         return self.step_encoder(model.model.visual, rows, columns, vision.frames_per_step)
 

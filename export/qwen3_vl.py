@@ -12,7 +12,7 @@ from score_edge.export.qwen2_vl import Qwen2VL, StepEncoder
 
 
 class DeepStackEncoder(StepEncoder):
-    """The tower of a Qwen3-VL checkpoint with the grid of one step baked in.
+    """The encoder of a Qwen3-VL checkpoint with the grid of one step baked in.
 
     A token's row is [token; level 1; level 2; ...], as llama.cpp takes it: whatever prunes the token prunes its levels.
     """

@@ -22,12 +22,12 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, model: Any, side: int) -> None:
         super().__init__()
-        self.tower = model.vision_model
+        self.vision = model.vision_model
         self.connector = model.connector
         # Where each patch of a frame lies in the learned table depends on the resolution alone: transformers is asked
         # once, with a frame whose own embedding is taken off again.
-        embeddings = self.tower.embeddings
-        patches = side // self.tower.patch_size
+        embeddings = self.vision.embeddings
+        patches = side // self.vision.patch_size
         with torch.no_grad():
             blank = torch.zeros(1, 3, side, side)
             whole = embeddings(blank, torch.ones(1, patches, patches, dtype=torch.bool))
@@ -36,10 +36,10 @@ class FrameEncoder(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, side, side) pixels to (N, D) tokens, raster order."""
-        hidden = self.tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.places
-        for layer in self.tower.encoder.layers:
+        hidden = self.vision.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.places
+        for layer in self.vision.encoder.layers:
             hidden = layer(hidden, None)
-        tokens: torch.Tensor = self.connector(self.tower.post_layernorm(hidden))[0]
+        tokens: torch.Tensor = self.connector(self.vision.post_layernorm(hidden))[0]
         return tokens
 
 
@@ -74,7 +74,7 @@ class SmolVLM(Family):
         )
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
-        """The tower at one resolution."""
+        """The encoder at one resolution."""
         return FrameEncoder(model.model, vision.height)
 
     def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:

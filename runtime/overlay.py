@@ -1,5 +1,6 @@
 """Kept tokens painted over the frames they came from: people look before they read."""
 
+import errno
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +11,32 @@ import numpy as np
 from score_edge.bundle.atomic import atomic_file
 from score_edge.core import Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.native_path import native_path, printable
 
 _OUTLINE: Final = (255, 64, 129)
 _PAPER: Final = (18, 20, 24)
 _INK: Final = (214, 218, 224)
 _SHEET_WIDTH: Final = 1920
 _FRAME_WIDTH: Final = 640
+_FRAME_HEIGHT: Final = 1280
 _MARGIN: Final = 12
 _CAPTION: Final = 26
+
+
+def thumbnail(frame: Frame) -> Frame:
+    """A frame small enough to be held for a picture: at most 640 x 1280, 2.5 MB; the same frame where it is already.
+
+    The image is a copy, so that a smaller view never keeps a large picture in memory.
+    """
+    import cv2
+
+    height, width = frame.image.shape[:2]
+    shrink = max(width / _FRAME_WIDTH, height / _FRAME_HEIGHT)
+    if shrink <= 1:
+        return frame
+    size = max(1, round(width / shrink)), max(1, round(height / shrink))
+    small = np.asarray(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return Frame(small, frame.time_s, frame.index, frame.gap)
 
 
 def paint(image: Uint8, keep: Mask) -> Uint8:
@@ -91,6 +110,14 @@ def painted_frame(frame: Frame, keep: Mask, height: int, width: int, caption: st
     return painted
 
 
+def check_overlay(path: Path) -> None:
+    """Refuse a suffix that `write_overlay` would refuse."""
+    if path.suffix.lower() not in (".png", ".mp4"):
+        raise ScoreEdgeError(
+            f"an overlay cannot be written as {path.name!r}", "name it .png (contact sheet) or .mp4 (video)"
+        )
+
+
 def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float = 2.0) -> None:
     """Write a contact sheet (.png) or a video (.mp4), whole or not at all.
 
@@ -104,10 +131,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
         ScoreEdgeError: another suffix, nothing to show, or the place cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".png", ".mp4"):
-        raise ScoreEdgeError(
-            f"an overlay cannot be written as {path.name!r}", "name it .png (contact sheet) or .mp4 (video)"
-        )
+    check_overlay(path)
     if not frames:
         raise ScoreEdgeError("there are no frames to paint an overlay on")
     try:
@@ -118,7 +142,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
                 _write_mp4(unfinished, frames, keeps, fps)
     except OSError as error:
         raise ScoreEdgeError(
-            f"{path} cannot be written: {error.strerror}", "does the folder exist, and may you write there?"
+            f"{printable(path)} cannot be written: {error.strerror}", "make room, or choose another place"
         ) from error
 
 
@@ -133,7 +157,7 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
     cv2 = require("cv2")
 
     height, width = video_size(frames[0].image)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(native_path(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise ScoreEdgeError(f"OpenCV cannot encode a {width}x{height} video at {fps} fps", "write a .png instead")
     try:
@@ -142,6 +166,19 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
             writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
+    if _frames_in(path) < len(frames):  # OpenCV says nothing of a disk that filled up
+        raise OSError(errno.ENOSPC, "the video came out incomplete; is the disk full?")
+
+
+def _frames_in(path: Path) -> int:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
 
 
 def _height_at(image: Uint8, width: int) -> int:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
+from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
 from score_edge.runtime.language.layout import Layout
+from score_edge.runtime.overlay import thumbnail
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector
@@ -48,7 +49,7 @@ class EncodedClip:
 
     Attributes:
         tokens: (T, N, D) float32.
-        frames: the newest frame of each step, T of them.
+        frames: the newest frame of each step, T of them, as thumbnails for pictures.
         seconds: per stage: read, preprocess, encode.
         times: seconds from the start of the source to the middle of each step.
     """
@@ -145,21 +146,23 @@ class Pipeline:
         tokens: list[Float32] = []
         shown: list[Frame] = []
         times: list[float] = []
-        group: list[Frame] = []
-        per_step = self.preprocessing.frames_per_step
+        group: list[tuple[float, Uint8]] = []  # times and resized frames: none is held at full size
 
         def close_step() -> None:
             with watch.stage("preprocess"):
-                inputs = self.preprocessing.prepare(group)
+                inputs = self.preprocessing.encoder_input(self.preprocessing.stacked([image for _, image in group]))
             with watch.stage("encode"):
                 tokens.append(self.encoder.run(**inputs)["tokens"])
-            shown.append(group[-1])
-            times.append((group[0].time_s + group[-1].time_s) / 2)
+            times.append((group[0][0] + group[-1][0]) / 2)
             group.clear()
 
         for frame in _timed(frames, watch):
-            group.append(frame)
-            if len(group) == per_step:
+            with watch.stage("preprocess"):
+                group.append((frame.time_s, self.preprocessing.resized(frame.image)))
+                small = thumbnail(frame)
+            del frame
+            shown[len(tokens) :] = [small]
+            if len(group) == self.preprocessing.frames_per_step:
                 close_step()
         if group:
             close_step()
@@ -258,3 +261,4 @@ def _timed(frames: Iterable[Frame], watch: Stopwatch) -> Iterator[Frame]:
         if frame is None:
             return
         yield frame
+        del frame

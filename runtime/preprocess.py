@@ -115,10 +115,14 @@ class Preprocessing:
         images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
         if not 1 <= len(images) <= self.frames_per_step:
             raise ScoreEdgeError(f"{len(images)} frames do not make a step of {self.frames_per_step}")
-        images = [self._resize(image) for image in images]
+        return self.stacked([self.resized(image) for image in images])
+
+    def stacked(self, images: list[Uint8]) -> Uint8:
+        """(frames_per_step, height, width, 3) of resized frames; the last is repeated where there are too few."""
         return np.stack(images + images[-1:] * (self.frames_per_step - len(images)))
 
-    def _resize(self, image: Uint8) -> Uint8:
+    def resized(self, image: Uint8) -> Uint8:
+        """(height, width, 3) uint8 of a frame of any size."""
         if self.longest_edge is not None:
             height, width = _longest_edge(image.shape[0], image.shape[1], self.longest_edge)
             image = resize(image, height, width, self.resample)
@@ -177,9 +181,12 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
     if image.shape[1] != width:
-        # Columns first become rows: a product from the left then runs over contiguous memory.
-        columns = np.asarray(cv2.transpose(image), np.uint8)
-        image = np.asarray(cv2.transpose(_resize_rows(columns, width, resample)), np.uint8)
+        narrow = np.empty((image.shape[0], width, 3), np.uint8)
+        for start in range(0, len(image), _STRIP):  # a strip at a time, or a large frame would be held twice
+            # Columns first become rows: a product from the left then runs over contiguous memory.
+            columns = np.asarray(cv2.transpose(image[start : start + _STRIP]), np.uint8)
+            cv2.transpose(_resize_rows(columns, width, resample), dst=narrow[start : start + _STRIP])
+        image = narrow
     return image if image.shape[0] == height else _resize_rows(image, height, resample)
 
 
@@ -192,6 +199,8 @@ _KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.floa
 }
 _BAND: Final = 8
 """Target rows per product: narrow bands skip the zeros that most of a resampling matrix is."""
+_STRIP: Final = 256
+"""Source rows whose columns are resized together."""
 _FIXED_POINT: Final = 1 << 22
 """Pillow's weights are whole multiples of 1 / 2**22; float64 sums of them are exact, in whatever order BLAS adds."""
 

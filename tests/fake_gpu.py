@@ -34,6 +34,9 @@ class FakeGpu:
     def limit(self, size: int) -> None:
         ctypes.c_size_t.in_dll(self.driver, "fake_memory").value = size
 
+    def limit_host(self, size: int) -> None:
+        ctypes.c_size_t.in_dll(self.driver, "fake_host_memory").value = size
+
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """Make this process and those it starts find the fakes."""
@@ -47,6 +50,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     shutil.copy(HERE / "fake_tensorrt.py", folder / "tensorrt.py")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
     monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     fake = FakeGpu(ctypes.CDLL(str(library)))
     spec = importlib.util.spec_from_file_location("tensorrt", folder / "tensorrt.py")
     assert spec and spec.loader

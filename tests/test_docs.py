@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from score_edge.bundle.folder import ENGINES, REFERENCE
+from score_edge.bundle.folder import REFERENCE
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 
@@ -146,7 +146,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     box = {"box": [0, 0, world.SIZE // 2, world.SIZE // 2]}
     labels = {"width": world.SIZE, "height": world.SIZE, "frames": {str(frame): [box] for frame in range(8)}}
     Path("clip.gt.json").write_text(json.dumps(labels))
-    shutil.copytree(REFERENCE, "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    shutil.copytree(REFERENCE, "bundle")
     return tmp_path
 
 

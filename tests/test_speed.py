@@ -12,7 +12,7 @@ pytest.importorskip("llama_cpp")
 
 @pytest.mark.benchmark
 def test_a_tenth_of_the_tokens_is_prefilled_twelve_times_faster() -> None:
-    """64 steps, everything from frames to the answer anew in each of five runs, pruned and unpruned in turns."""
+    """64 steps, everything from frames to the answer anew in each of five runs, pruned and unpruned interleaved."""
     clip = world.make_clip(world.TEST_SEED, 0, 64)
     with Pipeline(Bundle.open("reference")) as pipeline:
         found = comparison.compare(

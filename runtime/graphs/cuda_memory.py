@@ -106,7 +106,11 @@ class Cuda:
         """Memory of `size` bytes on the GPU, and as much page-locked memory to copy through."""
         pointer, memory = ctypes.c_uint64(), _P()
         self._call("cuMemAlloc_v2", ctypes.byref(pointer), max(size, 1))
-        self._call("cuMemAllocHost_v2", ctypes.byref(memory), max(size, 1))
+        try:
+            self._call("cuMemAllocHost_v2", ctypes.byref(memory), max(size, 1))
+        except ScoreEdgeError:
+            self._library.cuMemFree_v2(pointer.value)
+            raise
         host = int(memory.value or 0)
         buffer = Buffer(pointer.value, host, max(size, 1))
         weakref.finalize(buffer, self._free, self._library, pointer.value, host)

@@ -1,13 +1,15 @@
-"""Where a bundle keeps its TensorRT engines, and which of them this machine may load.
+"""Where this user keeps TensorRT engines, and which of them this machine may load.
 
-    engines/sm87x16-trt10.3.0-fp16/engine.json      what was built, from what, for what
-                                   encoder.engine
-                                   policy.engine
-    engines/sm87x16-trt10.3.0.timing                TensorRT's kernel timings, for later builds
-    engines/trt10.3.0-0361ea6e05dd.ranges           INT8 ranges that TensorRT found itself, of this encoder
+    ~/.cache/score-edge/engines/
+        0361ea6e05dd/sm87x16-trt10.3.0-fp16/engine.json     what was built, from what, for what
+                                            encoder.engine
+                                            policy.engine
+        sm87x16-trt10.3.0.timing            TensorRT's kernel timings, for later builds
+        trt10.3.0-0361ea6e05dd.ranges       INT8 ranges that TensorRT found itself, of this encoder
 
-An engine is only good for the GPU and the TensorRT that built it and for the ONNX file it was made of; so each says so,
-and none that does not fit is loaded. They are no part of `bundle.json`: a bundle travels, its engines may stay.
+An engine is only good for the GPU and the TensorRT that built it and for the ONNX files it was made of, whose hash
+names its folder; none that does not fit is loaded. It is native code, which runs as whoever loads it: so engines never
+travel with a bundle, one that lies in a bundle is not looked at, and neither is a folder that others may write.
 """
 
 import dataclasses
@@ -17,13 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle, file_sha256
+from score_edge.bundle.external import file_sha256
+from score_edge.bundle.folder import REFERENCE, Bundle
 from score_edge.bundle.record import read_record
+from score_edge.bundle.user_cache import private, user_cache
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.precision import Precision
 from score_edge.runtime.graphs.cuda_driver import Gpu
 from score_edge.runtime.graphs.tensorrt_library import short_version
 
+ENGINES = "engines"
 RECORD = "engine.json"
 _RECORD_LIMIT = 1 << 20
 
@@ -73,25 +78,35 @@ class EngineRecord:
         (folder / RECORD).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
+def engines_of(bundle: Bundle) -> Path:
+    """The folder of all engines that were made of these graphs; it need not exist."""
+    graphs: list[GraphName] = ["encoder"] if bundle.policy_path is None else ["encoder", "policy"]
+    key = hashlib.sha256("".join(graph_hash(bundle, graph) for graph in graphs).encode()).hexdigest()
+    return user_cache(ENGINES) / key[:12]
+
+
 def engine_folder(bundle: Bundle, gpu: Gpu, tensorrt: str, precision: str) -> Path:
     """Where engines of this kind belong."""
-    return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}-{precision}"
+    return engines_of(bundle) / f"{gpu.slug}-trt{short_version(tensorrt)}-{precision}"
 
 
-def timing_cache(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Path:
-    """Kernel timings, shared by all precisions."""
-    return bundle.folder / ENGINES / f"{gpu.slug}-trt{short_version(tensorrt)}.timing"
+def timing_cache(gpu: Gpu, tensorrt: str) -> Path:
+    """Kernel timings, shared by all bundles and precisions."""
+    return user_cache(ENGINES) / f"{gpu.slug}-trt{short_version(tensorrt)}.timing"
 
 
 def calibration_cache(bundle: Bundle, tensorrt: str) -> Path:
     """The INT8 ranges that a TensorRT found for this encoder; other versions may count otherwise."""
-    return bundle.folder / ENGINES / f"trt{short_version(tensorrt)}-{graph_hash(bundle, 'encoder')[:12]}.ranges"
+    return user_cache(ENGINES) / f"trt{short_version(tensorrt)}-{graph_hash(bundle, 'encoder')[:12]}.ranges"
 
 
 def read_records(bundle: Bundle) -> dict[Path, EngineRecord | str]:
     """By folder: its record, or what is wrong with it."""
     records: dict[Path, EngineRecord | str] = {}
-    for path in sorted((bundle.folder / ENGINES).glob(f"*/{RECORD}")):
+    for path in sorted(engines_of(bundle).glob(f"*/{RECORD}")):
+        if not all(private(folder) for folder in (path.parent, *path.parent.parents[:3])):
+            records[path.parent] = "others may write here: what lies in it is not loaded"
+            continue
         try:
             if path.stat().st_size > _RECORD_LIMIT:
                 raise ValueError("it is too large")
@@ -122,7 +137,9 @@ def graph_hash(bundle: Bundle, graph: GraphName) -> str:
     return hashlib.sha256("".join([ref.sha256, *beside]).encode()).hexdigest() if beside else ref.sha256
 
 
-def misfit(bundle: Bundle, record: EngineRecord, engine: Engine, gpu: str | None, tensorrt: str | None) -> str | None:
+def incompatible(
+    bundle: Bundle, record: EngineRecord, engine: Engine, gpu: str | None, tensorrt: str | None
+) -> str | None:
     """Why an engine must not be loaded; None where it may.
 
     Args:
@@ -152,13 +169,13 @@ def find_engine(bundle: Bundle, graph: GraphName, gpu: str, tensorrt: str) -> tu
             continue
         for engine in record.engines:
             if engine.graph == graph:
-                reason = misfit(bundle, record, engine, gpu, tensorrt)
+                reason = incompatible(bundle, record, engine, gpu, tensorrt)
                 if reason is None:
                     fitting.append((record.created, folder / f"{graph}.engine", record, engine))
                 else:
                     reasons.append(f"{folder.name}: {reason}")
     if not fitting:
-        return "; ".join(reasons) or f"the bundle has no engine of its {graph}"
+        return "; ".join(reasons) or f"no engine of this {graph} was built for this user"
     _, path, record, engine = max(fitting, key=lambda found: found[0])
     if not path.is_file() or file_sha256(path) != engine.sha256:
         raise ScoreEdgeError(

@@ -9,6 +9,7 @@ from score_edge.bundle.folder import Bundle, check_shapes
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.base import Graph
+from score_edge.runtime.graphs.cpu_int8 import OVERFLOWS, REMEDY, overflows
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
 from score_edge.runtime.graphs.engine_files import GraphName, build_command, find_engine, read_records
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
@@ -81,7 +82,9 @@ def _tensorrt(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
     found = find_engine(bundle, name, str(gpu), load_tensorrt().__version__)
     if isinstance(found, str):
         raise ScoreEdgeError(found, build_command(bundle))
-    return TensorRTGraph(found[0])
+    path, record = found
+    (engine,) = (engine for engine in record.engines if engine.graph == name)
+    return TensorRTGraph(path, precision=engine.precision)
 
 
 def _cuda(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
@@ -93,6 +96,8 @@ def _cuda(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
 
 
 def _cpu(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
+    if name == "encoder" and overflows(bundle.manifest.vision.int8):
+        _log.warning("%s (%s)", OVERFLOWS, REMEDY)
     return OnnxGraph(_onnx(bundle, name), threads=threads)
 
 

@@ -36,6 +36,7 @@ class TensorRTGraph:
 
     Args:
         path: of an engine that `find_engine` returned; TensorRT trusts what it loads, so nothing else belongs here.
+        precision: that it computes in, for whoever asks.
         memory: device memory and the stream to run on, for example `PycudaMemory` on a stream of yours; None takes
             `open_memory`.
 
@@ -47,10 +48,11 @@ class TensorRTGraph:
         ScoreEdgeError: no GPU, no TensorRT, an engine of another TensorRT, too little memory.
     """
 
-    def __init__(self, path: Path, memory: Cuda | None = None) -> None:
+    def __init__(self, path: Path, memory: Cuda | None = None, *, precision: str = "") -> None:
         require_gpu("a TensorRT engine")
         trt = load_tensorrt()
         self._name = path.name
+        self.precision = precision
         self._cuda = memory or open_memory()
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)

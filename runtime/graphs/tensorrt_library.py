@@ -36,7 +36,7 @@ def load_tensorrt(name: str = "tensorrt") -> ModuleType:
     if not rtx and version_numbers(trt.__version__)[:2] < OLDEST:
         raise ScoreEdgeError(
             f"TensorRT {trt.__version__} is older than {'.'.join(map(str, OLDEST))}",
-            "update JetPack to 6 or later; ONNX Runtime works meanwhile (--provider cpu)",
+            "update JetPack or TensorRT; ONNX Runtime works meanwhile (--provider cpu)",
         )
     return trt
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from score_edge.bundle.external import check_rope
 from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.runtime.language.base import LanguageModel
@@ -37,12 +38,18 @@ def open_language_model(
         threads: CPU threads; None lets the backend choose.
 
     Raises:
-        ScoreEdgeError: no such backend, it is not installed, or the model does not fit the bundle's encoder.
+        ScoreEdgeError: no such backend, it is not installed, or the model does not fit the bundle's
+            encoder or its positions.
     """
     name, _, folder = backend.partition(":")
     if name not in _BACKENDS:
         raise ScoreEdgeError(f"there is no language backend {name!r}", did_you_mean(name, _BACKENDS))
     model = _BACKENDS[name](bundle, _Wish(folder, context or bundle.manifest.language.context, sequences, threads))
+    try:
+        check_rope(bundle.manifest, model.capabilities.keeps_positions)
+    except ScoreEdgeError:
+        model.close()
+        raise
     width, made = model.capabilities.width, bundle.manifest.vision.dim
     if width != made:
         model.close()

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
+from score_edge.native_path import native_path
 from score_edge.runtime.live.events import Answered, Event, StepSeen
 from score_edge.runtime.overlay import painted_frame, video_size
-from score_edge.runtime.sources.files import quiet_cv2
+from score_edge.runtime.sources.opencv import quiet_cv2
 
 _RESERVE: Final = 16 << 20
 """Bytes left free on the disk: recording stops before it harms anything else."""
@@ -38,6 +39,7 @@ class Recorder:
             raise ScoreEdgeError(f"{self.path.name} cannot be recorded", "name it .mp4, or .mkv to survive a power cut")
         if not self.path.parent.is_dir():
             raise ScoreEdgeError(f"there is no folder {self.path.parent}", "create it first")
+        self._place = native_path(self.path)
         self._grid, self._fps = grid, fps
         self._writer: Any = None
         self._size = 0, 0
@@ -63,7 +65,7 @@ class Recorder:
         if self._writer is None:
             self._size = video_size(event.frame.image)
             fourcc, (height, width) = cv2.VideoWriter.fourcc(*"mp4v"), self._size
-            self._writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
+            self._writer = cv2.VideoWriter(self._place, cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
             if not self._writer.isOpened():
                 self._writer = None
                 raise ScoreEdgeError(f"OpenCV cannot write {self.path}", "may you write there?")

@@ -5,7 +5,8 @@ import time
 from dataclasses import dataclass
 
 from score_edge.core import Frame
-from score_edge.runtime.sources.base import Source, sample
+from score_edge.runtime.sources.background import start_reader
+from score_edge.runtime.sources.base import Source, sample, stop_reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Capture:
         self._ended = self._stopping = False
         self._changed = changed or threading.Condition()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
-        self._thread.start()
+        start_reader(self._thread, lambda: self.stop(0))
 
     def take(self, timeout_s: float) -> Captured | None:
         """The newest step, or None when there is none in time.
@@ -86,7 +87,7 @@ class Capture:
             return self._ended and self._slot is None and self._error is None
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Close the source. A decoder that is waiting for the network is left behind to time out."""
+        """End the reading; the thread frees the decoder. One that waits for the network is left behind to time out."""
         self._stopping = True
         self.source.close()
         with self._changed:
@@ -113,6 +114,7 @@ class Capture:
         except BaseException as error:
             self._error = error
         finally:
+            stop_reading(self._sampled)
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()

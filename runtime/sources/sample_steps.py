@@ -10,6 +10,7 @@ from score_edge.bundle.manifest import Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.sources.base import sample
 from score_edge.runtime.sources.open_source import open_source
 
 STEPS = 2
@@ -35,7 +36,7 @@ def sample_steps(vision: Vision, video: str | Path | None, steps: int = STEPS) -
         frames = world.make_clip(world.TEST_SEED, 0, max(count, 3)).frames()[:count]
     else:
         with open_source(video) as source:
-            frames = list(islice(source, count))
+            frames = list(islice(sample(source, vision.fps), count))
     if not frames:
         raise ScoreEdgeError(f"{video} has no frames", "give another video to compare on")
     preprocessing = Preprocessing.of(vision)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from score_edge.core import Frame
 from score_edge.reference.endless import EndlessWorld
-from score_edge.runtime.sources.base import Source, uri_options, whole_number
+from score_edge.runtime.sources.address import Address
+from score_edge.runtime.sources.base import Source
 
 
 class Synthetic(Source):
@@ -17,11 +18,12 @@ class Synthetic(Source):
             ``seed`` (3), ``scene`` (16), steps between cuts, and ``steps`` (0 = no end), after which it ends.
     """
 
-    def __init__(self, uri: str) -> None:
-        options = uri_options(uri, {"seed": "3", "scene": "16", "steps": "0", "live": "0"})
-        seed, scene, steps, live = (whole_number(uri, name, text) for name, text in options.items())
+    def __init__(self, uri: str | Address) -> None:
+        address = Address(uri)
+        options = address.options({"seed": "3", "scene": "16", "steps": "0", "live": "0"})
+        seed, scene, steps, live = (address.whole_number(name, text) for name, text in options.items())
         self.world = EndlessWorld(seed, max(3, scene))
-        self.live = bool(live)
+        self.live, self.endless = bool(live), not steps
         self._frames = 2 * steps
         self._closed = threading.Event()
 

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from score_edge.errors import ScoreEdgeError
@@ -25,6 +25,40 @@ def make_folder(folder: Path) -> None:
         raise ScoreEdgeError(f"{folder} cannot be made: {error.strerror}", "choose another folder") from error
 
 
+def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file that could not be written later; whatever takes long asks first. Nothing is made or changed.
+
+    Args:
+        path: a file to be written with its folders; one that is there is replaced.
+        inputs: files and folders that are read: none of them, and no file inside one, may be replaced.
+
+    Raises:
+        ScoreEdgeError: a folder, a place without permission or room for a name, one of the inputs.
+    """
+    try:
+        target = path.resolve()
+        if target.is_dir():
+            raise ScoreEdgeError(f"{path} is a folder", "name a file in it")
+        for source in inputs:
+            if target.exists() and source.exists() and _holds(source, target):
+                raise ScoreEdgeError(f"{path} is read by this command, and would be overwritten", "name another file")
+        if target.exists() and not target.is_file():  # a pipe or a device takes what it gets
+            return
+        there = next(folder for folder in target.parents if folder.exists())
+        if not there.is_dir():
+            raise ScoreEdgeError(f"{path} cannot be written: {there} is no folder", "choose another place")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ScoreEdgeError(f"{path} cannot be written: no permission for {there}", "choose another place")
+        if len(os.fsencode(target.name)) > os.pathconf(there, "PC_NAME_MAX"):
+            raise ScoreEdgeError(f"{path} cannot be written: its name is too long", "choose a shorter one")
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name with NUL
+        raise ScoreEdgeError(f"{path} cannot be written: {error}", "choose another place") from error
+
+
+def _holds(source: Path, target: Path) -> bool:
+    return source.samefile(target) or (source.is_dir() and target.is_relative_to(source.resolve()))
+
+
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """Fill the file this yields; on leaving without an exception it becomes the target, else nothing changes.
@@ -33,10 +67,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
     those of a file written the plain way. What is no regular file, such as a pipe, is written to directly.
 
     Args:
-        target: in a folder that is there.
+        target: its folders are made where they are missing.
 
     Raises:
-        OSError: a full disk, missing permissions, no such folder.
+        OSError: a full disk, missing permissions.
 
     Example:
         >>> with atomic_file(Path("report.json")) as unfinished:  # doctest: +SKIP
@@ -46,7 +80,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    unfinished = target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}.partial{target.suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stem = os.fsencode(target.stem)[:100].decode("utf-8", "ignore")
+    unfinished = target.with_name(f".{stem}.{secrets.token_hex(4)}.partial{target.suffix}")
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))  # the umask applies
     try:
@@ -64,7 +100,6 @@ def write_text(path: Path, text: str) -> None:
         ScoreEdgeError: the place cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     except OSError as error:

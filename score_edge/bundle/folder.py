@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle.atomic import atomic_folder, remove_leftovers
+from score_edge.bundle.atomic import atomic_folder, remove_leftovers, write_text
+from score_edge.bundle.external import check_external, file_sha256
 from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest
 from score_edge.bundle.record import read_record
 from score_edge.errors import ScoreEdgeError, did_you_mean
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "bundle"
 MANIFEST = "bundle.json"
-ENGINES = "engines"  # a folder in the bundle that bundle.json does not list, see runtime/graphs/engine_files.py
 MANIFEST_LIMIT = 1 << 20
 CHUNK = 1 << 20
 
@@ -63,11 +61,9 @@ class Bundle:
             manifest = _read_manifest(folder)
             for where, ref in manifest.files.items():
                 _check_file(folder, where, ref, checksums)
+            check_external(manifest.language, folder / MANIFEST)
         except OSError as error:
             raise ScoreEdgeError(f"cannot read the bundle {folder}: {error}", "check its permissions") from error
-        elsewhere = manifest.language.path
-        if elsewhere is not None and not Path(elsewhere).is_file():
-            raise ScoreEdgeError(f"language.path: there is no file {elsewhere!r}", f"correct it in {folder / MANIFEST}")
         return Bundle(folder, manifest)
 
     @property
@@ -135,13 +131,31 @@ def write_bundle(
         check_target(target, overwrite)
         with atomic_folder(target, overwrite=overwrite) as new:
             sealed = manifest.sealed({file: _write(new, file, source) for file, source in files.items()})
-            _keep_engines(target, new, sealed)
-            document = json.dumps(dataclasses.asdict(sealed), indent=2, ensure_ascii=False) + "\n"
-            _write(new, MANIFEST, document.encode())
+            _write(new, MANIFEST, _document(sealed).encode())
             Bundle.open(new, checksums=False)
     except OSError as error:
         raise _cannot_write(f"the bundle {target}", error) from error
     return Bundle(target, sealed)
+
+
+def write_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
+    """Replace a bundle's bundle.json where no file it names changes, in one step and without copying any.
+
+    Args:
+        bundle: opened.
+        manifest: names the same files.
+
+    Raises:
+        ScoreEdgeError: values that do not fit together, a place that cannot be written.
+    """
+    assert manifest.files == bundle.manifest.files, "files change too: write_bundle"
+    manifest.check()
+    write_text(bundle.folder / MANIFEST, _document(manifest))
+    return Bundle(bundle.folder, manifest)
+
+
+def _document(manifest: Manifest) -> str:
+    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager
@@ -218,21 +232,6 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise ScoreEdgeError(f"{target} is not a bundle and will not be overwritten", "choose another folder")
 
 
-def _keep_engines(old: Path, new: Path, manifest: Manifest) -> None:
-    """Take TensorRT engines along where the encoder they were built from is still the same; linked, not copied."""
-    if (old / ENGINES).is_dir() and not (new / ENGINES).exists():
-        with contextlib.suppress(ScoreEdgeError):  # what is replaced may be a bundle nobody can read
-            if _read_manifest(old).vision.graph == manifest.vision.graph:
-                shutil.copytree(old / ENGINES, new / ENGINES, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
-
-
 def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,17 +240,10 @@ def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:
     return FileRef(file, file_sha256(path), path.stat().st_size)
 
 
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as reader:
-        while chunk := reader.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _read_manifest(folder: Path) -> Manifest:
     path = _inside(folder, MANIFEST)
+    if path is None and (folder / MANIFEST).is_symlink():
+        raise ScoreEdgeError(f"{folder}: its bundle.json is a link that leads out of it", f"cp -rL {folder} COPY")
     if path is None or not path.is_file():
         found = "it has no bundle.json" if folder.is_dir() else "there is no such folder"
         raise ScoreEdgeError(
@@ -288,9 +280,15 @@ def _check_file(folder: Path, where: str, ref: FileRef, checksums: bool) -> None
 
 
 def _inside(folder: Path, file: str) -> Path | None:
-    """The real path of a file, or None when links lead out of the folder."""
+    """The real path of a file of the bundle, or None when links lead to where a bundle's files may not lie.
+
+    The folder itself may be a link: the user pointed there. A file in it, whose name comes from bundle.json, may be a
+    link to a place in the same folder, or, where the folder is a snapshot in a Hugging Face cache
+    (``NAME/snapshots/REVISION``), to that repository's ``NAME/blobs``, where the cache keeps every file. Nothing else.
+    """
     try:
-        path = (folder / file).resolve()
+        real, path = folder.resolve(), (folder / file).resolve()
     except RuntimeError:  # links in a circle, before Python 3.13
         return None
-    return path if path.is_relative_to(folder.resolve()) else None
+    allowed = [real, *(parent.parent / "blobs" for parent in (real, *real.parents) if parent.name == "snapshots")]
+    return path if any(path.is_relative_to(place) for place in allowed) else None

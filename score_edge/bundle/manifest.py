@@ -151,7 +151,9 @@ class Language:
         context: tokens that fit.
         dim: floats per embedding row it takes.
         gguf: the file inside the bundle.
-        path: absolute path of the file outside; exactly one of gguf and path is given.
+        path: absolute path of the file outside, of a split model its first part; exactly one of gguf and path is given.
+        parts: name, hash and size of the file at path and of the parts beside it; empty in older bundles, which then
+            trust whatever lies there.
         time_scale: M-RoPE time positions per second of video (Qwen2.5-VL); None counts steps.
         trained: positions it was trained on, where the GGUF promises more; a stream starts anew from there.
     """
@@ -162,6 +164,7 @@ class Language:
     gguf: FileRef | None = None
     path: str | None = None
     time_scale: float | None = None
+    parts: tuple[FileRef, ...] = ()
     trained: int | None = None
 
 
@@ -215,6 +218,13 @@ class Manifest:
             **{f"extra[{i}]": ref for i, ref in enumerate(self.extra)},
         }
         return {where: ref for where, ref in named.items() if ref is not None}
+
+    @property
+    def encoder_precision(self) -> str:
+        """Of the encoder's graph: int8, int8-cpu, fp16 or fp32."""
+        if self.vision.int8 is not None:
+            return self.vision.int8.form
+        return "fp16" if ", fp16, " in self.provenance.source else "fp32"  # as `score-edge export` notes it
 
     def sealed(self, refs: Mapping[str, FileRef]) -> "Manifest":
         """The same manifest with these in place of its references; those it does not name become ``extra``.
@@ -270,6 +280,15 @@ class Manifest:
             language.path is None or Path(language.path).is_absolute(),
             f"language.path must be an absolute path, not {language.path!r}",
         )
+        _expect(
+            not language.parts or (language.path is not None and language.parts[0].file == Path(language.path).name),
+            "language.parts must begin with the file that language.path names",
+        )
+        for part in language.parts:
+            _expect(
+                _stays_inside(part.file) and "/" not in part.file,
+                f"language.parts names {part.file!r}, which is no file beside language.path",
+            )
         _expect(language.context > 0, f"language.context must be above 0, not {language.context}")
         _expect(
             language.trained is None or language.trained > 0,

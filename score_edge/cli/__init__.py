@@ -1,16 +1,21 @@
 """The command line: parse, call one public function, print. Only this folder knows typer."""
 
+import errno
 import logging
+import os
 import sys
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 import score_edge
 from score_edge.cli import answering, building, making, measuring, training
-from score_edge.cli.options import err
+from score_edge.cli.crash import without_secrets, write_details
+from score_edge.cli.terminal import drop_output, prepare_streams, say
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.sources.background import someone_reads
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     help="A video vision-language model on a small board, fast, because it reads only the visual tokens that matter.",
@@ -33,19 +38,66 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    """Entry point: a user's error is a message and a hint on stderr and exit code 1, never a traceback."""
+    """Entry point: whatever happens is a message on stderr and an exit code, never a traceback."""
+    prepare_streams()
     logging.basicConfig(format="%(message)s", handlers=[_Warnings(logging.WARNING)])
     try:
-        app()
+        code = _run()
+        if someone_reads():
+            # It waits for the network inside OpenCV: the interpreter would end under it, and abort.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    except BrokenPipeError:  # whoever read our output has gone
+        drop_output()
+        code = 1
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        code = _exit_code()
+        sys.stdout.flush()
+        return code
     except ScoreEdgeError as error:
-        err.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True, highlight=False)
-        if error.hint:
-            err.print(f"[bold]hint:[/] {escape(error.hint)}", soft_wrap=True, highlight=False)
-        sys.exit(1)
+        return _fail(error.message, error.hint)
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno in _NO_ROOM:
+            drop_output()
+            return _fail(f"the output cannot be written: {error.strerror}", "make room, or send it elsewhere")
+        return _unforeseen(error)
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _exit_code() -> int:
+    try:
+        app()
+    except SystemExit as done:  # how typer ends every command, also one that did what it should
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    return 0
+
+
+def _unforeseen(error: Exception) -> int:
+    details = write_details(error)
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        what = f"{error.filename}: {error.strerror}"
+    hint = f"if this is no fault of your files, please report it with {details}" if details else "please report it"
+    return _fail(f"something unforeseen went wrong: {without_secrets(what.splitlines()[0])}", hint)
+
+
+def _fail(message: str, hint: str) -> int:
+    say("error", "bold red", message)
+    if hint:
+        say("hint", "bold", hint)
+    return 1
 
 
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(f"[yellow]warning:[/] {escape(record.getMessage())}", soft_wrap=True, highlight=False)
+        say("warning", "yellow", record.getMessage())

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from score_edge.cli.options import (
     BackendName,
@@ -16,12 +15,14 @@ from score_edge.cli.options import (
     Retention,
     SelectorName,
     Threads,
-    err,
-    out,
-    print_json,
-    progress_bar,
+    check_outputs,
+    finite,
+    refuse_retention_of_all,
+    refuse_unused,
     seconds,
 )
+from score_edge.cli.terminal import err, out, print_json, print_piece, progress_bar, say
+from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
@@ -49,17 +50,25 @@ def ask(
     from score_edge.bundle.folder import Bundle
     from score_edge.cli.tables import answer_line, comparison_table, reply_json
     from score_edge.evaluation import comparison
-    from score_edge.runtime.overlay import write_overlay
+    from score_edge.runtime.overlay import check_overlay, write_overlay
     from score_edge.runtime.pipeline import Pipeline
+    from score_edge.runtime.runs_on import describe_pipeline
 
+    refuse_retention_of_all(retention, selector)
+    check_outputs([save_overlay], [bundle, video])
+    if save_overlay:
+        check_overlay(save_overlay)
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
     with Pipeline(opened, threads=threads, backend=backend, provider=provider) as pipeline:
         chosen = pipeline.selector(selector)
-        encode = comparison.clip_reader(pipeline, video, steps)
         if compare:
             with progress_bar() as progress:
                 task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)
+                reading = progress.add_task("reading and encoding", total=100)
+                encode = comparison.clip_reader(
+                    pipeline, video, steps, lambda share: progress.update(reading, completed=round(100 * share))
+                )
                 result = comparison.compare(
                     pipeline,
                     encode,
@@ -72,35 +81,44 @@ def ask(
                 )
             reply = result.pruned
         else:
-            reply = comparison.ask(
-                pipeline,
-                encode,
-                question,
-                selector=chosen,
-                retention=keep_share,
-                max_tokens=max_tokens,
-                runs=runs,
-                on_text=(lambda piece: None) if as_json else (lambda piece: print(piece, end="", flush=True)),
-            )
-    if save_overlay:
-        grid = opened.manifest.vision.token_grid
-        keeps = list(reply.keep.reshape(-1, grid.height, grid.width))
-        write_overlay(save_overlay, reply.frames, keeps)
+            with progress_bar() as progress:
+                reading = progress.add_task("reading and encoding", total=100)
+
+                def show(piece: str) -> None:
+                    progress.stop()
+                    print_piece(piece)
+
+                reply = comparison.ask(
+                    pipeline,
+                    comparison.clip_reader(
+                        pipeline, video, steps, lambda share: progress.update(reading, completed=round(100 * share))
+                    ),
+                    question,
+                    selector=chosen,
+                    retention=keep_share,
+                    max_tokens=max_tokens,
+                    runs=runs,
+                    on_text=(lambda piece: None) if as_json else show,
+                )
+        runs_on = describe_pipeline(pipeline)
     if as_json:
         speed = {"unpruned": reply_json(result.unpruned), "speedup": result.speedup} if compare else {}
-        print_json({"question": question, **reply_json(reply), **speed})
-        return
-    if compare:
-        out.print(comparison_table(result))
+        print_json({"question": question, **reply_json(reply), **speed, "runs_on": runs_on.to_json()})
     else:
-        print()
-    err.print(answer_line(reply), highlight=False, soft_wrap=True)
-    if save_overlay:
-        err.print(f"kept tokens painted into {escape(str(save_overlay))}", highlight=False)
+        if compare:
+            out.print(comparison_table(result))
+        else:
+            print()
+        err.print(f"{answer_line(reply)} · {runs_on}", soft_wrap=True)
+    if save_overlay:  # last: the answer is shown whatever becomes of the picture
+        grid = opened.manifest.vision.token_grid
+        write_overlay(save_overlay, reply.frames, list(reply.keep.reshape(-1, grid.height, grid.width)))
+        say("overlay", "bold", f"kept tokens painted into {save_overlay}")
 
 
 @app.command()
 def stream(
+    context_: typer.Context,
     bundle: BundleArgument,
     source: Annotated[
         str,
@@ -108,24 +126,30 @@ def stream(
             help="A path, v4l2:///dev/video0, csi://0, rtsp://…, http(s)://…, synthetic://, or - (raw frames)."
         ),
     ],
-    fps: Annotated[float | None, typer.Option(help="Frames per second to take. Default: the bundle's.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(callback=finite, help="Frames per second to take. Default: the bundle's.")
+    ] = None,
     retention: Retention = None,
     selector: SelectorName = None,
     ask: Annotated[str, typer.Option(help="A question to ask again and again.")] = "",
-    every: Annotated[str, typer.Option(help="How often, in stream time: 10s, 2m. Default 10s.")] = "",
+    every: Annotated[str, typer.Option(help="How often, in stream time: 500ms, 10s, 2m. Default 10s.")] = "",
     when_surprised: Annotated[
         bool, typer.Option("--when-surprised", help="Ask it when far more changed than usual.")
     ] = False,
     gate: Annotated[bool, typer.Option(help="Spare the encoder steps in which nothing changed.")] = True,
     gate_threshold: Annotated[
-        float | None, typer.Option(min=0, help="Grey levels that count as no change. Default: the bundle's, or 0.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="Grey levels that count as no change. Default: the bundle's, or 0."),
     ] = None,
     context: Annotated[
         int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
     ] = 4096,
     window: Annotated[int, typer.Option(min=1, help="Newest steps that are remembered, as far as cells allow.")] = 64,
     pinned: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the memory for the most surprising tokens of older steps.")
+        float,
+        typer.Option(
+            min=0, max=0.9, callback=finite, help="Share of the memory for the most surprising tokens of older steps."
+        ),
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
     threads: Threads = None,
@@ -140,10 +164,19 @@ def stream(
     from score_edge.runtime.live.recorder import Recorder
     from score_edge.runtime.live.stream import Stream, StreamOptions
     from score_edge.runtime.pipeline import Pipeline
+    from score_edge.runtime.runs_on import describe_pipeline
+    from score_edge.runtime.sources.address import Address
     from score_edge.runtime.sources.open_source import open_source
 
+    every_s = seconds(every or "10s") if every or (ask and not when_surprised) else 0.0
+    if not ask.strip():
+        refuse_unused(context_, "without a question in --ask", "ask", "every", "when_surprised")
+    if not gate:
+        refuse_unused(context_, "with --no-gate", "gate_threshold")
+    refuse_retention_of_all(retention, selector)
+    check_outputs([record], [bundle, source])
+    address = Address(source)
     opened = Bundle.open(bundle)
-    every_s = seconds(every or ("10s" if ask and not when_surprised else "0s"))
     options = StreamOptions(
         fps=fps,
         retention=retention,
@@ -161,7 +194,7 @@ def stream(
     steps_per_second = (fps or vision.fps) / vision.frames_per_step
     recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
     with (
-        open_source(source) as frames,
+        open_source(address) as frames,
         Pipeline(
             opened,
             context=min(context, opened.manifest.language.context),
@@ -175,7 +208,8 @@ def stream(
         if recorder:
             watching.listen(recorder)
         with typed_questions.signals(watching):
-            live_panel.watch(watching, source, vision.token_grid.width, out, as_json=as_json)
+            runs_on = describe_pipeline(pipeline)
+            live_panel.watch(watching, str(address), vision.token_grid.width, out, as_json=as_json, runs_on=runs_on)
 
 
 @app.command()
@@ -189,12 +223,17 @@ def demo(
     """The whole chain on the shipped bundle: pruned beside unpruned, right answers, speed, and a picture."""
     from score_edge.cli.tables import demo_report
     from score_edge.evaluation.demo import run_demo
+    from score_edge.runtime.overlay import check_overlay
 
+    check_outputs([overlay], [source])
+    check_overlay(overlay)
     with progress_bar() as progress:
         task = progress.add_task("demo", total=None)
         result = run_demo(source, overlay, on_stage=lambda stage: progress.update(task, description=stage))
     if as_json:
         print_json(dataclasses.asdict(result))
-        return
-    for part in demo_report(result):
-        out.print(part)
+    else:
+        for part in demo_report(result):
+            out.print(part)
+    if result.problem:
+        raise ScoreEdgeError(result.problem, "the figures above are complete; only the picture is missing")

@@ -4,15 +4,16 @@ import dataclasses
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
-from score_edge.cli.options import BundleArgument, Json, err, out, print_json, progress_bar
+from score_edge.cli.options import BundleArgument, Json, refuse_unused
+from score_edge.cli.terminal import err, out, print_json, progress_bar
 
 app = typer.Typer()
 
 
 @app.command()
 def build(
+    context_: typer.Context,
     bundle: BundleArgument,
     precision: Annotated[
         Literal["int8", "fp16", "fp32"] | None,
@@ -48,6 +49,8 @@ def build(
         raise typer.BadParameter("--dry-run and --check exclude each other")
     if implicit and (check or precision not in (None, "int8")):
         raise typer.BadParameter("--implicit is INT8 of TensorRT up to 10: without --check, and no other --precision")
+    if check:
+        refuse_unused(context_, "with --check", "workspace", "dla", "video")
     opened = Bundle.open(bundle)
     if dry_run:
         _show_plan(describe_plan(opened, precision, implicit=implicit), as_json)
@@ -74,8 +77,8 @@ def build(
         return
     out.print(difference_table(built.differences, "TensorRT against ONNX Runtime"))
     for graph, seconds in built.seconds.items():
-        err.print(f"{graph}: built in {seconds:.0f} s", highlight=False)
-    err.print(f"engines written to {escape(str(built.folder))}", highlight=False, soft_wrap=True)
+        err.print(f"{graph}: built in {seconds:.0f} s")
+    err.print(f"engines written to {built.folder}", soft_wrap=True)
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
@@ -87,7 +90,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     out.print(plan_table(plan))
     files = ", ".join(graph["engine"] for graph in plan["graphs"])
     for line in (f"files: {plan['folder']}/ {files}", f"here: {plan['machine']}", f"build: {plan['command']}"):
-        out.print(escape(line), highlight=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def _check(opened: Any, precision: Any, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rich.table import Table
+from rich.text import Text
 
 from score_edge.calibration.calibrate import Calibration
 
@@ -26,13 +27,15 @@ def _accuracy(report: Calibration) -> Table:
     table.add_column("what")
     table.add_column("mean", justify="right")
     table.add_column("worst token", justify="right")
-    table.add_row(f"{accuracy.output}: cosine", f"{tokens.cosine:.6f}", f"[bold]{tokens.worst_cosine:.6f}[/]")
+    table.add_row(
+        f"{accuracy.output}: cosine", f"{tokens.cosine:.6f}", Text(f"{tokens.worst_cosine:.6f}", style="bold")
+    )
     table.add_row(f"{accuracy.output}: error", f"{tokens.error:.2%}", f"{tokens.worst_error:.2%}")
     table.add_row("residual: error", f"{accuracy.residual:.2%}", "")
     table.add_row("residual of the tenth that changed most: error", f"{accuracy.residual_kept:.2%}", "")
     for row in accuracy.agreement:
         name = f"same tokens kept at {row.retention:.0%} by {row.selector} (by chance {row.by_chance:.0%})"
-        table.add_row(name, f"[bold]{row.overlap:.1%}[/]", "")
+        table.add_row(name, Text(f"{row.overlap:.1%}", style="bold"), "")
     return table
 
 

@@ -1,10 +1,10 @@
 """A stream's events as lines: plain for people, JSON for programs."""
 
 import dataclasses
-import json
 import sys
 from typing import Any, TextIO
 
+from score_edge.cli.terminal import json_line, plain
 from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Notice, StepSeen
 
 
@@ -25,15 +25,15 @@ def json_lines(event: Event) -> None:
     """Print an event as one line of JSON."""
     values = event_json(event)
     if values is not None:
-        _say(json.dumps(values, ensure_ascii=False), sys.stdout)
+        _say(json_line(values), sys.stdout)
 
 
 def plain_lines(event: Event) -> None:
     """Print answers to stdout and notices to stderr."""
     if isinstance(event, Notice):
-        _say(event.text, sys.stderr)
+        _say(plain(event.text), sys.stderr)
     elif isinstance(event, Answered):
-        _say(answered_line(event), sys.stdout)
+        _say(plain(answered_line(event)), sys.stdout)
 
 
 def _say(line: str, stream: TextIO) -> None:

@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from score_edge.cli.event_lines import answered_line, json_lines, plain_lines
+from score_edge.cli.terminal import print_json
 from score_edge.cli.typed_questions import ask_lines, ask_typed
 from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Notice, StepSeen
 from score_edge.runtime.live.stream import Stream
+from score_edge.runtime.runs_on import RunsOn
 
 OWN_STAGES = ("preprocess", "gate", "encode", "select", "append")
 _FULL, _EMPTY = "█", "·"
@@ -29,10 +31,11 @@ class LivePanel:
         stream: to read its options from.
         title: what is watched.
         width: of the token grid.
+        runs_on: what encoder and language model run on.
     """
 
-    def __init__(self, stream: Stream, title: str, width: int) -> None:
-        self._stream, self._title, self._width = stream, title, width
+    def __init__(self, stream: Stream, title: str, width: int, runs_on: RunsOn) -> None:
+        self._stream, self._title, self._width, self._runs_on = stream, title, width, runs_on
         self._recent: deque[tuple[float, StepSeen]] = deque(maxlen=64)
         self._lines: deque[str] = deque(maxlen=6)
         self._said = ""  # of the answer being given
@@ -62,7 +65,7 @@ class LivePanel:
         prompt = Text.assemble(("ask> ", "bold cyan"), self.typed, ("▏", "cyan"))
         parts: list[RenderableType] = [self._figures(), *lines, prompt]
         caption = "type a question, Enter asks; Ctrl-C stops the answer, then the program"
-        return Panel(Group(*parts), title=f"score-edge stream {self._title}", subtitle=caption)
+        return Panel(Group(*parts), title=Text(f"score-edge stream {self._title}"), subtitle=caption)
 
     def _figures(self) -> RenderableType:
         recent, perception = list(self._recent), self._stream.perception
@@ -82,6 +85,7 @@ class LivePanel:
             f"{perception.retention:.0%}, {perception.selector}), encoder skipped {skipped:.0%}",
             "memory": f"{_bar(newest.used / newest.cells)} {newest.used} of {newest.cells} cells, {newest.held} steps",
             "ms": times,
+            "runs on": str(self._runs_on),
         }
         table = Table.grid(padding=(0, 2))
         for name, value in rows.items():
@@ -115,24 +119,29 @@ def showing(panel: LivePanel, console: Console) -> Iterator[None]:
         yield
 
 
-def watch(stream: Stream, title: str, width: int, console: Console, *, as_json: bool) -> None:
+def watch(stream: Stream, title: str, width: int, console: Console, *, as_json: bool, runs_on: RunsOn) -> None:
     """Run a stream for whoever started the command: a panel for a terminal, else lines; input is questions.
 
     Args:
         stream: ready to run.
-        title: what is watched; ``-`` when standard input brings frames and so no questions.
+        title: what is watched, without secrets; ``-`` when standard input brings frames and so no questions.
         width: of the token grid.
         console: where the panel goes.
         as_json: JSON lines, whatever stdout is.
+        runs_on: what encoder and language model run on.
     """
     takes_questions = not title.startswith("-")
-    if as_json or not console.is_terminal:
+    if as_json or not console.is_terminal or console.is_dumb_terminal:  # which cannot redraw
         show = json_lines if as_json else plain_lines
+        if as_json:
+            print_json({"event": "runs_on", **runs_on.to_json()})
+        else:
+            show(Notice(str(runs_on)))
         stream.listen(show)
         with ask_lines(stream, lambda text: show(Notice(text))) if takes_questions else contextlib.nullcontext():
             stream.run()
         return
-    panel = LivePanel(stream, title, width)
+    panel = LivePanel(stream, title, width, runs_on)
     stream.listen(panel)
     typed = ask_typed(stream, panel, lambda text: panel(Notice(text)))
     with showing(panel, console), typed if takes_questions and os.isatty(0) else contextlib.nullcontext():

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 
-from score_edge.cli.options import BundleArgument, Json, err, numbers, out, print_json, progress_bar
+from score_edge.cli.options import BundleArgument, Json, check_outputs, finite, numbers, refuse_unused
+from score_edge.cli.terminal import err, out, print_json, progress_bar, say
+from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
@@ -25,7 +26,11 @@ def export(
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Weights and arithmetic of the encoder.")] = "fp32",
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="Largest difference from torch, over its largest value. Default: 1e-4, fp16 2e-2."),
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="Largest difference from torch, over its largest value. Default: 1e-4, fp16 2e-2.",
+        ),
     ] = None,
     video: Annotated[Path | None, typer.Option(help="Compare with torch on this video's first frames too.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
@@ -59,26 +64,32 @@ def export(
         return
     out.print(difference_table(made.differences))
     for note in made.notes:
-        err.print(f"[bold]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
-    err.print(f"bundle written to {escape(str(made.bundle.folder))}", highlight=False, soft_wrap=True)
+        say("note", "bold", note)
+    err.print(f"bundle written to {made.bundle.folder}", soft_wrap=True)
 
 
 @app.command()
 def gate(
     bundle: BundleArgument,
     video: Annotated[list[str], typer.Option(help="Footage of the place to watch; may be given several times.")],
-    error: Annotated[float, typer.Option(min=1e-6, help="Largest relative error of reused tokens.")] = 0.01,
-    fps: Annotated[float | None, typer.Option(help="Frames per second to sample. Default: the bundle's.")] = None,
+    error: Annotated[
+        float, typer.Option(min=1e-6, callback=finite, help="Largest relative error of reused tokens.")
+    ] = 0.01,
+    fps: Annotated[
+        float | None, typer.Option(callback=finite, help="Frames per second to sample. Default: the bundle's.")
+    ] = None,
     save: Annotated[bool, typer.Option("--save", help="Write the threshold into the bundle.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find from footage how little change `stream` may take for none and spare the encoder."""
     from score_edge.bundle.folder import Bundle
-    from score_edge.calibration.gate_threshold import find_threshold, read_footage, save_threshold
+    from score_edge.calibration.gate_threshold import check_saving, find_threshold, read_footage, save_threshold
     from score_edge.cli.tables import gate_table
     from score_edge.runtime.pipeline import Pipeline
 
     opened = Bundle.open(bundle)
+    if save:
+        check_saving(opened)
     with progress_bar() as progress, Pipeline(opened, context=512) as pipeline:
         task = progress.add_task("encoding", total=len(video))
         footage = []
@@ -86,17 +97,19 @@ def gate(
             footage.append(read_footage(pipeline, path, fps or opened.manifest.vision.fps))
             progress.advance(task)
         report = find_threshold(footage, error)
-    if save:
-        save_threshold(opened, report.threshold)
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
         out.print(gate_table(report))
+    if save:
+        save_threshold(opened, report.threshold)
+    if not as_json:
         err.print("written into the bundle" if save else "not saved: add --save, or stream with --gate-threshold")
 
 
 @app.command()
 def calibrate(
+    context_: typer.Context,
     bundle: BundleArgument,
     video: Annotated[
         list[str], typer.Option(help="Footage: a video, a folder of videos or images; may be given several times.")
@@ -111,7 +124,12 @@ def calibrate(
     ] = "minmax",
     max_loss: Annotated[
         float,
-        typer.Option(min=0, max=2, help="Largest 1 - cosine of the worst token; layers stay FP32 until it holds."),
+        typer.Option(
+            min=0,
+            max=2,
+            callback=finite,
+            help="Largest 1 - cosine of the worst token; layers stay FP32 till then.",
+        ),
     ] = 0.001,
     exclude: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Leave in FP32; * and ? match.")] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="Quantise no others; * and ? match.")] = None,
@@ -125,11 +143,19 @@ def calibrate(
 ) -> None:
     """Make the encoder INT8 from footage of the camera, and report what that costs, layer by layer."""
     from score_edge.bundle.folder import Bundle
-    from score_edge.calibration.calibrate import calibrate_bundle
+    from score_edge.calibration.calibrate import calibrate_bundle, knows_the_world
     from score_edge.calibration.frames import read_clips
     from score_edge.cli.calibration_tables import calibration_tables
+    from score_edge.evaluation.pictures import check_picture, plot_layers
 
+    check_outputs([plot], [bundle, *video])
+    if plot:
+        check_picture(plot)
     opened = Bundle.open(bundle)
+    if folder.resolve() == opened.folder.resolve():
+        raise ScoreEdgeError(f"{folder} is the bundle that is calibrated, and would be lost", "name another folder")
+    if not knows_the_world(opened):
+        refuse_unused(context_, "with a bundle that is not the reference bundle", "clips")
     with progress_bar() as progress:
         task = progress.add_task("calibrate", total=None)
         report = calibrate_bundle(
@@ -148,15 +174,13 @@ def calibrate(
             on_stage=lambda name, parts: progress.reset(task, description=name, total=parts),
             on_advance=lambda: progress.advance(task),
         )
-    if plot:
-        from score_edge.evaluation.pictures import plot_layers
-
-        plot_layers([dataclasses.asdict(layer) for layer in report.layers], report.excluded, plot)
     if as_json:
         print_json(dataclasses.asdict(report))
-        return
-    for table in calibration_tables(report):
-        out.print(table)
-    for note in report.notes:
-        err.print(f"[bold]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
-    err.print(f"bundle written to {escape(report.folder)}", highlight=False, soft_wrap=True)
+    else:
+        for table in calibration_tables(report):
+            out.print(table)
+        for note in report.notes:
+            say("note", "bold", note)
+        err.print(f"bundle written to {report.folder}", soft_wrap=True)
+    if plot:  # last: the figures are shown whatever becomes of the picture
+        plot_layers([dataclasses.asdict(layer) for layer in report.layers], report.excluded, plot)

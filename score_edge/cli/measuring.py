@@ -1,11 +1,11 @@
-"""Commands that measure_selectivity and look: accuracy, speed, the machine, a bundle."""
+"""Commands that measure and look: accuracy, speed, the machine, a bundle."""
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from score_edge.cli.options import (
     BackendName,
@@ -14,18 +14,18 @@ from score_edge.cli.options import (
     ProviderName,
     SelectorName,
     Threads,
-    err,
+    check_outputs,
     numbers,
-    out,
-    print_json,
-    progress_bar,
+    refuse_unused,
 )
+from score_edge.cli.terminal import err, out, print_json, progress_bar
 
 app = typer.Typer()
 
 
 @app.command()
 def evaluate(
+    context_: typer.Context,
     bundle: BundleArgument,
     selectors: Annotated[
         str,
@@ -51,12 +51,17 @@ def evaluate(
     from score_edge.cli.tables import accuracy_tables, paired_table
     from score_edge.evaluation import accuracy, tuning
     from score_edge.evaluation.paired import paired_differences
+    from score_edge.evaluation.pictures import check_picture, plot_retention
 
     if (video is None) != (boxes is None):
         raise typer.BadParameter("--video and --boxes belong together")
     if video and boxes:
+        refuse_unused(context_, "with --video", "clips", "steps", "seed", "plot", "causal", "tune")
         _selectivity(bundle, video, boxes, tuple(selectors.split(",")), numbers(retention, float), as_json)
         return
+    check_outputs([plot], [bundle])
+    if plot:
+        check_picture(plot)
     plan = accuracy.EvaluationPlan(
         tuple(selectors.split(",")),
         numbers(retention, float),
@@ -72,19 +77,17 @@ def evaluate(
         task = progress.add_task("clips", total=clips * len(plan.steps))
         results = accuracy.ask_everything(bundle, plan, on_clip=lambda: progress.advance(task))
     rows, differences = accuracy.summarise(plan, results), paired_differences(results)
-    if plot:
-        from score_edge.evaluation.pictures import plot_retention
-
-        plot_retention([dataclasses.asdict(row) for row in rows], plot)
     if as_json:
         plain = [dataclasses.asdict(row) for row in rows]
         paired = [dataclasses.asdict(row) for row in differences]
         print_json({"plan": dataclasses.asdict(plan), "rows": plain, "differences": paired})
-        return
-    for table in accuracy_tables(rows):
-        out.print(table)
-    if differences:
-        out.print(paired_table(differences))
+    else:
+        for table in accuracy_tables(rows):
+            out.print(table)
+        if differences:
+            out.print(paired_table(differences))
+    if plot:  # last: the figures are shown whatever becomes of the picture
+        plot_retention([dataclasses.asdict(row) for row in rows], plot)
 
 
 def _selectivity(
@@ -106,17 +109,16 @@ def _selectivity(
 
 @app.command()
 def profile(
+    context_: typer.Context,
     bundle: BundleArgument = "reference",
     source: Annotated[
         str, typer.Option(help="Video file, image, folder or other source; 'synthetic' renders a clip.")
     ] = "synthetic",
-    retention: Annotated[
-        str, typer.Option(help="Comma-separated shares of tokens; they take turns.")
-    ] = "1,0.25,0.1,0.05",
+    retention: Annotated[str, typer.Option(help="Comma-separated shares of tokens; interleaved.")] = "1,0.25,0.1,0.05",
     selector: SelectorName = None,
     steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most.")] = 64,
-    runs: Annotated[int, typer.Option(min=1, help="Measured turns per retention, after the warm-up.")] = 5,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every turn.")] = 16,
+    runs: Annotated[int, typer.Option(min=1, help="Measured runs per retention, after the warm-up.")] = 5,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Decoded in every run.")] = 16,
     threads: Threads = None,
     llm_shape: Annotated[
         str | None,
@@ -135,42 +137,54 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Where time, memory and energy of an answer go, per stage and retention; compare two machines or versions."""
+    from score_edge.bundle.atomic import write_text
     from score_edge.cli.profile_tables import comparison_tables, profile_tables
     from score_edge.profiling.comparison import compare_reports
+    from score_edge.profiling.html import page
     from score_edge.profiling.profiler import Outputs, Subject, run_profile
     from score_edge.profiling.report import Report
     from score_edge.profiling.run import ProfilePlan
 
+    if llm_shape is None:
+        refuse_unused(context_, "without --llm-shape", "visual_tokens")
+    else:
+        unused = () if bundle == "reference" else ("bundle",)
+        refuse_unused(context_, "with --llm-shape", *unused, "source", "backend", "provider")
+    check_outputs([report, html, trace], [bundle, source, against])
     old = Report.read(against) if against else None
     with progress_bar() as progress:
         task = progress.add_task("profile", total=None)
         result = run_profile(
             Subject(bundle, source, steps, llm_shape, visual_tokens, threads, backend, provider),
             ProfilePlan(numbers(retention, float), runs, answer_tokens, selector),
-            Outputs(report, html, trace),
-            on_turn=lambda text: progress.update(task, description=text),
+            Outputs(trace=trace),
+            on_progress=lambda text: progress.update(task, description=text),
         )
     changes = compare_reports(result, old) if old else None
     if as_json:
         print_json({**result.to_json(), **({"against": dataclasses.asdict(changes)} if changes else {})})
-        return
-    for part in profile_tables(result):
-        out.print(part, highlight=False)
-    for part in comparison_tables(changes, str(against)) if changes else ():
-        out.print(part, highlight=False)
+    else:
+        for part in profile_tables(result):
+            out.print(part)
+        for part in comparison_tables(changes, str(against)) if changes else ():
+            out.print(part)
+    if report:  # last: the figures are shown whatever becomes of the files
+        result.write(report)
+    if html:
+        write_text(html, page(result))
     for kind, path in (("report", report), ("page", html), ("trace", trace)):
-        if path:
-            err.print(f"{kind} written to {escape(str(path))}", highlight=False)
+        if path and not as_json:
+            err.print(f"{kind} written to {path}", soft_wrap=True)
 
 
 @app.command()
 def doctor(
     bundle: Annotated[
-        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to hold against this machine.")
+        str | None, typer.Argument(metavar="[BUNDLE]", help="A bundle to check against this machine.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What is on this machine, whether it fits together, and the command that mends what does not."""
+    """What is on this machine, whether it fits together, and the command that fixes what does not."""
     from score_edge.doctor.check import MARKS, Check, healthy, report_block
     from score_edge.doctor.doctor import examine, to_json
 
@@ -179,15 +193,15 @@ def doctor(
     for check in examine(bundle):
         checks.append(check)
         if not as_json:
-            mark = f"[{colours[check.status]}]{MARKS[check.status]}[/]"
-            out.print(f"{mark} [bold]{check.area}[/] {escape(check.finding)}", highlight=False, soft_wrap=True)
+            mark = (MARKS[check.status], colours[check.status])
+            out.print(Text.assemble(mark, " ", (check.area, "bold"), f" {check.finding}"), soft_wrap=True)
             if check.fix:
-                out.print(f"    {escape(check.fix)}", style="cyan", highlight=False, soft_wrap=True)
+                out.print(f"    {check.fix}", style="cyan", soft_wrap=True)
     if as_json:
         print_json(to_json(checks))
     else:
         err.print("\nfor a bug report:", style="dim")
-        err.print(escape(report_block(checks)), highlight=False, soft_wrap=True, style="dim")
+        err.print(report_block(checks), soft_wrap=True, style="dim")
     if not healthy(checks):
         raise typer.Exit(1)
 
@@ -197,9 +211,10 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
     """What a bundle holds, after checking that all of it is whole."""
     from score_edge.bundle.folder import Bundle
     from score_edge.cli.tables import inspection_table
-    from score_edge.doctor.inspection import check_graph_shapes, describe
+    from score_edge.doctor.inspection import check_graph_shapes, check_model, describe
 
     opened = Bundle.open(bundle)
+    check_model(opened)
     check_graph_shapes(opened)
     description = describe(opened)
     if as_json:

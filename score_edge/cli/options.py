@@ -1,14 +1,25 @@
-"""What the commands share: options of one meaning, progress, output."""
+"""What the commands share: options of one meaning, and what is refused about options before anything starts."""
 
-import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-out = Console()
-err = Console(stderr=True)
+from score_edge.errors import ScoreEdgeError
+
+_UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|s|m|h|)")
+
+
+def finite(value: float | None) -> float | None:
+    """For every option that is a number: bounds let `nan` through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to work with")
+    return value
+
 
 BundleArgument = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or 'reference' for the shipped one.")
@@ -16,7 +27,9 @@ BundleArgument = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Retention = Annotated[
     float | None,
-    typer.Option(min=0.001, max=1, help="Share of visual tokens to keep, 0.1 = 10 %. Default: the bundle's."),
+    typer.Option(
+        min=0.001, max=1, callback=finite, help="Share of visual tokens to keep, 0.1 = 10 %. Default: the bundle's."
+    ),
 ]
 SelectorName = Annotated[str | None, typer.Option("--selector", help="What scores the tokens. Default: the bundle's.")]
 ProviderName = Annotated[
@@ -33,29 +46,59 @@ Threads = Annotated[
 ]
 
 
-def progress_bar() -> Progress:
-    """A bar on stderr; nothing where that is no terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
-
-
 def numbers(text: str, kind: type) -> tuple[Any, ...]:
-    """A comma-separated list."""
+    """A comma-separated list of finite numbers."""
     try:
-        return tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list like 1,0.25,0.1") from None
+        found = tuple(kind(part) for part in text.split(","))
+    except (ValueError, OverflowError):
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise typer.BadParameter(f"{text!r} is not a list like 1,0.25,0.1")
+    return found
 
 
 def seconds(text: str) -> float:
-    """A duration like 10s, 2m or 1h."""
-    number, unit = text.rstrip("smh"), text[-1:]
-    try:
-        return float(number) * {"m": 60.0, "h": 3600.0}.get(unit, 1.0)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a time like 10s, 2m or 1h") from None
+    """A duration above 0 like 500ms, 10s, 2m or 1h; a number alone is seconds."""
+    found = _DURATION.fullmatch(text.strip())
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text!r} is not a time like 500ms, 10s, 2m or 1h")
+    return value
 
 
-def print_json(value: Any) -> None:
-    """One line on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+def refuse_unused(context: typer.Context, why: str, *options: str) -> None:
+    """Refuse options that were given and would do nothing.
+
+    Args:
+        context: of the command.
+        why: completes "--every does nothing …", for example "without --ask".
+        options: names of the command's parameters.
+    """
+    for name in options:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+            raise typer.BadParameter(f"{option} does nothing {why}")
+
+
+def refuse_retention_of_all(retention: float | None, selector: str | None) -> None:
+    """The selector `all` keeps every token, whatever share is asked for."""
+    if selector == "all" and retention is not None and retention < 1:
+        raise typer.BadParameter("--retention does nothing with --selector all, which keeps every token")
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse files to write that cannot be written, that are read by the same command, or that are one and the same.
+
+    Args:
+        outputs: of the command, before anything long starts.
+        inputs: its sources, bundles and files, as the user named them.
+    """
+    from score_edge.bundle.atomic import check_writable
+
+    given = [path for path in outputs if path is not None]
+    if len({path.resolve() for path in given}) < len(given):
+        raise ScoreEdgeError("two outputs have the same name", "give each a file of its own")
+    read = [Path(str(source).removeprefix("file://")) for source in inputs if source is not None]
+    for path in given:
+        check_writable(path, read)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from score_edge.profiling.comparison import ReportComparison
 from score_edge.profiling.report import STAGES, Report, Variant
@@ -16,21 +16,21 @@ _COMPARED = ("hand-over", "prefill", "ttft", "decode", "whole")
 def profile_tables(report: Report) -> Iterator[RenderableType]:
     """One line about the run, the sweep, the stages of every retention, and what the board said."""
     clip = f"{report.frames} frames, {report.steps} steps" if report.frames else f"{report.steps} steps"
-    yield f"[bold]{escape(report.subject)}[/] on {escape(report.source)} ({clip}), {escape(report.selector)} selects"
+    yield Text.assemble((report.subject, "bold"), f" on {report.source} ({clip}), {report.selector} selects")
     yield _sweep(report)
     for variant in report.variants:
         yield _stages(report, variant)
     for line in about(report):
-        yield f"[dim]{escape(line)}[/]"
+        yield Text(line, style="dim")
     for note in report.notes:
-        yield f"[yellow]note:[/] {escape(note)}"
+        yield Text.assemble(("note:", "yellow"), f" {note}")
 
 
 def _sweep(report: Report) -> Table:
     """One row per stage, one column per retention, and how many times faster than unpruned beside it."""
     table = Table(
-        title=f"retentions in turns, medians of {report.runs} runs, {report.answer_tokens} answer tokens",
-        caption="per answer; times faster than unpruned" if report.unpruned else "retention 1 was not among the turns",
+        title=f"retentions interleaved, medians of {report.runs} runs, {report.answer_tokens} answer tokens",
+        caption="per answer; times faster than unpruned" if report.unpruned else "retention 1 was not among them",
     )
     table.add_column("retention")
     for variant in report.variants:
@@ -84,11 +84,11 @@ def _stages(report: Report, variant: Variant) -> Table:
 def comparison_tables(comparison: ReportComparison, against: str) -> Iterator[RenderableType]:
     """What changed against another profile, warnings first."""
     for line in comparison.warnings:
-        yield f"[yellow]not the same:[/] {escape(line)}"
+        yield Text.assemble(("not the same:", "yellow"), f" {line}")
     if not comparison.changes:
-        yield f"nothing to compare: {escape(against)} shares no retention with this profile"
+        yield f"nothing to compare: {against} shares no retention with this profile"
         return
-    table = Table(title=f"against {escape(against)}: per answer, new over old, above 1 is slower")
+    table = Table(title=f"against {against}: per answer, new over old, above 1 is slower")
     for name in ("retention", "stage", "then", "now", "ratio", "± noise", ""):
         table.add_column(name, justify="left" if name in ("stage", "") else "right")
     colours = {"slower": "red", "faster": "green"}
@@ -103,6 +103,6 @@ def comparison_tables(comparison: ReportComparison, against: str) -> Iterator[Re
             duration(change.new),
             f"{change.ratio.value:.2f}",
             noise,
-            f"[{style}]{verdict}[/]",
+            Text(verdict, style=style),
         )
     yield table

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from score_edge.evaluation.accuracy import Accuracy
 from score_edge.evaluation.comparison import Comparison, Reply
@@ -61,7 +61,7 @@ def answer_line(reply: Reply) -> str:
 def comparison_table(comparison: Comparison) -> Table:
     """Pruned beside unpruned, one row per stage."""
     pruned, unpruned = comparison.pruned, comparison.unpruned
-    table = Table(title=f"pruned beside unpruned, medians of {comparison.runs} runs in turns")
+    table = Table(title=f"pruned beside unpruned, medians of {comparison.runs} interleaved runs")
     table.add_column("")
     table.add_column(f"{pruned.selector}, {pruned.retention:.0%} kept", justify="right", style="bold green")
     table.add_column("unpruned", justify="right")
@@ -92,7 +92,10 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
             table.add_row(
                 variant[0],
                 f"{variant[1]:g}{'*' if overall.steps_kept < 1 else ''}",
-                f"[bold]{overall.accuracy * 100:.1f}[/] ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
+                Text.assemble(
+                    (f"{overall.accuracy * 100:.1f}", "bold"),
+                    f" ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
+                ),
                 *(f"{cells[kind].accuracy * 100:.1f}" if kind in cells else "-" for kind in kinds if kind != "overall"),
                 f"{overall.recall * 100:.0f}",
             )
@@ -109,7 +112,7 @@ def paired_table(rows: "Sequence[PairedDifference]") -> Table:
         table.add_column(name, justify="left" if name in ("selector", "against") else "right", overflow="fold")
     for row in rows:
         ahead = f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})"
-        shown = f"[bold]{ahead}[/]" if row.decided else ahead
+        shown = Text(ahead, style="bold" if row.decided else "")
         table.add_row(row.selector, row.against, str(row.steps), f"{row.retention:g}", shown)
     return table
 
@@ -124,7 +127,7 @@ def selectivity_table(rows: Sequence[Selectivity]) -> Table:
         table.add_column(name, justify="left" if name == "selector" else "right")
     for row in rows:
         shares = (f"{row.inside * 100:.1f}", f"{row.outside * 100:.1f}")
-        ratio = "none outside" if row.ratio is None else f"[bold]{row.ratio:.2f}[/]"
+        ratio = "none outside" if row.ratio is None else Text(f"{row.ratio:.2f}", style="bold")
         table.add_row(row.selector, f"{row.retention:g}", *shares, ratio)
     return table
 
@@ -133,7 +136,7 @@ def inspection_table(description: dict[str, Any]) -> Table:
     """A bundle's description, nested keys joined by dots."""
     table = Table(show_header=False, box=None)
     for key, value in _flatten(description):
-        table.add_row(f"[bold]{key}[/]", str(value))
+        table.add_row(Text(key, style="bold"), str(value))
     return table
 
 
@@ -171,7 +174,7 @@ def verdict_table(rows: "Sequence[Verdict]") -> Table:
         table.add_column(name, justify="right" if name in ("MB", "seconds") else "left")
     for row in rows:
         numbers = ("", "") if row.problem else (f"{row.bytes / 1e6:.1f}", f"{row.seconds:.1f}")
-        table.add_row(row.graph, row.precision, escape(row.problem) or "builds", *numbers)
+        table.add_row(row.graph, row.precision, row.problem or "builds", *numbers)
     return table
 
 
@@ -206,21 +209,20 @@ def demo_report(demo: "Demo") -> Iterator[RenderableType]:
         for name, kept, share in demo.accuracy.rows:
             table.add_row(name, f"{kept:.0%}", f"{share:.1%}")
         yield table
-    table = Table(title=f"speed at {demo.steps} steps, medians of {demo.runs} runs in turns")
+    table = Table(title=f"speed at {demo.steps} steps, medians of {demo.runs} interleaved runs")
     for name in ("", "pruned", "unpruned", "times faster"):
         table.add_column(name, justify="left" if not name else "right")
     for stage, (pruned, unpruned) in demo.seconds.items():
         table.add_row(STAGES[stage], _ms(pruned), _ms(unpruned), f"{unpruned / pruned:.1f}x")
     yield table
-    yield f"kept tokens painted over the frames: [bold]{demo.overlay}[/]"
+    if not demo.problem:
+        yield Text.assemble("kept tokens painted over the frames: ", (demo.overlay, "bold"))
     if demo.note:
-        yield f"[yellow]{demo.note}[/]"
+        yield Text(demo.note, style="yellow")
 
 
-def _marked(text: str, right: str) -> str:
-    if not right:
-        return text
-    return f"[green]{text}[/]" if text == right else f"[red]{text}[/]"
+def _marked(text: str, right: str) -> Text:
+    return Text(text, style="" if not right else "green" if text == right else "red")
 
 
 def _ms(seconds: float) -> str:

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from score_edge.cli.options import BackendName, ProviderName, err, progress_bar
+from score_edge.bundle.atomic import check_writable
+from score_edge.cli.options import BackendName, ProviderName, finite, refuse_unused
+from score_edge.cli.terminal import err, progress_bar
+from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
@@ -17,6 +19,7 @@ def train_reference(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
     """Train the shipped reference model from nothing and write its bundle."""
+    check_writable(folder / "metrics.jsonl")
     from score_edge.learning.reference_bundle import write_reference_bundle
     from score_edge.learning.reference_training import ReferenceRecipe
     from score_edge.learning.reference_training import train_reference as train
@@ -33,11 +36,12 @@ def train_reference(
 
         weights = train(folder, recipe, on_log=on_step)
     bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
-    err.print(f"bundle written to {escape(str(bundle.folder))}", highlight=False)
+    err.print(f"bundle written to {bundle.folder}", soft_wrap=True)
 
 
 @app.command("policy")
 def train_policy(
+    context_: typer.Context,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
     bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
     videos: Annotated[
@@ -52,10 +56,12 @@ def train_policy(
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
     rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
     advantage: Annotated[str | None, typer.Option(help="split or product.")] = None,
-    still_share: Annotated[float | None, typer.Option(min=0, max=1, help="Share of updates in stage 1.")] = None,
+    still_share: Annotated[
+        float | None, typer.Option(min=0, max=1, callback=finite, help="Share of updates in stage 1.")
+    ] = None,
     residual: Annotated[bool, typer.Option(help="Let the policy see the change from the step before.")] = True,
     warm_steps: Annotated[int | None, typer.Option(min=0, help="Of regression on the size of the change.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Of Adam.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, callback=finite, help="Of Adam.")] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Width of the policy's hidden layer.")] = None,
     clip_steps: Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")] = None,
     scenes: Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")] = None,
@@ -67,6 +73,11 @@ def train_policy(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
     """Learn a policy for a bundle by reinforcement through the model it serves, and write the bundle that uses it."""
+    if still_share == 0:
+        refuse_unused(context_, "with --still-share 0", "images")
+    if Path(bundle).resolve() == (folder / "bundle").resolve():
+        raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
+    check_writable(folder / "metrics.jsonl")
     from score_edge.learning.policy_run import Data, learn_policy
     from score_edge.learning.recipe import PolicyRecipe
 
@@ -99,4 +110,4 @@ def train_policy(
             on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
             on_log=on_log,
         )
-    err.print(f"bundle written to {escape(str(learned.folder))}", highlight=False)
+    err.print(f"bundle written to {learned.folder}", soft_wrap=True)

@@ -50,10 +50,37 @@ def put(stream: Stream, question: str, refuse: Callable[[str], None]) -> None:
             refuse(f"not asked: {error.message}")
 
 
+class TextKeys:
+    """Tells the text of what a keyboard sends from the escape sequences of its other keys, however they are cut."""
+
+    def __init__(self) -> None:
+        self._inside = ""  # an escape sequence whose end has not come yet
+
+    def of(self, keys: str) -> str:
+        """The characters that are text."""
+        text = ""
+        for key in keys:
+            if key == "\x1b":
+                self._inside = key
+            elif not self._inside:
+                text += key
+            elif self._inside == "\x1b" and key in "[O":
+                self._inside += key
+            elif self._inside[-1] == "[" and not "@" <= key <= "~":  # parameters, up to the letter that ends them
+                continue
+            else:
+                self._inside = ""
+        return text
+
+
 @contextlib.contextmanager
 def keys(pressed: Callable[[str], None]) -> Iterator[None]:
-    """Tell every character that comes on standard input, from a thread, while the block runs."""
+    """Tell every character that comes on standard input, from a thread, while the block runs.
+
+    Arrow and function keys are left out; the end of the input ends its last line.
+    """
     done = threading.Event()
+    text = TextKeys()
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read() -> None:
@@ -61,10 +88,11 @@ def keys(pressed: Callable[[str], None]) -> Iterator[None]:
         while not done.is_set():
             if select.select([0], [], [], 0.1)[0]:
                 data = os.read(0, 4096)
-                if not data:
-                    return
-                for key in decoder.decode(data):
+                for key in text.of(decoder.decode(data, final=not data)):
                     pressed(key)
+                if not data:
+                    pressed("\n")
+                    return
 
     reader = threading.Thread(target=read, name="keys", daemon=True)
     reader.start()

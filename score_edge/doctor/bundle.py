@@ -5,13 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from score_edge.bundle.external import model_parts
 from score_edge.bundle.folder import Bundle
 from score_edge.doctor.check import Check
+from score_edge.doctor.inspection import check_graph_shapes, check_model
 from score_edge.doctor.software import tensorrt_version
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.board import cpu_features, memory_bytes
+from score_edge.runtime.graphs.cpu_int8 import OVERFLOWS, REMEDY, overflows
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
-from score_edge.runtime.graphs.engine_files import build_command, misfit, read_records
+from score_edge.runtime.graphs.engine_files import build_command, incompatible, read_records
 
 _GIB = 1 << 30
 _SECONDS = 300
@@ -28,15 +31,17 @@ def check_bundle(folder: str) -> Iterator[Check]:
     """Every finding about one bundle."""
     try:
         bundle = Bundle.open(folder)
+        check_model(bundle)
     except ScoreEdgeError as error:
         yield Check("bundle", "fail", error.message, error.hint)
         return
+    if bundle.manifest.language.path is not None and not bundle.manifest.language.parts:
+        finding = "bundle.json does not say what its language model must be: another file in its place goes unnoticed"
+        yield Check("bundle", "warn", finding, "score-edge export …    # writes size and checksum")
     yield Check(
         "bundle", "ok", f"{bundle.manifest.name} ({bundle.manifest.family}), {len(bundle.paths)} files are whole"
     )
     try:
-        from score_edge.doctor.inspection import check_graph_shapes
-
         check_graph_shapes(bundle)
         yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
         provider = check_bundle_provider(folder)
@@ -51,13 +56,16 @@ def check_bundle(folder: str) -> Iterator[Check]:
 
 
 def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iterator[Check]:
-    """Whether each engine in the bundle can run here: on the GPU, TensorRT and graph it was built for.
+    """Whether each engine of these graphs can run here: on the GPU, TensorRT and graph it was built for.
 
     Args:
         bundle: opened.
         gpu: `str(Gpu)` of this machine; None without one.
         tensorrt: its version; None without one.
     """
+    if (bundle.folder / "engines").is_dir():
+        finding = f"{bundle.folder / 'engines'} is never loaded: engines are native code, and stay where they are built"
+        yield Check("engine", "warn", finding, build_command(bundle))
     for folder, record in read_records(bundle).items():
         if isinstance(record, str):
             yield Check("engine", "warn", f"{folder.name}: {record}", f"rm -r {folder}")
@@ -69,7 +77,7 @@ def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iter
         elif gpu is None:
             yield Check("engine", "warn", f"{about}; there is no GPU here to run it")
         elif reason := next(
-            (said for one in record.engines if (said := misfit(bundle, record, one, gpu, tensorrt))), None
+            (said for one in record.engines if (said := incompatible(bundle, record, one, gpu, tensorrt))), None
         ):
             # A bundle that travels between boards holds engines for each of them; this one waits for another.
             yield Check("engine", "warn", f"{about}; not used: {reason}", again)
@@ -99,21 +107,15 @@ def check_int8(bundle: Bundle, features: list[str]) -> Iterator[Check]:
         bundle: opened.
         features: of the CPU, see `cpu_features`.
     """
-    int8 = bundle.manifest.vision.int8
-    if int8 is not None and int8.form == "int8" and "avx2" in features and not any("vnni" in name for name in features):
-        yield Check(
-            "INT8",
-            "warn",
-            "the encoder was quantised for TensorRT; this CPU, x86 without VNNI, overflows on it: tokens are wrong",
-            "score-edge calibrate FP32_BUNDLE --video FOOTAGE -o NEW --form int8-cpu",
-        )
+    if overflows(bundle.manifest.vision.int8, features):
+        yield Check("INT8", "warn", OVERFLOWS, REMEDY)
 
 
 def _memory(bundle: Bundle) -> Iterator[Check]:
     memory = memory_bytes()
     if memory is None:
         return
-    files = sum(path.stat().st_size for path in {*bundle.paths.values(), bundle.gguf_path})
+    files = sum(path.stat().st_size for path in {*bundle.paths.values(), *model_parts(bundle.gguf_path)})
     needed = files * 1.2 + _GIB / 4
     text = f"models of {files / _GIB:.2f} GiB, {memory[0] / _GIB:.1f} GiB available"
     if needed > memory[0]:

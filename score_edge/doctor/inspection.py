@@ -2,10 +2,12 @@
 
 import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
-from score_edge.bundle.folder import Bundle, check_shapes
+from score_edge.bundle.external import check_external, check_rope, model_parts
+from score_edge.bundle.folder import MANIFEST, Bundle, check_shapes
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.statistics import graph_stats
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
@@ -57,7 +59,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "language": {
             "gguf": str(gguf),
             "in_bundle": language.gguf is not None,
-            "bytes": gguf.stat().st_size,
+            "bytes": sum(part.stat().st_size for part in model_parts(gguf)),
+            "parts": [dataclasses.asdict(part) for part in language.parts],
             "positions": language.positions,
             "context": language.context,
             "dim": language.dim,
@@ -84,6 +87,33 @@ def _encoder_cost(path: Path, frames_per_step: int) -> dict[str, Any]:
         return {**dataclasses.asdict(stats), "macs_per_frame": stats.macs / frames_per_step}
     except ScoreEdgeError:  # `check_graph_shapes` says what is wrong with it
         return {}
+
+
+def check_model(bundle: Bundle) -> None:
+    """Compare the bundle's language model with what bundle.json says of it: hash of a file outside, and RoPE.
+
+    Reads the model's header; without llama.cpp the RoPE is left to whoever opens it.
+
+    Raises:
+        ScoreEdgeError: it is another file, or one that llama.cpp cannot read.
+    """
+    language = bundle.manifest.language
+    check_external(language, bundle.folder / MANIFEST, checksums=True)
+    if importlib.util.find_spec("llama_cpp") is None:
+        return
+    from score_edge.runtime.language.llama_library import library
+
+    llama = library()
+    params = llama.llama_model_default_params()
+    params.vocab_only = True
+    model = llama.llama_model_load_from_file(os.fsencode(bundle.gguf_path), params)
+    if not model:
+        raise ScoreEdgeError(f"llama.cpp cannot read {bundle.gguf_path}", "it is damaged, or needs a newer llama.cpp")
+    try:
+        keeps = llama.llama_model_rope_type(model) in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
+    finally:
+        llama.llama_model_free(model)
+    check_rope(bundle.manifest, keeps)
 
 
 def check_graph_shapes(bundle: Bundle) -> None:

@@ -46,8 +46,7 @@ def check_board(root: Path = ROOT) -> Iterator[Check]:
     board = Board.read(root)
     yield Check("machine", "ok", f"{board.model}, {board.machine}, {board.cpus} CPUs for this process")
     if board.l4t:
-        named = f"JetPack {board.jetpack}" if board.jetpack else "a JetPack unknown to this version"
-        yield Check("JetPack", "ok", f"L4T {board.l4t}, {named}")
+        yield check_jetpack(board.l4t, board.jetpack)
         yield _power_mode(board.power_mode)
     if board.governor and board.governor not in ("performance", "schedutil"):
         fix = "sudo jetson_clocks" if board.l4t else "sudo cpupower frequency-set -g performance"
@@ -59,6 +58,17 @@ def check_board(root: Path = ROOT) -> Iterator[Check]:
         hot = celsius > 85
         fix = "sudo jetson_clocks --fan" if board.l4t and hot else ""
         yield Check("temperature", "warn" if hot else "ok", f"{zone} {celsius:.0f} °C is the hottest", fix)
+
+
+def check_jetpack(l4t: str, jetpack: str | None) -> Check:
+    """JetPack 6 is the oldest that works: those before come with Python 3.8."""
+    if int(l4t.split(".")[0]) < 36:
+        found = f"L4T {l4t} is of a JetPack before 6, whose Python 3.8 and TensorRT 8.5 are too old"
+        return Check(
+            "JetPack", "fail", found, "flash JetPack 6 or later: https://developer.nvidia.com/embedded/jetpack"
+        )
+    named = f"JetPack {jetpack}" if jetpack else "a JetPack unknown to this version"
+    return Check("JetPack", "ok", f"L4T {l4t}, {named}")
 
 
 def _power_mode(mode: str | None) -> Check:

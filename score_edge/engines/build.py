@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.bundle.atomic import atomic_folder, remove_leftovers
-from score_edge.bundle.folder import ENGINES, Bundle, file_sha256
+from score_edge.bundle.external import file_sha256
+from score_edge.bundle.folder import Bundle
+from score_edge.bundle.user_cache import make_private
 from score_edge.engines import tensorrt_versions as versions
 from score_edge.engines.implicit import ImplicitCalibration, collect
-from score_edge.engines.plan import GraphPlan, plan_graphs, prepare
+from score_edge.engines.plan import JUDGED_ON, GraphPlan, plan_graphs, prepare
 from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.difference import Difference, compare_outputs
@@ -29,6 +31,7 @@ from score_edge.runtime.graphs.engine_files import (
     EngineRecord,
     build_command,
     engine_folder,
+    engines_of,
     graph_hash,
     timing_cache,
 )
@@ -82,7 +85,7 @@ def build_engines(
         precision: see `plan_graphs`.
         workspace: MiB the builder may use; None leaves it to TensorRT.
         dla: core of the deep learning accelerator, for the encoder, in fp16 or implicit INT8.
-        video: whose first frames the engines are compared on; None renders some.
+        video: on whose beginning the engines are compared; None renders some.
         implicit: let TensorRT, up to 10, find the ranges of INT8 on `video`, or take those of an earlier build.
         on_progress: called with (phase, step, steps).
 
@@ -103,15 +106,17 @@ def build_engines(
         raise ScoreEdgeError(f"a DLA takes no {wanted} graph of ours", "--precision fp16 with --dla")
     target = engine_folder(bundle, gpu, tensorrt, wanted)
     with _disk(target):
+        make_private(target.parent)
         remove_leftovers(target)
         with atomic_folder(target, overwrite=True) as new:
+            new.chmod(0o700)
             engines: list[Engine] = []
             differences: list[Difference] = []
             seconds: dict[str, float] = {}
             on_progress("choosing frames", 0, 0)
             footage = collect(bundle, tensorrt, video, new) if implicit else None
-            steps = footage.held_out if footage else sample_steps(bundle.manifest.vision, video)
-            timing = timing_cache(bundle, gpu, tensorrt)
+            steps = footage.held_out if footage else steps_to_judge(bundle, video)
+            timing = timing_cache(gpu, tensorrt)
             for plan in plans:
                 core, shown = (dla, footage) if plan.graph == "encoder" else (None, None)
                 seconds[plan.graph] = _build_one(plan, new, timing, workspace, core, shown, on_progress)
@@ -123,6 +128,13 @@ def build_engines(
             record = EngineRecord(tensorrt, str(gpu), wanted, created, tuple(engines), implicit)
             record.write(new)
     return Built(target, record, differences, seconds)
+
+
+def steps_to_judge(bundle: Bundle, video: str | Path | None) -> list[dict[str, Array]]:
+    """JUDGED_ON encoder inputs: of the footage, and where it is shorter or there is none, rendered ones."""
+    vision = bundle.manifest.vision
+    steps = sample_steps(vision, video, JUDGED_ON)
+    return [*steps, *sample_steps(vision, None, JUDGED_ON)[len(steps) :]]
 
 
 def this_machine(bundle: Bundle, precision: Precision | None = None, implicit: bool = False) -> tuple[Gpu, str]:
@@ -154,7 +166,7 @@ def describe_plan(bundle: Bundle, precision: Precision | None = None, *, implici
         gpu, tensorrt = this_machine(bundle, wanted, implicit)
         machine, folder = f"{gpu}, TensorRT {tensorrt}", engine_folder(bundle, gpu, tensorrt, wanted)
     except ScoreEdgeError as error:
-        machine, folder = error.message, bundle.folder / ENGINES / f"smXXxN-trtX.Y.Z-{wanted}"
+        machine, folder = error.message, engines_of(bundle) / f"smXXxN-trtX.Y.Z-{wanted}"
     graphs = [
         {
             "graph": plan.graph,
@@ -254,7 +266,7 @@ def _build_one(
 def _compare(bundle: Bundle, plan: GraphPlan, folder: Path, steps: list[dict[str, Array]], data: str) -> Difference:
     from score_edge.runtime.graphs.tensorrt_graph import TensorRTGraph
 
-    reference, found = OnnxGraph(plan.onnx, exact=True), TensorRTGraph(folder / f"{plan.graph}.engine")
+    reference, found = OnnxGraph(plan.onnx, simulate=True), TensorRTGraph(folder / f"{plan.graph}.engine")
     inputs = steps if plan.graph == "encoder" else _policy_inputs(bundle, steps)
     output = _OUTPUT[plan.graph]
     worst = max((_difference(reference, found, given, output, data) for given in inputs), key=lambda row: row.relative)
@@ -296,6 +308,5 @@ def _disk(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        copy = f"check its permissions, or build a copy: cp -r {target.parents[1]} bundle"
-        hint = "free some disk space" if full else copy
+        hint = "free some disk space" if full else "check its permissions, or name another place in XDG_CACHE_HOME"
         raise ScoreEdgeError(f"cannot write {target}: {error}", hint) from error

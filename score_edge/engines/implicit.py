@@ -8,11 +8,12 @@ from pathlib import Path
 
 from score_edge.bundle.folder import Bundle
 from score_edge.calibration.frames import choose_steps, group_steps, read_clips
+from score_edge.engines.plan import JUDGED_ON
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.base import Array
 from score_edge.runtime.graphs.engine_files import calibration_cache
 from score_edge.runtime.preprocess import Preprocessing
-from score_edge.runtime.sources.sample_steps import STEPS, sample_steps
+from score_edge.runtime.sources.sample_steps import sample_steps
 
 FRAMES = 256
 
@@ -24,7 +25,7 @@ class ImplicitCalibration:
     Attributes:
         steps: encoder inputs, float32, one behind the other; None where the cache has the ranges already.
         cache: ranges as TensorRT writes them; in the folder that is being filled.
-        filed: where the cache stays in the bundle.
+        filed: where the cache stays.
         held_out: encoder inputs that were not calibrated on.
     """
 
@@ -40,7 +41,7 @@ def collect(bundle: Bundle, tensorrt: str, video: str | Path | None, folder: Pat
     Args:
         bundle: opened.
         tensorrt: version that will calibrate.
-        video: footage, or a folder of it; None takes the cache in the bundle.
+        video: footage, or a folder of it; None takes the cache of an earlier build.
         folder: to write into.
 
     Raises:
@@ -53,16 +54,17 @@ def collect(bundle: Bundle, tensorrt: str, video: str | Path | None, folder: Pat
     if video is None:
         if not filed.is_file():
             raise ScoreEdgeError(
-                f"--implicit finds the ranges of INT8 on footage, and the bundle has none from before ({filed.name})",
+                f"--implicit finds the ranges of INT8 on footage, and there are none from before ({filed.name})",
                 "add --video FOOTAGE, of the camera the bundle is for",
             )
         cache.write_bytes(filed.read_bytes())
-        return ImplicitCalibration(None, cache, filed, sample_steps(vision, None))
+        return ImplicitCalibration(None, cache, filed, sample_steps(vision, None, JUDGED_ON))
     preprocessing = Preprocessing.of(vision)
     choice = choose_steps((group_steps(clip, preprocessing) for clip in read_clips([video], vision.fps)), FRAMES)
     steps = folder / "steps.f32"
     with steps.open("wb") as file:
         for pixels in choice.calibration:
             file.write(preprocessing.encoder_input(pixels)[vision.input_name].tobytes())
-    held_out = [dict(preprocessing.encoder_input(pixels)) for pixels in choice.held_out[0][:STEPS]]
+    kept_back = [pixels for run in choice.held_out for pixels in run][:JUDGED_ON]
+    held_out = [dict(preprocessing.encoder_input(pixels)) for pixels in kept_back]
     return ImplicitCalibration(steps, cache, filed, held_out)

@@ -12,6 +12,7 @@ from score_edge.onnx_files.rules import lint, precision_of
 from score_edge.onnx_files.save import save_onnx
 from score_edge.runtime.graphs.engine_files import GraphName, bundle_name
 
+JUDGED_ON = 16  # encoder steps that an engine is compared with ONNX Runtime on
 POLICY_ROWS = 4096  # rows of one call of the policy, at most
 _QUANTISED_HALF = 19  # from this opset on Q/DQ scales may be float16
 

@@ -60,7 +60,7 @@ class QuestionResult:
 
     Attributes:
         clip: number of the clip it is about.
-        steps_kept: visual tokens kept, in steps' worth: below 1 a rule that keeps step 0 whole sees nothing else.
+        steps_kept: visual tokens kept, in steps' worth: below 1 a rule that keeps step 0 entirely sees nothing else.
         recall: share of the question's evidence tokens that were kept.
     """
 

@@ -1,12 +1,14 @@
 """Ask a question about a clip: once or several times, pruned, and if wanted unpruned beside it."""
 
+import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from score_edge.core import Answer, Frame, Mask
 from score_edge.runtime.pipeline import EncodedClip, Pipeline
+from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.open_source import sample_clip
 from score_edge.selection.registry import Selector
 
@@ -33,7 +35,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Pruned beside unpruned, run in turns.
+    """Pruned beside unpruned, in interleaved runs.
 
     Attributes:
         pruned, unpruned: the runs with the median prefill.
@@ -52,14 +54,20 @@ class Comparison:
         return {stage: unpruned / pruned for stage, (pruned, unpruned) in self.seconds.items()}
 
 
-def clip_reader(pipeline: Pipeline, uri: str | Path, steps: int) -> Callable[[], EncodedClip]:
-    """A way to read and encode a file again and again: at most `steps` encoder steps, spread over the whole of it."""
+def clip_reader(
+    pipeline: Pipeline, uri: str | Path, steps: int, on_progress: Callable[[float], None] = lambda share: None
+) -> Callable[[], EncodedClip]:
+    """A way to read and encode a clip again and again: at most `steps` encoder steps, spread over the whole of it.
+
+    What can be read only once, a camera or a pipe, is encoded once. `on_progress` gets the share that was read, 0..1.
+    """
     vision = pipeline.bundle.manifest.vision
+    address = Address(uri)
 
-    def frames() -> Iterator[Frame]:  # a generator, so that the pipeline times the reading
-        yield from sample_clip(uri, vision.fps, steps * vision.frames_per_step)
+    def encode() -> EncodedClip:
+        return pipeline.encode(sample_clip(address, vision.fps, steps * vision.frames_per_step, on_progress))
 
-    return lambda: pipeline.encode(frames())
+    return functools.cache(encode) if address.once else encode
 
 
 def ask(
@@ -100,7 +108,7 @@ def compare(
     runs: int = 5,
     on_run: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """The same question pruned and unpruned, in turns so that drift of the machine hits both alike."""
+    """The same question pruned and unpruned, interleaved so that drift of the machine hits both alike."""
     variants = (selector, pipeline.selector(UNPRUNED))
     replies: tuple[list[Reply], list[Reply]] = ([], [])
     for _ in range(runs):

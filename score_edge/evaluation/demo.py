@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Frame
+from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation import accuracy, comparison
 from score_edge.reference import world
 from score_edge.runtime.overlay import write_overlay
 from score_edge.runtime.pipeline import EncodedClip, Pipeline
-from score_edge.runtime.sources.open_source import sample_clip
 
 STEPS = 64
 RUNS = 5
@@ -45,7 +44,7 @@ class DemoAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo found; `seconds` maps a stage to (pruned, unpruned)."""
+    """What the demo found; `seconds` maps a stage to (pruned, unpruned), `problem` says why there is no picture."""
 
     selector: str
     retention: float
@@ -56,6 +55,7 @@ class Demo:
     seconds: dict[str, tuple[float, float]]
     overlay: str
     note: str
+    problem: str = ""
 
 
 def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], None]) -> Demo:
@@ -69,26 +69,31 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
     bundle = Bundle.open("reference")
     retention = bundle.manifest.selector.retention
     vision = bundle.manifest.vision
-    rendered = None if source else world.make_clip(world.TEST_SEED, CLIP, STEPS)
+    rendered = None if source is not None else world.make_clip(world.TEST_SEED, CLIP, STEPS)
 
-    def frames() -> list[Frame]:
-        return rendered.frames() if rendered else sample_clip(str(source), vision.fps, STEPS * vision.frames_per_step)
+    def rendered_clip() -> EncodedClip:
+        return pipeline.encode(rendered.frames() if rendered else [])
 
     with Pipeline(bundle) as pipeline:
         on_stage("reading and encoding the clip")
-        clip = pipeline.encode(frames())
+        encode = comparison.clip_reader(pipeline, str(source), STEPS) if source is not None else rendered_clip
+        clip = encode()
         answers = _ask_all(pipeline, clip, rendered, retention)
-        on_stage("timing pruned and unpruned in turns")
+        on_stage("timing pruned and unpruned, interleaved")
         speed = comparison.compare(
             pipeline,
-            lambda: pipeline.encode(frames()),
+            encode,
             answers[0].question,
             selector=pipeline.selector(),
             retention=retention,
             runs=RUNS,
         )
     on_stage("painting the kept tokens")
-    write_overlay(overlay, clip.frames, list(speed.pruned.keep.reshape(-1, *vision.grid)))
+    problem = ""
+    try:
+        write_overlay(overlay, clip.frames, list(speed.pruned.keep.reshape(-1, *vision.grid)))
+    except ScoreEdgeError as error:  # half a minute of figures is not thrown away for a picture
+        problem = error.message
     accuracy = None
     if rendered:
         on_stage(f"asking about {ACCURACY_CLIPS} more clips")
@@ -103,6 +108,7 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
         seconds=speed.seconds,
         overlay=str(overlay),
         note="" if rendered else FOREIGN_VIDEO,
+        problem=problem,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError, require
 
 if TYPE_CHECKING:
@@ -75,9 +76,18 @@ def plot_layers(layers: Sequence[dict[str, Any]], excluded: Collection[str], pic
     return _save(figure, picture)
 
 
+def check_picture(picture: Path) -> None:
+    """Refuse what could not be drawn later: another suffix, or no matplotlib; whatever takes long asks first."""
+    require("matplotlib", "train")
+    if picture.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ScoreEdgeError(f"cannot write {picture}: its suffix is of no known kind", "name a .png, .svg or .pdf")
+
+
 def _save(figure: "Figure", picture: Path) -> Path:
+    check_picture(picture)
     try:
-        figure.savefig(picture, dpi=120)
+        with atomic_file(picture) as unfinished:
+            figure.savefig(unfinished, dpi=120)
     except (ValueError, OSError) as error:
-        raise ScoreEdgeError(f"cannot write {picture}: {error}", "name a .png, .svg or .pdf") from error
+        raise ScoreEdgeError(f"cannot write {picture}: {error}", "choose another place") from error
     return picture

@@ -169,7 +169,7 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Sc
     def load(index: int) -> tuple[list[Uint8], list[Asked]]:
         rng = np.random.default_rng((index, steps))
         chosen = rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)
-        stills = [sample_clip(paths[i], 1.0, 1)[0].image for i in chosen]
+        stills = [next(sample_clip(paths[i], 1.0, 1)).image for i in chosen]
         return pseudo_video(rng, stills, steps * per_step, per_step), [(text, None) for text in OPEN_QUESTIONS]
 
     return [Scene(f"stills {images.resolve()} {len(paths)} {i} {steps}", lambda i=i: load(i)) for i in range(count)]  # type: ignore[misc]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import require
 
 SHOWN_POLICY = {"what it earns": ("quality", "held"), "what it keeps": ("keep", "spread")}
@@ -32,7 +33,8 @@ def plot_metrics(metrics: Path) -> Path:
         axes.grid(alpha=0.3)
         axes.legend()
     picture = metrics.with_suffix(".png")
-    figure.savefig(picture, dpi=120)
+    with atomic_file(picture) as unfinished:
+        figure.savefig(unfinished, dpi=120)
     return picture
 
 
@@ -63,5 +65,6 @@ def plot_policy(metrics: Path, window: int = 20) -> Path:
         axes.grid(alpha=0.3)
         axes.legend()
     picture = metrics.with_suffix(".png")
-    figure.savefig(picture, dpi=120)
+    with atomic_file(picture) as unfinished:
+        figure.savefig(unfinished, dpi=120)
     return picture

@@ -68,7 +68,7 @@ def build_model() -> Qwen2VLForConditionalGeneration:
     model = Qwen2VLForConditionalGeneration(config)
     model.model.language_model.embed_tokens.weight.data.normal_(std=0.5)  # the scale of the visual tokens
     # A third of the patch filters start as differences between the two frames of a step. From filters that all start at
-    # random the tower learns where things are and never how they move.
+    # random the encoder learns where things are and never how they move.
     filters = model.model.visual.patch_embed.proj.weight.data
     filters[: len(filters) // 3, :, 1] = -filters[: len(filters) // 3, :, 0]
     _start_with_same_cell_heads(model.model.language_model.layers[0].self_attn)
@@ -100,5 +100,5 @@ def _start_with_same_cell_heads(attention: Any) -> None:
 
 
 def step_encoder(model: Qwen2VLForConditionalGeneration) -> StepEncoder:
-    """The model's own tower for one step of the world."""
+    """The model's own encoder for one step of the world."""
     return StepEncoder(model.model.visual, GRID * MERGE, GRID * MERGE)

@@ -1,8 +1,8 @@
 """Train the reference model: first to see, then to answer, always under random token dropping.
 
-1. See: the vision tower alone learns, per visual token, the shape and colour of what the token shows and where in
+1. See: the vision encoder alone learns, per visual token, the shape and colour of what the token shows and where in
    each frame its centre is, and how far it moves between the frames.
-2. Answer: the tower is frozen; the decoder learns the questions of each clip, all of them in one pass behind the same
+2. Answer: the encoder is frozen; the decoder learns the questions of each clip, all of them in one pass behind the same
    visual prefix. Each time a clip is shown, another random subset of its tokens is kept, from 10 % to all, so that
    the model accepts any retention. Half-way through the decoder, early enough for the question to use it, auxiliary
    heads ask every visual token what acts there and every question where its evidence is.
@@ -79,7 +79,7 @@ def samples(start: int, lengths: dict[int, float]) -> DataLoader[Sample]:
 
 
 def learn_to_see(encoder: StepEncoder, recipe: ReferenceRecipe, log: Callable[[dict[str, float]], None]) -> None:
-    """Stage 1, then scale the tower's output to unit variance."""
+    """Stage 1, then scale the encoder's output to unit variance."""
     last = encoder.visual.merger.mlp[2]
     sizes = (len(world.SHAPES) + 1, len(world.COLORS) + 1, 2 * world.FRAMES_PER_STEP, 2)
     heads = nn.ModuleList(nn.Linear(last.out_features, size) for size in sizes)

@@ -41,7 +41,7 @@ class Sample:
     """One clip, with dense labels per visual token for the auxiliary losses.
 
     Attributes:
-        patches: (T, P, C) float32, what the vision tower takes.
+        patches: (T, P, C) float32, what the vision encoder takes.
         looks: (T, N, 2) int64: shape and colour of what a token shows, 0 = nothing.
         offsets: (T, N, 2 * frames per step) float32: where its centre is in each frame, from the token's centre, in
             cells; motion within a step is their difference.

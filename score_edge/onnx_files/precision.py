@@ -79,6 +79,19 @@ def load(path: Path) -> Any:
     """
     onnx = require("onnx", "tensorrt")
     try:
-        return onnx.load(path)
+        return onnx.load(path) if not path.is_symlink() else _load_linked(onnx, path)
     except Exception as error:  # protobuf's own, and whatever external data raises
         raise ScoreEdgeError(f"{path} cannot be read as ONNX: {error}", "export the bundle again") from error
+
+
+def _load_linked(onnx: Any, path: Path) -> Any:
+    """A graph in a Hugging Face cache: links to files named by hash. onnx reads weights through no link by itself."""
+    model = onnx.load(path, load_external_data=False)
+    folder = path.parent
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                real = (path.parent / Path(entry.value).name).resolve()
+                folder, entry.value = real.parent, real.name
+    onnx.external_data_helper.load_external_data_for_model(model, str(folder))
+    return model

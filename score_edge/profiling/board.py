@@ -16,10 +16,6 @@ from score_edge.runtime.threads import usable_cpus
 ROOT = Path("/")
 # The newest L4T whose number is not above the board's decides.
 _JETPACKS = {
-    (32, 6, 1): "4.6",
-    (34, 1, 0): "5.0",
-    (35, 1, 0): "5.0.2",
-    (35, 2, 1): "5.1",
     (36, 2, 0): "6.0 DP",
     (36, 3, 0): "6.0",
     (36, 4, 0): "6.1",

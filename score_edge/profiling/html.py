@@ -124,7 +124,7 @@ def latency_plot(points: Sequence[Point]) -> str:
 def _what(report: Report) -> str:
     clip = f"{report.frames} frames in {report.steps} steps" if report.frames else f"{report.steps} steps"
     return (
-        f"{report.source}, {clip}; {report.selector} selects; {report.runs} runs per retention, in turns; "
+        f"{report.source}, {clip}; {report.selector} selects; {report.runs} runs per retention, interleaved; "
         f"{report.answer_tokens} answer tokens each; {report.environment.created}."
     )
 

@@ -3,9 +3,7 @@
 Needs the `gguf` package and nothing else. What such a model says means nothing.
 """
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from score_edge.bundle.atomic import atomic_file
+from score_edge.bundle.user_cache import user_cache
 from score_edge.errors import ScoreEdgeError, did_you_mean, require
 from score_edge.profiling.board import memory_bytes
 
@@ -94,13 +93,8 @@ def llm_shape(name: str) -> LlmShape:
 
 
 def cache_folder() -> Path:
-    """Where written shapes are kept: $XDG_CACHE_HOME or ~/.cache, else the folder for temporary files."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    home = Path(base) if base else Path.home() / ".cache"
-    for folder in (home, Path(tempfile.gettempdir())):
-        if os.access(folder if folder.exists() else folder.parent, os.W_OK):
-            return folder / "score-edge" / "llm-shapes"
-    return Path(tempfile.gettempdir()) / "score-edge" / "llm-shapes"
+    """Where written shapes are kept."""
+    return user_cache("llm-shapes")
 
 
 def shaped_gguf(

@@ -21,6 +21,7 @@ from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.runs_on import describe_pipeline
 
 RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
 ALONE = "no encoder ran: whole answer and shares are of the language model and the selection alone"
@@ -74,7 +75,7 @@ def run_profile(
     plan: ProfilePlan,
     outputs: Outputs = Outputs(),
     *,
-    on_turn: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Profile a bundle or a language model of a shape.
 
@@ -82,7 +83,7 @@ def run_profile(
         subject: what.
         plan: how.
         outputs: files to write.
-        on_turn: told what comes next.
+        on_progress: told what comes next.
 
     Raises:
         ScoreEdgeError: something cannot be opened, read, run or written.
@@ -94,7 +95,7 @@ def run_profile(
     """
     plan.check()
     spans = Spans()
-    with _opened(subject, plan, on_turn) as opened, Telemetry(open_meters()) as telemetry:
+    with _opened(subject, plan, on_progress) as opened, Telemetry(open_meters()) as telemetry:
         report = profile(
             opened.workload,
             plan,
@@ -104,7 +105,7 @@ def run_profile(
             source="random visual tokens" if subject.llm_shape else subject.source,
             spans=spans,
             notes=opened.notes,
-            on_turn=on_turn,
+            on_progress=on_progress,
         )
     if outputs.report:
         report.write(outputs.report)
@@ -118,16 +119,16 @@ def run_profile(
 
 
 @contextlib.contextmanager
-def _opened(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+def _opened(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str], None]) -> Iterator[_Opened]:
     if subject.steps < 1 or subject.visual_tokens < 1:
         raise ScoreEdgeError("a profile needs at least one step and one visual token")
     opener = _open_shape if subject.llm_shape else _open_bundle
-    with opener(subject, plan, on_turn) as opened:
+    with opener(subject, plan, on_progress) as opened:
         yield opened
 
 
 @contextlib.contextmanager
-def _open_bundle(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+def _open_bundle(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str], None]) -> Iterator[_Opened]:
     bundle = Bundle.open(subject.bundle)
     vision = bundle.manifest.vision
     wanted = subject.steps * vision.token_grid.tokens + _PROMPT_CELLS + plan.answer_tokens
@@ -135,17 +136,18 @@ def _open_bundle(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], N
     with Pipeline(
         bundle, context=context, threads=subject.threads, backend=subject.backend, provider=subject.provider
     ) as pipeline:
-        providers = {"encoder": pipeline.encoder.provider, "language model": pipeline.model.name}
+        providers = describe_pipeline(pipeline).providers
+        providers["language model"] += f"; {pipeline.model.name}"
         environment = Environment.now(providers, bundle_hashes(bundle), random_weights=False)
         workload = BundleWorkload(pipeline, subject.source, subject.steps)
         yield _Opened(workload, environment, f"bundle {bundle.manifest.name}")
 
 
 @contextlib.contextmanager
-def _open_shape(subject: Subject, plan: ProfilePlan, on_turn: Callable[[str], None]) -> Iterator[_Opened]:
+def _open_shape(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str], None]) -> Iterator[_Opened]:
     shape = llm_shape(str(subject.llm_shape))
     cells = subject.visual_tokens + _PROMPT_CELLS + plan.answer_tokens
-    path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_turn(f"writing random weights of {shape.name}"))
+    path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_progress(f"writing random weights of {shape.name}"))
     with LlamaCpp(path, context=cells, threads=subject.threads) as model:
         providers = {"language model": model.name}
         about = {"llm shape": shape.name, "visual tokens": str(subject.visual_tokens)}

@@ -61,10 +61,10 @@ class Variant:
     Attributes:
         kept: visual tokens the language model saw, of total.
         stages: by the names in STAGES.
-        peak_bytes: the most resident memory in a turn.
-        cache_bytes: of the KV cache in use at the end of a turn.
+        peak_bytes: the most resident memory in a run.
+        cache_bytes: of the KV cache in use at the end of a run.
         joules_per_answer: from the first frame to the last token.
-        watts: mean power over a turn.
+        watts: mean power over a run.
     """
 
     retention: float
@@ -121,7 +121,7 @@ class Report:
     Attributes:
         subject: what was profiled, for a title.
         steps, frames: of the clip; no frames where tokens were made up.
-        runs: measured turns per retention.
+        runs: measured runs per retention.
         answer_tokens: decoded per answer.
         selector: whose scores decided.
         warm_up: seconds per stage of the first pass, which is in no other figure.
@@ -149,7 +149,7 @@ class Report:
         return next((variant for variant in self.variants if variant.retention == 1), None)
 
     def speedup(self, variant: Variant, stage: str) -> float | None:
-        """How many times faster than unpruned; None without an unpruned turn."""
+        """How many times faster than unpruned; None without an unpruned run."""
         if self.unpruned is None or stage not in variant.stages or variant.stages[stage].seconds <= 0:
             return None
         return self.unpruned.stages[stage].seconds / variant.stages[stage].seconds

@@ -1,4 +1,4 @@
-"""Running a profile: a warm-up, then runs in which the retentions take turns on the same encoded clip."""
+"""Running a profile: a warm-up, then runs that interleave the retentions on the same encoded clip."""
 
 import statistics
 import time
@@ -34,8 +34,8 @@ class ProfilePlan:
 
     Attributes:
         retentions: shares of tokens to keep, in (0, 1]; speed-ups are given where 1 is among them.
-        runs: measured turns per retention.
-        answer_tokens: decoded in every turn, whatever the model wants to say: so that answers are equally long.
+        runs: measured runs per retention.
+        answer_tokens: decoded in every run, whatever the model wants to say: so that answers are equally long.
         selector: name; None takes the workload's own.
     """
 
@@ -56,7 +56,7 @@ class ProfilePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _Measured:
     """What one retention left behind in one run."""
 
     kept: int
@@ -76,7 +76,7 @@ def profile(
     source: str,
     spans: Spans,
     notes: Sequence[str] = (),
-    on_turn: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Measure.
 
@@ -88,7 +88,7 @@ def profile(
         subject, source: likewise.
         spans: takes every stretch of time; write it as a trace afterwards.
         notes: for the report, before its own.
-        on_turn: told what comes next.
+        on_progress: told what comes next.
 
     Raises:
         ScoreEdgeError: the plan makes no sense, the source cannot be read, or the context is too small.
@@ -96,13 +96,13 @@ def profile(
     plan.check()
     selector = workload.selector(plan.selector, spans)
     began, throttled = time.perf_counter(), throttle_counts()
-    remarks = [*notes, *_warm_up(workload, plan, selector, spans, on_turn)]
-    turns: dict[float, list[_Turn]] = {retention: [] for retention in plan.retentions}
+    remarks = [*notes, *_warm_up(workload, plan, selector, spans, on_progress)]
+    measured: dict[float, list[_Measured]] = {retention: [] for retention in plan.retentions}
     encoded: list[tuple[float, float]] = []
     hot = temperatures()
     for run in range(plan.runs):
         spans.run, spans.retention = run, None
-        on_turn(f"run {run + 1} of {plan.runs}: read and encode")
+        on_progress(f"run {run + 1} of {plan.runs}: read and encode")
         telemetry.sample()
         since = time.perf_counter()
         tokens, times = workload.tokens(spans)
@@ -111,8 +111,8 @@ def profile(
         # Another order each time, so that no retention always comes after the longest one.
         for i in range(len(plan.retentions)):
             retention = plan.retentions[(i + run) % len(plan.retentions)]
-            on_turn(f"run {run + 1} of {plan.runs}: retention {retention:g}")
-            turns[retention].append(_turn(workload, selector, (tokens, times), retention, plan, telemetry, spans))
+            on_progress(f"run {run + 1} of {plan.runs}: retention {retention:g}")
+            measured[retention].append(_measure(workload, selector, (tokens, times), retention, plan, telemetry, spans))
         hot = {name: max(value, hot.get(name, value)) for name, value in temperatures().items()}
     ended = time.perf_counter()
     total = telemetry.usage(began, ended)
@@ -135,7 +135,7 @@ def profile(
         runs=plan.runs,
         answer_tokens=plan.answer_tokens,
         environment=environment,
-        variants=tuple(_variant(r, turns[r], encoding, tokens, plan, telemetry, spans) for r in plan.retentions),
+        variants=tuple(_variant(r, measured[r], encoding, tokens, plan, telemetry, spans) for r in plan.retentions),
         warm_up=_sums(spans, -1),
         sensors=Sensors(
             meter=total.meter,
@@ -152,11 +152,11 @@ def profile(
 
 
 def _warm_up(
-    workload: Workload, plan: ProfilePlan, selector: Selector, spans: Spans, on_turn: Callable[[str], None]
+    workload: Workload, plan: ProfilePlan, selector: Selector, spans: Spans, on_progress: Callable[[str], None]
 ) -> Iterator[str]:
-    """Every stage once, the fewest tokens first; the larger turns are left out where they would take long."""
+    """Every stage once, the fewest tokens first; the larger ones are left out where they would take long."""
     spans.run, spans.retention = -1, None
-    on_turn("warm-up")
+    on_progress("warm-up")
     tokens, times = workload.tokens(spans)
     for retention in sorted(plan.retentions):
         spans.retention = retention
@@ -167,7 +167,7 @@ def _warm_up(
             return
 
 
-def _turn(
+def _measure(
     workload: Workload,
     selector: Selector,
     clip: tuple[Float32, list[float]],
@@ -175,7 +175,7 @@ def _turn(
     plan: ProfilePlan,
     telemetry: Telemetry,
     spans: Spans,
-) -> _Turn:
+) -> _Measured:
     spans.retention = retention
     reset_peak()
     telemetry.sample()
@@ -186,7 +186,7 @@ def _turn(
     telemetry.sample()
     per_cell = workload.model.capabilities.cell_bytes
     cache = None if per_cell is None else per_cell * workload.sequence.mark().cells
-    return _Turn(int(keep.sum()), peak_bytes(), cache, began, ended)
+    return _Measured(int(keep.sum()), peak_bytes(), cache, began, ended)
 
 
 def _select(tokens: Float32, selector: Selector, retention: float, spans: Spans) -> Mask:
@@ -236,7 +236,7 @@ def _answer(
 
 def _variant(
     retention: float,
-    turns: Sequence[_Turn],
+    measured: Sequence[_Measured],
     encoding: Sequence[float | None],
     tokens: Float32,
     plan: ProfilePlan,
@@ -262,18 +262,18 @@ def _variant(
             answer=Figure.of([sums[name] for sums in per_run]),
             share=None if name in ("ttft", "whole") else share,
         )
-    usages = [telemetry.usage(turn.began, turn.ended) for turn in turns]
+    usages = [telemetry.usage(one.began, one.ended) for one in measured]
     joules = [
         usage.joules + (first or 0.0) for usage, first in zip(usages, encoding, strict=True) if usage.joules is not None
     ]
     watts = [usage.watts for usage in usages if usage.watts is not None]
     return Variant(
         retention=retention,
-        kept=turns[0].kept,
+        kept=measured[0].kept,
         total=tokens.shape[0] * tokens.shape[1],
         stages=stages,
-        peak_bytes=max(turn.peak for turn in turns),
-        cache_bytes=turns[-1].cache,
+        peak_bytes=max(one.peak for one in measured),
+        cache_bytes=measured[-1].cache,
         joules_per_answer=statistics.median(joules) if joules else None,
         watts=statistics.median(watts) if watts else None,
     )

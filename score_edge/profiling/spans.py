@@ -12,7 +12,7 @@ class Span:
     """One stretch of time, by `time.perf_counter()`.
 
     Attributes:
-        retention: of the turn it belongs to; None for what all turns of a run share.
+        retention: that it belongs to; None for what all retentions of a run share.
         run: running number; -1 for the warm-up.
     """
 
@@ -37,11 +37,11 @@ class Spans(Stopwatch):
     retention: float | None = None
 
     def add(self, name: str, began: float, ended: float) -> None:
-        """Note a stretch that is over, of this run and turn."""
+        """Note a stretch that is over, of this run and retention."""
         self.spans.append(Span(name, began, ended, self.run, self.retention))
 
     def of(self, name: str, run: int, retention: float | None) -> list[float]:
-        """Seconds of every stretch of one name in one turn, in order."""
+        """Seconds of every stretch of one name in one run, in order."""
         return [s.seconds for s in self.spans if (s.name, s.run, s.retention) == (name, run, retention)]
 
 

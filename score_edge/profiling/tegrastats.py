@@ -51,7 +51,7 @@ class Tegrastats:
 
 
 def parse_tegrastats(line: str) -> Tegrastats:
-    """Read a line; what is not understood is passed over, garbage gives an empty result.
+    """Read a line; what is not understood is skipped, garbage gives an empty result.
 
     Example:
         >>> parse_tegrastats("RAM 2461/7620MB GR3D_FREQ 0%@[305] gpu@48.2C VDD_IN 5704mW/5704mW").watts

@@ -88,7 +88,7 @@ class Dithered:
         """
         # A selector that keeps the first step by itself spends part of the count on it.
         spared = tokens.shape[1] if self.first == "scored" else 0
-        scores = self._selector.score(tokens, min(count + spared, tokens.shape[0] * tokens.shape[1])).copy()
+        scores = np.array(self._selector.score(tokens, min(count + spared, tokens.shape[0] * tokens.shape[1])))
         if self.first == "scored":
             scores[0] = _unknown_last(scores[0], scores)
         elif self.first == "whole":

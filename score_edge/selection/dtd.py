@@ -8,7 +8,7 @@ from score_edge.selection.evs import cosine_change
 
 
 class Dtd:
-    """Keeps step 0 whole and then the same number of most changed tokens in every step.
+    """Keeps step 0 entirely and then the same number of most changed tokens in every step.
 
     This is the method's ``absolute=False`` form, which a live stream can run. Its other form drops a token when
     ``cos(x[t,i], x[t-1,i]) > tau``; with tau picked per clip to meet the count, that keeps exactly what ``evs`` keeps,

@@ -36,7 +36,7 @@ def _change(products: Float32, squares: NDArray[np.float64], before: NDArray[np.
 
 
 class Evs:
-    """Keeps the tokens that turned most since the step before; step 0 goes first, whole.
+    """Keeps the tokens that turned most since the step before; step 0 goes first, entirely.
 
     The reference is always the step before, also where that token was dropped, so slow drift is never seen. vLLM never
     keeps fewer than N tokens; below that, here, the first tokens of step 0 are left.

@@ -15,8 +15,8 @@ class LastKept:
     """Keeps a token when ``e = ||x - p||`` reaches a threshold, and only then makes it the reference p of its place.
 
     Slow drift therefore adds up until it fires, which a selector that looks at the step before never sees. Step 0 is
-    kept whole. The threshold is found per clip, by a bracketed secant search, so that as many tokens fire as the budget
-    keeps; what fired outscores what did not. One firing more changes all that follow in its place, so often no
+    kept entirely. The threshold is found per clip, by a bracketed secant search, so that as many tokens fire as the
+    budget keeps; what fired outscores what did not. One firing more changes all that follow in its place, so often no
     threshold fires the exact count: then the nearest is taken, and the top-k drops the weakest few or adds the next.
     """
 

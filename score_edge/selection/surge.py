@@ -14,7 +14,7 @@ _EPSILON = 1e-8
 
 
 class Surge:
-    """Keeps the tokens that a linear prediction missed by more than usual for their place; step 0 goes first, whole.
+    """Keeps the tokens that a linear prediction missed by more than usual for their place; step 0 goes first, entirely.
 
     With ``d = x[t-1] - x[t-2]`` and ``d'`` what is left of d when the plane ``[1, x, y]`` that fits it best over the
     grid is removed from each channel: ``e = ||x[t] - x[t-1] - d'||^2``, ``v = 0.9 v + 0.1 e``, the score is

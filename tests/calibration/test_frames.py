@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from score_edge.calibration.frames import CYCLE, RUN, RUNS, choose_steps, group_steps, read_clips
+from score_edge.calibration.frames import CYCLE, RUN, RUNS, choose_steps, frames_of, group_steps, read_clips
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.preprocess import Preprocessing
@@ -124,3 +124,14 @@ def test_a_video_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(ScoreEdgeError, match="no frame that can be decoded"):
         list(next(read_clips([tmp_path], 2)))
+
+
+def test_no_footage_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScoreEdgeError, match="no source is given"):
+        list(read_clips([""], 2))
+
+
+def test_footage_without_an_end_ends(caplog: pytest.LogCaptureFixture) -> None:
+    assert sum(1 for _ in frames_of("synthetic://", 4, 12)) == 12
+    assert "has no end: the clip is its next 3 s" in caplog.text

@@ -1,9 +1,11 @@
 """The threshold found keeps reused tokens within the bound, and the gate then does what the report says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from score_edge.bundle.folder import Bundle
+from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.calibration.gate_threshold import EncodedFootage, find_threshold, replay, save_threshold
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
@@ -53,3 +55,20 @@ def test_nothing_to_go_by(clips: list[EncodedFootage]) -> None:
 def test_the_shipped_bundle_is_not_written_into() -> None:
     with pytest.raises(ScoreEdgeError, match="stays as it is"):
         save_threshold(Bundle.open("reference"), 1.0)
+
+
+def test_saving_rewrites_the_manifest_and_nothing_else(tmp_path: Path) -> None:
+    reference = Bundle.open("reference")
+    bundle = write_bundle(tmp_path / "bundle", reference.manifest, reference.paths)
+    before = {path: path.stat() for path in bundle.paths.values()}
+    save_threshold(bundle, 2.5)
+    assert Bundle.open(bundle.folder).manifest.vision.gate == 2.5
+    after = {path: path.stat() for path in bundle.paths.values()}
+    assert {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in before.items()} == {
+        path: (stat.st_ino, stat.st_mtime_ns) for path, stat in after.items()
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
+    (bundle.folder / "bundle.json").rename(tmp_path / "blob")
+    (bundle.folder / "bundle.json").symlink_to(tmp_path / "blob")
+    with pytest.raises(ScoreEdgeError, match="is a link"):
+        save_threshold(bundle, 3.0)

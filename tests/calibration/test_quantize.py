@@ -65,7 +65,7 @@ def test_an_exact_graph_is_the_simulation(prepared, steps) -> None:
     quantised = quantize(plain, layers, ranges, "s8s8", folder)
     save_onnx(quantised, folder / "quantised.onnx")
     save_onnx(simulate(quantised, plain, layers, switched=False), folder / "simulated.onnx")
-    exact, simulated = OnnxGraph(folder / "quantised.onnx", exact=True), OnnxGraph(folder / "simulated.onnx")
+    exact, simulated = OnnxGraph(folder / "quantised.onnx", simulate=True), OnnxGraph(folder / "simulated.onnx")
     for inputs in steps:
         np.testing.assert_allclose(exact.run(**inputs)["tokens"], simulated.run(**inputs)["tokens"], atol=1e-5)
 

@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 from score_edge.calibration.layers import find_layers
 from score_edge.calibration.quantize import VARIANTS, expose, prepare
 from score_edge.calibration.ranges import collect_ranges
-from score_edge.calibration.trials import Bench, encode_runs, in_turns, tokens_of
+from score_edge.calibration.trials import Bench, encode_runs, interleaved, tokens_of
 from score_edge.onnx_files.save import save_onnx
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.selection.registry import get_selector
@@ -53,7 +53,7 @@ def processor() -> str:
 
 @pytest.mark.benchmark
 def test_an_encoder_of_siglip_bases_size(tmp_path: Path) -> None:
-    """Medians of turns, all variants and FP32 in one run. 2.5x is the project's target, for CPUs that multiply INT8.
+    """Medians of interleaved runs of all variants and FP32. 2.5x is the project's target, for CPUs that multiply INT8.
 
     s8s8 is TensorRT's: its biases stay in FP32, for which ONNX Runtime has no integer Gemm, so its speed is only told.
     """
@@ -72,7 +72,7 @@ def test_an_encoder_of_siglip_bases_size(tmp_path: Path) -> None:
     bench = Bench(plain, layers, ranges, fp32, held, expected, lambda: get_selector("evs"), tmp_path)
     trials = {trial.variant: trial for form in VARIANTS for trial in bench.run(form, ())}
     graphs = [fp32, *(OnnxGraph(trial.path, threads=THREADS) for trial in trials.values())]
-    seconds = in_turns(graphs, inputs[0], TURNS)
+    seconds = interleaved(graphs, inputs[0], TURNS)
     found = {
         name: {"times_faster": seconds[0] / taken, "worst_cosine": trial.accuracy.tokens.worst_cosine}
         for (name, trial), taken in zip(trials.items(), seconds[1:], strict=True)

@@ -134,6 +134,21 @@ def test_odd_sizes_and_image_folders_work(tmp_path):
     assert done.returncode == 0 and json.loads(done.stdout)["total"] == 3 * 36
 
 
+def test_a_picture_that_could_not_be_drawn_is_refused_before_minutes_of_work(tmp_path):
+    program = "import sys; sys.modules['matplotlib'] = None; from score_edge.cli import main; main()"
+    command = [sys.executable, "-c", program, "evaluate", "reference", "--plot", str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and 'pip install "score-edge[train]"' in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_every_answer_says_what_it_ran_on(video):
+    done = score_edge("ask", "reference", video, "what?")
+    assert "encoder on CPU, fp32 · language model on llama.cpp, CPU" in done.stderr
+    found = json.loads(score_edge("ask", "reference", video, "what?", "--json").stdout)["runs_on"]
+    assert (found["encoder"], found["precision"], found["language"]) == ("CPU", "fp32", "llama.cpp, CPU")
+
+
 @pytest.mark.skipif(not REAL_CLIPS, reason="no clips: ../shared/videos is absent")
 @pytest.mark.parametrize("clip", REAL_CLIPS, ids=lambda path: path.stem)
 def test_every_real_clip_is_answered(clip):
@@ -189,7 +204,7 @@ def test_profile_writes_everything_and_compares(tmp_path):
     wanted = ["--threads", 1, "--steps", 4, "--runs", 2, "--answer-tokens", 2, "--retention", "1,0.25"]
     done = score_edge("profile", "reference", *wanted, "--report", report, "--html", page, "--trace", trace)
     assert done.returncode == 0, done.stderr
-    assert "retentions in turns" in done.stdout and "selection, share" in done.stdout
+    assert "retentions interleaved" in done.stdout and "selection, share" in done.stdout
     assert all(path.stat().st_size > 1000 for path in (report, page, trace))
     again = json.loads(score_edge("profile", "reference", *wanted, "--against", report, "--json").stdout)
     assert {change["stage"] for change in again["against"]["changes"]} >= {"prefill", "whole"}
@@ -219,7 +234,7 @@ def test_profile_refuses_in_words(arguments, text):
 
 
 def test_a_server_cannot_take_visual_tokens():
-    done = score_edge("profile", "reference", "--trt-llm", "http://localhost:8000/v1")
+    done = score_edge("profile", "reference", "--backend", "tensorrt-llm:http://localhost:8000/v1")
     assert done.returncode == 1 and "OpenAI-compatible" in done.stderr
 
 

@@ -1,5 +1,6 @@
 """``score-edge stream`` as a user runs it: pipes, a terminal, signals, a recording."""
 
+import contextlib
 import json
 import os
 import pty
@@ -37,7 +38,8 @@ def test_json_lines_of_a_stream_that_ends() -> None:
     asked = ("--ask", QUESTION, "--every", "4s")
     done = stream("--source", "synthetic://?steps=20", "--json", "--selector", "last-kept", *asked)
     assert done.returncode == 0 and not done.stderr
-    found = events(done.stdout)
+    started, *found = events(done.stdout)
+    assert started["event"] == "runs_on" and (started["encoder"], started["precision"]) == ("CPU", "fp32")
     steps = [event for event in found if event["event"] == "step"]
     answers = [event for event in found if event["event"] == "answer"]
     assert [event["step"] for event in steps] == list(range(20))
@@ -55,7 +57,7 @@ def test_raw_frames_on_standard_input() -> None:
     frames = EndlessWorld().scene(0).images[:8]
     done = stream("--source", "-?size=96x96&fps=4", "--json", give=frames.tobytes() + b"cut")
     found = events(done.stdout)
-    assert [event["event"] for event in found] == ["step"] * 4 + ["notice"]
+    assert [event["event"] for event in found] == ["runs_on"] + ["step"] * 4 + ["notice"]
     assert "cut off" in found[-1]["text"]
 
 
@@ -91,6 +93,7 @@ def test_signals_end_a_live_stream_at_once(number: signal.Signals, code: int, tm
         [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout and process.stderr
+    assert b'"runs_on"' in process.stdout.readline()
     for _ in range(3):
         assert b'"step"' in process.stdout.readline()
     began = time.monotonic()
@@ -155,3 +158,50 @@ def test_gate_finds_a_threshold_and_writes_it_into_the_bundle(tmp_path: Path) ->
     report = json.loads(done.stdout)
     assert report["clips"][0]["skipped"] > 0 and report["clips"][0]["worst_step"] <= 0.2
     assert Bundle.open(bundle.folder).manifest.vision.gate == report["threshold"] > 0
+
+
+def in_terminal(term: str, typed: bytes, until: str) -> str:
+    """What a terminal of this kind gets while something is typed into it."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": term, "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(
+        [*COMMAND, "--source", "synthetic://?live=1"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    seen, end, sent = "", time.monotonic() + 60, False
+    while until not in seen and time.monotonic() < end:
+        if select.select([ours], [], [], 0.2)[0]:
+            try:
+                seen += os.read(ours, 65536).decode("utf-8", "replace")
+            except OSError:
+                break
+        if not sent and ("visual tokens" in seen or "runs on" in seen or "encoder on" in seen):
+            os.write(ours, typed)
+            sent = True
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):
+        while os.read(ours, 65536):
+            pass
+    assert process.wait(20) == 0
+    assert until in seen and "Traceback" not in seen, seen[-3000:]
+    return seen
+
+
+def test_a_dumb_terminal_gets_lines() -> None:
+    seen = in_terminal("dumb", f"{QUESTION}\n".encode(), f"s] {QUESTION}  ")
+    assert "encoder on CPU, fp32" in seen and "\x1b" not in seen
+
+
+def test_arrow_keys_are_no_text() -> None:
+    seen = in_terminal("xterm", b"how many\x1b[D\x1b[A\x1bOP things moved fast?\r", "[first word")
+    assert QUESTION in seen and "[D" not in seen.replace("\x1b[D", "")
+
+
+def test_a_question_without_a_final_newline_is_asked() -> None:
+    done = stream("--source", "synthetic://?steps=20", give=QUESTION.encode())
+    assert done.returncode == 0 and done.stdout.decode().count(QUESTION) == 1

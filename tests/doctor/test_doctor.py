@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from score_edge import install
-from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle
+from score_edge.bundle.folder import REFERENCE, Bundle
 from score_edge.doctor import machine, opencv, software
 from score_edge.doctor.bundle import check_bundle, check_engines, check_int8
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
 from score_edge.runtime.graphs.cuda_driver import Gpu
-from score_edge.runtime.graphs.engine_files import Engine, EngineRecord, engine_folder, graph_hash
+from score_edge.runtime.graphs.engine_files import Engine, EngineRecord, engine_folder, engines_of, graph_hash
 
 GPU = "Orin (sm87, 16 multiprocessors)"
 BROKEN = Check("ONNX Runtime", "fail", "not installed", "pip install onnxruntime")
@@ -25,7 +25,7 @@ BROKEN = Check("ONNX Runtime", "fail", "not installed", "pip install onnxruntime
 
 def bundle_with_engine(folder: Path) -> Bundle:
     """The reference bundle with the record of an engine of its encoder."""
-    shutil.copytree(REFERENCE, folder / "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    shutil.copytree(REFERENCE, folder / "bundle")
     bundle = Bundle.open(folder / "bundle", checksums=False)
     engine = Engine("encoder", "0" * 64, graph_hash(bundle, "encoder"), "fp16", 0.01, 0.9999)
     target = engine_folder(bundle, Gpu("Orin", "sm87", 16), "10.3.0", "fp16")
@@ -99,6 +99,12 @@ def test_a_slow_power_mode_names_its_command(tmp_path):
     assert by_area(machine.check_board(tmp_path))["power mode"].status == "ok"
 
 
+def test_a_jetpack_that_is_too_old_is_said():
+    check = machine.check_jetpack("35.4.1", None)
+    assert check.status == "fail" and "JetPack before 6" in check.finding
+    assert machine.check_jetpack("99.0.0", None).status == "ok"
+
+
 def test_heat_and_little_memory_are_said(tmp_path):
     zone = tmp_path / "sys/class/thermal/thermal_zone0"
     zone.mkdir(parents=True)
@@ -137,7 +143,7 @@ def test_engines_run_only_where_they_were_built(tmp_path, gpu, tensorrt, status,
 
 def test_a_damaged_record_of_an_engine_is_said(tmp_path):
     bundle = bundle_with_engine(tmp_path)
-    next(bundle.folder.glob("engines/*/engine.json")).write_text("{")
+    next(engines_of(bundle).glob("*/engine.json")).write_text("{")
     (check,) = check_engines(bundle, GPU, "10.3.0")
     assert check.status == "warn" and "engine.json cannot be read" in check.finding
 

@@ -9,18 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle, write_bundle
+from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
+from score_edge.bundle.user_cache import user_cache
+from score_edge.doctor.bundle import check_engines
 from score_edge.engines import build as building
 from score_edge.engines.build import build_engines, describe_plan
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.cuda_driver import cuda_devices
-from score_edge.runtime.graphs.engine_files import find_engine, read_records
+from score_edge.runtime.graphs.engine_files import engines_of, find_engine, read_records
 from score_edge.runtime.graphs.open_graph import open_graph
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.runs_on import describe_pipeline
+from score_edge.runtime.sources.open_source import open_source
 
 pytest.importorskip("onnx")
 GPU = "Orin (sm87, 16 multiprocessors)"
@@ -28,13 +35,19 @@ GPU = "Orin (sm87, 16 multiprocessors)"
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    shutil.copytree(REFERENCE, tmp_path / "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    shutil.copytree(REFERENCE, tmp_path / "bundle")
     return Bundle.open(tmp_path / "bundle")
 
 
 def files(bundle: Bundle) -> list[str]:
-    folder = bundle.folder / ENGINES
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """What is in the user's cache, folders of this bundle's engines without the hash."""
+    folder, mine = user_cache("engines"), engines_of(bundle)
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(str(path.relative_to(mine if path.is_relative_to(mine) else folder)) for path in found)
+
+
+def contents(bundle: Bundle) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in user_cache("engines").rglob("*") if path.is_file()}
 
 
 FILED = [
@@ -46,7 +59,7 @@ FILED = [
 
 
 def said(bundle: Bundle, folder: str, graph: str) -> dict:
-    return json.loads((bundle.folder / ENGINES / folder / f"{graph}.engine").read_bytes().partition(b"\n")[0])
+    return json.loads((engines_of(bundle) / folder / f"{graph}.engine").read_bytes().partition(b"\n")[0])
 
 
 def test_engines_are_built_compared_filed_and_taken(fake_gpu, bundle):
@@ -80,8 +93,11 @@ def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
 
     frames = world.make_clip(3, 0, 3).frames()
     with Pipeline(bundle, context=512) as fast, Pipeline(bundle, context=512, provider="cpu") as plain:
-        assert fast.encoder.provider.startswith("TensorRT") and fast.policy.provider.startswith("TensorRT")
-        assert plain.encoder.provider == plain.policy.provider == "CPUExecutionProvider"
+        assert fast.encoder.provider.startswith("TensorRT")
+        assert open_graph(bundle, "policy")[0].provider.startswith("TensorRT")
+        assert plain.encoder.provider == "CPUExecutionProvider"
+        assert describe_pipeline(fast).encoder == "TensorRT 10.3.0" and describe_pipeline(fast).precision == "fp32"
+        assert "encoder" in describe_pipeline(plain).fallbacks  # there is a GPU, and it was told not to use it
         mine, theirs = fast.encode(frames).tokens, plain.encode(frames).tokens
         assert abs(mine - theirs).max() < 1e-4
         keeps = [pipeline.select(theirs, pipeline.selector("score"), 0.25) for pipeline in (fast, plain)]
@@ -102,7 +118,7 @@ def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
 
 def test_a_second_build_takes_the_kernel_timings_along(fake_gpu, bundle):
     build_engines(bundle, "fp16")
-    timing = bundle.folder / ENGINES / "sm87x16-trt10.3.0.timing"
+    timing = user_cache("engines") / "sm87x16-trt10.3.0.timing"
     assert timing.read_bytes() == b"timed timed "
     build_engines(bundle, "fp32")
     assert timing.read_bytes() == b"timed " * 4
@@ -119,11 +135,11 @@ def test_a_second_build_takes_the_kernel_timings_along(fake_gpu, bundle):
 )
 def test_a_build_that_fails_leaves_the_older_engines(fake_gpu, bundle, monkeypatch, fault, message):
     build_engines(bundle)
-    before = {file: (bundle.folder / ENGINES / file).read_bytes() for file in files(bundle)}
+    before = contents(bundle)
     monkeypatch.setenv("FAKE_TENSORRT", fault)
     with pytest.raises(ScoreEdgeError, match=message):
         build_engines(bundle)
-    assert {file: (bundle.folder / ENGINES / file).read_bytes() for file in files(bundle)} == before
+    assert contents(bundle) == before
 
 
 def test_an_engine_that_computes_something_else_is_not_kept(fake_gpu, bundle, monkeypatch):
@@ -164,7 +180,7 @@ def test_ctrl_c_ends_the_builder_and_leaves_nothing(fake_gpu, bundle, monkeypatc
     assert "Traceback" not in process.stderr.read()
     assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert files(bundle) == []
-    assert list((bundle.folder / ENGINES).iterdir()) == []
+    assert list(engines_of(bundle).iterdir()) == []
 
 
 def builders(pid: int) -> list[str]:
@@ -190,7 +206,8 @@ def test_stale_and_foreign_engines_are_never_loaded(fake_gpu, bundle, caplog):
     model.doc_string = "changed"
     paths = {**bundle.paths, "encoder.onnx": model.SerializeToString()}
     changed = write_bundle(bundle.folder.parent / "changed", bundle.manifest, paths)
-    shutil.copytree(bundle.folder / ENGINES, changed.folder / ENGINES)
+    assert find_engine(changed, "encoder", GPU, "10.3.0") == "no engine of this encoder was built for this user"
+    shutil.copytree(engines_of(bundle), engines_of(changed))  # somebody meddles with the cache
     assert "encoder graph has changed since" in find_engine(changed, "encoder", GPU, "10.3.0")
     graph, passed_over = open_graph(changed, "encoder")
     assert graph.provider == "CPUExecutionProvider" and "has changed since" in passed_over["tensorrt"]
@@ -202,17 +219,51 @@ def test_stale_and_foreign_engines_are_never_loaded(fake_gpu, bundle, caplog):
 
 def test_a_damaged_engine_is_not_loaded(fake_gpu, bundle):
     build_engines(bundle)
-    path = bundle.folder / ENGINES / FILED[0]
+    path = engines_of(bundle) / FILED[0]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ScoreEdgeError, match="missing or damaged") as caught:
         find_engine(bundle, "encoder", GPU, "10.3.0")
     assert caught.value.hint.endswith("--precision fp16")
 
 
-def test_engines_stay_when_the_bundle_is_written_again(fake_gpu, bundle):
+def test_engines_are_those_of_the_graphs_wherever_the_bundle_lies(fake_gpu, bundle, tmp_path):
     build_engines(bundle)
-    again = write_bundle(bundle.folder, bundle.manifest, bundle.paths, overwrite=True)
+    assert not (bundle.folder / "engines").exists()
+    again = write_bundle(tmp_path / "again", bundle.manifest, bundle.paths)
     assert files(again) == FILED
+
+
+def test_an_engine_in_a_bundle_is_never_loaded(fake_gpu, bundle):
+    """A bundle from elsewhere brings an engine whose record fits this machine in every point."""
+    build_engines(bundle)
+    shutil.move(engines_of(bundle), bundle.folder / "engines")
+    graph, skipped = open_graph(bundle, "encoder")
+    assert graph.provider == "CPUExecutionProvider" and "no engine" in skipped["tensorrt"]
+    (check, *_) = check_engines(bundle, GPU, "10.3.0")
+    assert check.status == "warn" and "is never loaded" in check.finding
+
+
+def test_a_cache_that_others_may_write_is_not_trusted(fake_gpu, bundle):
+    build_engines(bundle)
+    folder = engines_of(bundle)
+    assert folder.stat().st_mode & 0o022 == 0
+    folder.chmod(0o777)
+    assert "others may write here" in str(find_engine(bundle, "encoder", GPU, "10.3.0"))
+    build_engines(bundle)  # makes it this user's own again
+    assert not isinstance(find_engine(bundle, "encoder", GPU, "10.3.0"), str)
+
+
+def test_engines_are_judged_on_sixteen_steps_of_the_footage(fake_gpu, bundle, monkeypatch):
+    seen = []
+    real = building._difference
+    monkeypatch.setattr(building, "_difference", lambda *given: seen.append(given[2]) or real(*given))
+    build_engines(bundle, "fp32", video="synthetic://?seed=5&steps=20")
+    assert sum("patches" in given for given in seen) == 16
+    first = Preprocessing.of(bundle.manifest.vision)
+    with open_source("synthetic://?seed=5&steps=20") as source:
+        frames = list(islice(source, 2))
+    np.testing.assert_array_equal(seen[0]["patches"], first.prepare(frames)["patches"])
+    assert len(building.steps_to_judge(bundle, "synthetic://?seed=5&steps=3")) == 16
 
 
 def test_a_tensorrt_that_is_too_old(fake_gpu, bundle, monkeypatch):
@@ -230,7 +281,7 @@ def test_without_a_gpu_build_says_what_to_run_where(bundle):
     assert f"score-edge build {bundle.folder} --precision fp32" in caught.value.hint
     assert "--dry-run" in caught.value.hint and "--check" in caught.value.hint
     plan = describe_plan(bundle)
-    assert plan["folder"].endswith("engines/smXXxN-trtX.Y.Z-fp16")
+    assert plan["folder"] == str(engines_of(bundle) / "smXXxN-trtX.Y.Z-fp16")
     assert [(graph["graph"], graph["precision"]) for graph in plan["graphs"]] == [
         ("encoder", "fp16"),
         ("policy", "fp32"),

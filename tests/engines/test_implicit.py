@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle
+from score_edge.bundle.folder import REFERENCE, Bundle
+from score_edge.bundle.user_cache import user_cache
 from score_edge.calibration.frames import choose_steps, group_steps, read_clips
 from score_edge.engines.build import build_engines, describe_plan
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graphs.engine_files import calibration_cache, find_engine, read_records
+from score_edge.runtime.graphs.engine_files import calibration_cache, engines_of, find_engine, read_records
 from score_edge.runtime.preprocess import Preprocessing
 
 pytest.importorskip("onnx")
@@ -23,12 +24,12 @@ GPU = "Orin (sm87, 16 multiprocessors)"
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    shutil.copytree(REFERENCE, tmp_path / "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    shutil.copytree(REFERENCE, tmp_path / "bundle")
     return Bundle.open(tmp_path / "bundle")
 
 
 def said(bundle: Bundle, graph: str = "encoder") -> dict:
-    path = bundle.folder / ENGINES / "sm87x16-trt10.3.0-int8" / f"{graph}.engine"
+    path = engines_of(bundle) / "sm87x16-trt10.3.0-int8" / f"{graph}.engine"
     return json.loads(path.read_bytes().partition(b"\n")[0])
 
 
@@ -42,7 +43,7 @@ def test_tensorrt_sees_the_steps_that_calibrate_would_choose(fake_gpu, bundle):
     np.testing.assert_allclose(said(bundle)["calibrated"], means, atol=1e-6)
     assert said(bundle)["flags"] == ["INT8", "FP16"] and said(bundle)["network"] == 0b01  # weakly typed
     assert (built.record.precision, built.record.implicit) == ("int8", True)
-    names = {path.name for path in (bundle.folder / ENGINES).rglob("*") if path.is_file()}
+    names = {path.name for path in user_cache("engines").rglob("*") if path.is_file()}
     cache = calibration_cache(bundle, "10.3.0")
     assert names - {"policy.engine"} == {"encoder.engine", "engine.json", "sm87x16-trt10.3.0.timing", cache.name}
 
@@ -72,7 +73,7 @@ def test_tensorrt_11_refuses_before_a_frame_is_read(fake_gpu, bundle, monkeypatc
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (None, "finds the ranges of INT8 on footage, and the bundle has none"),
+        (None, "finds the ranges of INT8 on footage, and there are none"),
         ("nowhere.mp4", "nowhere.mp4 does not exist"),
         ("synthetic://?steps=4", "10 are needed"),
     ],
@@ -80,7 +81,7 @@ def test_tensorrt_11_refuses_before_a_frame_is_read(fake_gpu, bundle, monkeypatc
 def test_footage_that_cannot_calibrate_leaves_nothing(fake_gpu, bundle, video, message):
     with pytest.raises(ScoreEdgeError, match=message):
         build_engines(bundle, implicit=True, video=video)
-    assert list((bundle.folder / ENGINES).iterdir()) == []
+    assert list(engines_of(bundle).iterdir()) == []
 
 
 def test_a_quantised_graph_needs_none(quantised, tmp_path):
@@ -93,7 +94,7 @@ def test_a_quantised_graph_needs_none(quantised, tmp_path):
 def test_a_stale_engine_is_built_anew_the_same_way(fake_gpu, bundle):
     build_engines(bundle, implicit=True, video=FOOTAGE)
     (record,) = read_records(bundle).values()
-    engine = bundle.folder / ENGINES / "sm87x16-trt10.3.0-int8" / "encoder.engine"
+    engine = engines_of(bundle) / "sm87x16-trt10.3.0-int8" / "encoder.engine"
     engine.write_bytes(b"damaged")
     with pytest.raises(ScoreEdgeError, match="missing or damaged") as caught:
         find_engine(bundle, "encoder", GPU, record.tensorrt)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle
+from score_edge.bundle.folder import REFERENCE, Bundle
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -16,7 +16,7 @@ def test_engines(precision, tmp_path: Path, record_property) -> None:
     from score_edge.engines.build import build_engines
     from score_edge.runtime.graphs.open_graph import open_graph
 
-    shutil.copytree(REFERENCE, tmp_path / "bundle", ignore=shutil.ignore_patterns(ENGINES))
+    shutil.copytree(REFERENCE, tmp_path / "bundle")
     built = build_engines(Bundle.open(tmp_path / "bundle"), precision)
     record_property("built", f"{built.differences}, {built.seconds} s")
     graph, skipped = open_graph(Bundle.open(tmp_path / "bundle"), "encoder", "tensorrt")

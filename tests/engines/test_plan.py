@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from score_edge.bundle.folder import ENGINES, REFERENCE, Bundle, write_bundle
+from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
 from score_edge.engines.plan import POLICY_ROWS, plan_graphs, prepare
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.sources.sample_steps import sample_steps
-from score_edge.selection.registry import score
+from score_edge.selection import score
 
 onnx = pytest.importorskip("onnx")
 
@@ -115,7 +115,7 @@ def test_an_operator_no_tensorrt_reads_is_refused_before(bundle, tmp_path):
 
 def test_a_file_that_is_no_graph(bundle, tmp_path):
     folder = tmp_path / "bundle"
-    shutil.copytree(REFERENCE, folder, ignore=shutil.ignore_patterns(ENGINES))
+    shutil.copytree(REFERENCE, folder)
     (folder / "encoder.onnx").write_bytes(b"garbage")
     with pytest.raises(ScoreEdgeError, match="cannot be read as ONNX"):
         plan_graphs(Bundle(folder, bundle.manifest))

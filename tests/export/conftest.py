@@ -216,7 +216,7 @@ def qwen3_vl_case(tokenizer: Any, save: Any) -> Case:
 
 
 def pixel_case(name: str, model: Any, tokenizer: Any, folder: Path, size: int, pixels: Any, **more: Any) -> Case:
-    """A family whose tower sees one frame at a time; `pixels` turns frames (S, H, W, 3) into what the model takes."""
+    """A family whose encoder sees one frame at a time; `pixels` turns frames (S, H, W, 3) into what the model takes."""
     import torch
 
     video = "pixel_values_videos" if name == "llava_onevision" else "pixel_values"
@@ -343,7 +343,7 @@ def internvl_case(make_tokenizer: Any, save: Any) -> Case:
         text_config=text, vision_config=vision, image_token_id=image, tie_word_embeddings=False
     )
     model = transformers.InternVLForConditionalGeneration(config)
-    # Larger than the tower was built for: its positions are interpolated.
+    # Larger than the encoder was built for: its positions are interpolated.
     processor = GotOcr2ImageProcessorPil(size={"height": 48, "width": 48}, crop_to_patches=False)
     folder = save("internvl", model, tokenizer, processor, CHAT.replace("VIDEO", "<video>\n"))
 

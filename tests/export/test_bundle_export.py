@@ -92,9 +92,16 @@ def plain_chat(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['role'] }}{% endfor %}")
 
 
+def quantised(folder: Path) -> None:
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**document, "quantization_config": {"quant_method": "awq"}}))
+    weights(folder).unlink()  # said whatever its weights look like
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "text-only": (text_only, "is a text-only checkpoint: its config.json has no vision_config"),
     "unknown family": (unknown, r"did you mean qwen2_5_vl\? known: qwen2_vl, "),
+    "quantised": (quantised, r"is a quantised checkpoint \(awq\).*\n.*give the checkpoint it was made from"),
     "cut off": (cut_off, r"model\.safetensors is cut off: \d+ bytes of \d+"),
     "cut header": (cut_header, "is cut off or no safetensors file"),
     "damaged header": (damaged_header, "its header cannot be read"),
@@ -102,7 +109,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (no_weights, "has no weights"),
     "missing shard": (missing_shard, "lacks model-00002-of-00002"),
     "not json": (not_json, r"config\.json cannot be read"),
-    "no tower": (no_tower, r"12 weights of the vision tower are missing or misshapen, first model\.visual\.blocks\.1"),
+    "no encoder": (
+        no_tower,
+        r"12 weights of the vision encoder are missing or misshapen, first model\.visual\.blocks\.1",
+    ),
     "no video in the chat": (plain_chat, r"does not put <\|video_pad\|> before the question"),
 }
 
@@ -115,6 +125,20 @@ def test_checkpoints_that_are_refused(case: str, checkpoint: Path, llm: Path, tm
         export_bundle(str(checkpoint), tmp_path / "out" / "bundle", llm=llm)
     assert re.search(message, str(caught.value)), str(caught.value)
     assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
+
+
+def test_a_checkpoint_made_of_links_is_read(checkpoint: Path, tmp_path: Path) -> None:
+    """As the Hugging Face cache keeps it."""
+    from score_edge.export.checkpoint import Checkpoint
+
+    linked = tmp_path / "snapshots" / "0123"
+    linked.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert Checkpoint.open(str(linked)).config.model_type == Checkpoint.open(str(checkpoint)).config.model_type
+    weights(checkpoint).unlink()
+    with pytest.raises(ScoreEdgeError):
+        Checkpoint.open(str(linked))
 
 
 def test_a_folder_that_is_not_there(llm: Path, tmp_path: Path) -> None:
@@ -130,6 +154,13 @@ def test_ggufs_that_are_refused(checkpoint: Path, llm: Path, tmp_path: Path, ggu
     ):
         with pytest.raises(ScoreEdgeError, match=message):
             export_bundle(str(checkpoint), tmp_path / "bundle", llm=path)
+    (tmp_path / "part-00002-of-00002.gguf").write_bytes(llm.read_bytes())
+    with pytest.raises(ScoreEdgeError, match="is part 2 of 2 of a split model"):
+        export_bundle(str(checkpoint), tmp_path / "bundle", llm=tmp_path / "part-00002-of-00002.gguf")
+    (tmp_path / "part-00001-of-00002.gguf").write_bytes(llm.read_bytes())
+    (tmp_path / "part-00002-of-00002.gguf").write_bytes(llm.read_bytes()[:400])
+    with pytest.raises(ScoreEdgeError, match=r"part-00002-of-00002\.gguf is no complete GGUF"):
+        export_bundle(str(checkpoint), tmp_path / "bundle", llm=tmp_path / "part-00001-of-00002.gguf")
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(llm.read_bytes()[:500])
     with pytest.raises(ScoreEdgeError, match="is no complete GGUF"):

@@ -8,9 +8,9 @@ from score_edge.errors import ScoreEdgeError
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from score_edge.engines import precision as graph_files  # noqa: E402
-from score_edge.export import onnx_graph  # noqa: E402
+from score_edge.export import onnx_export as onnx_graph  # noqa: E402
 from score_edge.export.onnx_export import export_onnx  # noqa: E402
+from score_edge.onnx_files import save as graph_files  # noqa: E402
 from score_edge.onnx_files.difference import compare_outputs  # noqa: E402
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph  # noqa: E402
 

@@ -59,9 +59,9 @@ SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2
 QWEN_TOWER = {"spatial_merge_size": 2, "temporal_patch_size": 2, "num_heads": 16}
 
 
-def qwen(family: str, patch: int, width: int, heads: int, tower: dict[str, Any], text: dict[str, Any]) -> list[Any]:
+def qwen(family: str, patch: int, width: int, heads: int, encoder: dict[str, Any], text: dict[str, Any]) -> list[Any]:
     config = {
-        "vision_config": {**QWEN_TOWER, "patch_size": patch, **tower},
+        "vision_config": {**QWEN_TOWER, "patch_size": patch, **encoder},
         "text_config": {
             "hidden_size": width,
             "num_attention_heads": heads,
@@ -77,13 +77,13 @@ def sizes(side: int, patch: int, frames_per_step: int = 1) -> dict[str, int]:
     return {"height": side, "width": side, "patch": patch, "merge": 2, "frames_per_step": frames_per_step}
 
 
-def llava(tower: dict[str, int], side: int, patch: int) -> list[Any]:
+def llava(encoder: dict[str, int], side: int, patch: int) -> list[Any]:
     vision = {"model_type": "siglip_vision_model", "vision_use_head": False, "image_size": side, "patch_size": patch}
-    config = {"vision_config": {**vision, **tower}, "text_config": QWEN2, "vision_feature_layer": -1}
+    config = {"vision_config": {**vision, **encoder}, "text_config": QWEN2, "vision_feature_layer": -1}
     return ["llava_onevision", config, [1, 3, side, side], sizes(side, patch)]
 
 
-# As published: towers of InternVL3-1B, Qwen3-VL-2B, Qwen2.5-VL-3B and Qwen2-VL-2B.
+# As published: encoders of InternVL3-1B, Qwen3-VL-2B, Qwen2.5-VL-3B and Qwen2-VL-2B.
 FULL_SIZE = {
     "internvl": [
         "internvl",
@@ -145,7 +145,7 @@ def measure(spec: list[Any], path: Path, runs: int) -> dict[str, Any]:
 
 @pytest.mark.benchmark
 def test_an_encoder_of_siglip_bases_size_at_224(tmp_path: Path) -> None:
-    """CPU seconds, the smallest of six runs in turns: other work on the machine stretches those of the clock."""
+    """CPU seconds, the smallest of six interleaved runs: other work on the machine stretches those of the clock."""
     found = measure(llava(BASE, 224, 16), tmp_path / "encoder.onnx", 6)
     assert found["cpu_seconds"] < 90
     assert found["onnx"] <= found["torch"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_edge.bundle.folder import Bundle
-from score_edge.engines import graph_rules
+from score_edge.onnx_files import rules as graph_rules
 
 onnx = pytest.importorskip("onnx")
 

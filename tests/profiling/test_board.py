@@ -66,7 +66,7 @@ def test_nothing_is_made_up_where_files_are_missing(tmp_path):
 
 @pytest.mark.parametrize(
     ("release", "jetpack"),
-    [((35, 4, 1), "5.1"), ((36, 4, 7), "6.2"), ((36, 3, 0), "6.0"), ((38, 2, 1), "7.0"), ((99, 0, 0), None)],
+    [((35, 4, 1), None), ((36, 4, 7), "6.2"), ((36, 3, 0), "6.0"), ((38, 2, 1), "7.0"), ((99, 0, 0), None)],
 )
 def test_jetpack_of_an_l4t(release, jetpack):
     assert board.jetpack(release) == jetpack

@@ -140,7 +140,7 @@ def test_the_policy_is_timed_apart_from_its_residual():
     found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.1,), 1, 1, "score"))
     assert {"residual", "policy", "budget"} <= found.variants[0].stages.keys()
     assert found.unpruned is None and found.speedup(found.variants[0], "prefill") is None
-    assert "retention 1 was not among the turns" in printed(profile_tables(found))
+    assert "retention 1 was not among them" in printed(profile_tables(found))
 
 
 def test_an_llm_of_a_shape_runs_without_an_encoder(tmp_path, monkeypatch):

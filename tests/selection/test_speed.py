@@ -23,7 +23,7 @@ SIDE = 28  # patches; merged two by two they are the 196 tokens
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> OnnxGraph:
-    """A tower of SigLIP-base's size (12 layers of 768) that makes 196 tokens of 896 per step, with random weights."""
+    """An encoder of SigLIP-base's size (12 layers of 768) with 196 tokens of 896 per step, random weights."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from score_edge.export.onnx_export import export_onnx
@@ -34,7 +34,7 @@ def encoder(tmp_path_factory) -> OnnxGraph:
         text_config={"hidden_size": WIDTH, "num_hidden_layers": 1},
     ).vision_config
     visual = transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VisionTransformerPretrainedModel(config)
-    path: Path = tmp_path_factory.mktemp("tower") / "encoder.onnx"
+    path: Path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
     patches = torch.randn(SIDE * SIDE, 3 * 2 * 14 * 14)
     export_onnx(StepEncoder(visual, SIDE, SIDE), {"patches": patches}, "tokens", path, tolerance=1e-3)
     return OnnxGraph(path, threads=1)
@@ -60,7 +60,7 @@ def without_policy(name: str) -> Selector:
 
 @pytest.mark.benchmark
 def test_scoring_costs_under_a_hundredth_of_the_encoder(encoder: OnnxGraph) -> None:
-    """Medians of five, in CPU seconds, a step of the encoder and a selector in turns so that drift hits both alike."""
+    """Medians of five, in CPU seconds, encoder and selector interleaved so that drift hits both alike."""
     tokens = clip()
     patches = np.random.default_rng(1).standard_normal((SIDE * SIDE, 1176), np.float32)
     shares: dict[str, float] = {}
@@ -84,7 +84,7 @@ def test_scoring_costs_under_a_hundredth_of_the_encoder(encoder: OnnxGraph) -> N
 
 @pytest.mark.benchmark
 def test_a_live_step_costs_under_a_twentieth_of_the_encoder(encoder: OnnxGraph) -> None:
-    """Two 640 x 480 frames to kept tokens, everything but the encoder; medians in turns with it, CPU seconds."""
+    """Two 640 x 480 frames to kept tokens, everything but the encoder; medians interleaved with it, CPU seconds."""
     preprocessing = Preprocessing(392, 392, 14, 2, 2, (0.5,) * 3, (0.5,) * 3)
     gate, scorer, budget = (
         EncoderGate(0.0, Grid(14, 14)),

@@ -13,12 +13,12 @@ def lines(script: str, *options: str) -> list[str]:
 def test_every_rule_is_asked_every_question():
     found = lines("rules_not_taken.py", "--clips", "2", "--steps", "8")
     assert [line.split()[0] for line in found] == [
-        "turns-0",
-        "turns-0.25",
-        "turns-0.5",
-        "turns-1",
+        "score:dither=0",
+        "score:dither=0.25",
+        "score:dither=0.5",
+        "score:dither=1",
         "every-step",
-        "told",
+        "oracle",
     ]
     assert len({line.split(" of ")[1].split(":")[0] for line in found}) == 1
 

@@ -25,7 +25,7 @@ typedef struct exec *CUgraphExec; typedef int CUstreamCaptureMode; typedef unsig
 static __thread CUcontext entered;
 static long capturing, captures;
 int fake_blocks, fake_launches;
-size_t fake_memory = 1 << 30;
+size_t fake_memory = 1 << 30, fake_host_memory = 1 << 30;
 void (*fake_on_launch)(long);
 
 long fake_capturing(void) { return capturing; }
@@ -55,7 +55,12 @@ CUresult cuMemAlloc(CUdeviceptr *dptr, size_t bytesize) {
     return CUDA_SUCCESS;
 }
 CUresult cuMemFree(CUdeviceptr dptr) { free((void *)(uintptr_t)dptr); fake_blocks--; return CUDA_SUCCESS; }
-CUresult cuMemAllocHost(void **pp, size_t bytesize) { *pp = malloc(bytesize); fake_blocks++; return CUDA_SUCCESS; }
+CUresult cuMemAllocHost(void **pp, size_t bytesize) {
+    if (bytesize > fake_host_memory) return CUDA_ERROR_OUT_OF_MEMORY;
+    *pp = malloc(bytesize);
+    fake_blocks++;
+    return CUDA_SUCCESS;
+}
 CUresult cuMemFreeHost(void *p) { free(p); fake_blocks--; return CUDA_SUCCESS; }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr dst, const void *src, size_t count, CUstream stream) {
     if (!entered) return CUDA_ERROR_INVALID_CONTEXT;

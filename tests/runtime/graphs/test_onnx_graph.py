@@ -83,3 +83,19 @@ def test_wrong_inputs(tmp_path: Path, inputs: dict[str, Any], message: str, capf
     with pytest.raises(ScoreEdgeError, match=message):
         graph.run(**inputs)
     assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_computes_fp32_as_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    asked: list[Any] = []
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, providers: Any) -> Any:
+        asked.extend(providers)
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    OnnxGraph(write_graph(tmp_path / "sums.onnx"), providers=("CUDAExecutionProvider",))
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]

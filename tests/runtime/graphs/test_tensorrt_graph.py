@@ -11,6 +11,7 @@ import pytest
 
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
+from score_edge.runtime.graphs.cuda_memory import Cuda
 from score_edge.runtime.graphs.tensorrt_graph import TensorRTGraph
 
 onnx = pytest.importorskip("onnx")
@@ -96,6 +97,14 @@ def test_too_little_memory_is_said(fake_gpu, tmp_path):
     with pytest.raises(ScoreEdgeError, match="cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY") as caught:
         TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
     assert "close other programs" in caught.value.hint
+
+
+def test_without_page_locked_memory_nothing_stays_on_the_gpu(fake_gpu):
+    cuda = Cuda()
+    fake_gpu.limit_host(16)
+    with pytest.raises(ScoreEdgeError, match="cuMemAllocHost_v2: CUDA_ERROR_OUT_OF_MEMORY"):
+        cuda.allocate(32)
+    assert fake_gpu.blocks == 0
 
 
 def test_a_file_that_is_no_engine(fake_gpu, tmp_path):

@@ -27,6 +27,17 @@ def test_change_is_that_of_the_most_changed_cell(seed: int) -> None:
     assert pixel_change(a, small, GRID) == pytest.approx(plain_change(a, small))
 
 
+@pytest.mark.parametrize(("size", "grid"), [((384, 384), Grid(14, 14)), ((50, 67), Grid(3, 4)), ((5, 7), Grid(5, 7))])
+def test_cells_cover_the_picture_to_its_last_pixel(size: tuple[int, int], grid: Grid) -> None:
+    """LLaVA-OneVision's 384 pixels are 14 cells of 27 and six pixels more."""
+    pixels = np.full((2, *size, 3), 100, np.uint8)
+    for y, x in ((-1, -1), (0, -1), (-1, 0), (0, 0)):
+        changed = pixels.copy()
+        changed[1, y, x] = 200
+        assert pixel_change(pixels, changed, grid) > 0
+    assert pixel_change(pixels, pixels + np.uint8(7), grid) == pytest.approx(7)
+
+
 def test_the_first_step_is_encoded_and_the_same_again_is_not() -> None:
     gate = EncoderGate(0.0, GRID)
     pixels = picture()

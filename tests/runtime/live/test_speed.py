@@ -68,7 +68,7 @@ class Live:
 
 
 def test_a_question_to_a_stream_is_answered_at_once(pipeline: Pipeline) -> None:
-    """First word after 64 live steps, beside `ask` on the same clip, unpruned and at 10 %; medians, in turns."""
+    """First word after 64 live steps, beside `ask` on the same clip, unpruned and at 10 %; medians, interleaved."""
     clip = EndlessWorld(scene_steps=64).scene(0)
     seconds: dict[str, list[float]] = {"live": [], "ask 10 %": [], "ask unpruned": []}
     for _ in range(RUNS):

@@ -81,7 +81,7 @@ def test_every_step_of_a_file_is_seen_once_in_order(pipeline: Pipeline) -> None:
     assert [event.step for event in steps] == list(range(40))
     assert [event.frame.index for event in steps] == list(range(1, 80, 2))
     assert all(event.dropped == 0 for event in steps)
-    assert steps[0].keep.all()  # the stream begins whole
+    assert steps[0].keep.all()  # the first step is kept entirely
     assert steps[16].surprise and steps[16].keep.sum() > 10  # the scene changes
     assert steps[-1].used == sum(int(event.keep.sum()) for event in steps)
 

@@ -22,8 +22,9 @@ from score_edge.install import gstreamer_command
 from score_edge.reference.endless import EndlessWorld
 from score_edge.runtime.sources import camera
 from score_edge.runtime.sources.base import Source, sample
-from score_edge.runtime.sources.camera import Camera, csi_pipeline, has_gstreamer, rtsp_pipeline
+from score_edge.runtime.sources.camera import Camera, csi_pipeline, has_gstreamer
 from score_edge.runtime.sources.capture import Capture
+from score_edge.runtime.sources.network import rtsp_pipeline
 from score_edge.runtime.sources.open_source import open_source
 from score_edge.runtime.sources.raw_frames import RawFrames
 
@@ -210,7 +211,14 @@ def test_closing_ends_a_wait_for_the_signal_at_once() -> None:
         ("-?size=640", "need a size"),
         ("-?size=0x480", "need a size"),
         ("-", "need a size"),
+        ("-?size=99999x99999", "more than the 100 million"),
+        ("-?size=" + "9" * 5000 + "x1", "need a size"),
+        ("-?size=6x4x3", "need a size"),
+        ("-?size=\u0664x4", "need a size"),
+        ("csi://0?width=" + "9" * 5000, "must be a whole number"),
         ("-?size=640x480&fps=0", "above 0"),
+        ("-?size=640x480&fps=nan", "above 0"),
+        ("-?size=640x480&fps=1e-300", "above 0"),
         ("-?size=640x480&fps=x", "above 0"),
         ("-?size=640x480&pixels=yuv", "'yuv' are not understood"),
         ("ndi://camera", "ndi:// is not a source"),
@@ -251,6 +259,12 @@ def test_raw_frames_from_a_pipe() -> None:
     assert "4 of 72 bytes" in source.warning
     turned = next(iter(RawFrames("-?size=6x4&pixels=bgr24", io.BytesIO(pictures.tobytes()))))
     assert np.array_equal(turned.image, pictures[0][..., ::-1]) and turned.image.flags.c_contiguous
+
+
+@pytest.mark.parametrize("came", [b"", b"half"])
+def test_a_pipe_without_a_whole_frame_is_an_error(came: bytes) -> None:
+    with pytest.raises(ScoreEdgeError, match=f"no frame came on standard input: it ended after {len(came)} of the 72"):
+        list(RawFrames("-?size=6x4", io.BytesIO(came)))
 
 
 def test_the_synthetic_world_is_reproducible_and_endless() -> None:

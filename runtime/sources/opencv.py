@@ -1,0 +1,40 @@
+"""OpenCV, told to leave it to us to say what went wrong, and how large a picture may be."""
+
+import os
+from types import ModuleType
+from typing import Final
+
+from score_edge.core import Uint8
+from score_edge.errors import ScoreEdgeError, require
+
+MAX_PIXELS: Final = 100_000_000
+"""Of one picture: 12000 x 8000 passes; decoded it is 300 MB."""
+_BAND: Final = 64
+
+
+def quiet_cv2() -> ModuleType:
+    """OpenCV without its own words on stderr, which may hold the whole address of a camera."""
+    # FFmpeg's level is read when the process opens its first capture.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2 = require("cv2")
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
+    set_level(0)
+    return cv2
+
+
+def rgb(image: Uint8) -> Uint8:
+    """OpenCV's channel order turned into ours, in place, a band at a time: OpenCV would copy the whole picture."""
+    cv2 = require("cv2")
+    for start in range(0, len(image), _BAND):
+        band = image[start : start + _BAND]
+        cv2.cvtColor(band, cv2.COLOR_BGR2RGB, dst=band)
+    return image
+
+
+def refuse_huge(name: object, width: int, height: int) -> None:
+    """Before anything is decoded. Raises ScoreEdgeError above MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise ScoreEdgeError(
+            f"{name}: {width} x {height} pixels are more than the {MAX_PIXELS // 10**6} million of a picture here",
+            "make it smaller first",
+        )

@@ -1,0 +1,104 @@
+"""An HTTP address that gives one picture each time it is asked, as most cameras have."""
+
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import numpy as np
+
+from score_edge.core import Frame, Uint8
+from score_edge.runtime.sources.address import Address
+from score_edge.runtime.sources.base import Source, Ticks
+from score_edge.runtime.sources.camera import FIRST_WAIT_S, LONGEST_WAIT_S, SILENT_S
+from score_edge.runtime.sources.image_header import read_header
+from score_edge.runtime.sources.opencv import MAX_PIXELS, quiet_cv2, rgb
+
+_MOST_BYTES: Final = 64 << 20
+_PAUSE_S: Final = 0.02
+_FAILURES: Final = (OSError, http.client.HTTPException, ValueError)  # URLError is an OSError
+
+
+class Snapshots(Source):
+    """A live source: the picture is fetched when it is due, and once more after every failure."""
+
+    live = endless = True
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._closed = threading.Event()
+        self.broken = 0
+
+    def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
+        """Due pictures, without end until `close`; after an interruption the first one says so."""
+        began, index, wait, gap = time.monotonic(), 0, FIRST_WAIT_S, False
+        while not self._closed.is_set():
+            time_s = time.monotonic() - began
+            if not due(time_s):
+                self._closed.wait(max(_PAUSE_S, due.next_s - time_s) if isinstance(due, Ticks) else _PAUSE_S)
+                continue
+            image = self._fetch()
+            while image is None:
+                self.broken += 1
+                gap, self.state = True, f"no picture from {self._address}, attempt {self.broken}"
+                if self._closed.wait(wait):
+                    return
+                wait = min(2 * wait, LONGEST_WAIT_S)
+                image = self._fetch()
+            self.state, wait = "", FIRST_WAIT_S
+            yield Frame(image, time.monotonic() - began, index, gap)
+            gap = False
+            index += 1
+
+    def close(self) -> None:
+        """Make `read` end."""
+        self._closed.set()
+
+    def _fetch(self) -> Uint8 | None:
+        cv2 = quiet_cv2()
+        try:
+            with _get(self._address) as response:
+                data = response.read(_MOST_BYTES)
+            header = read_header(data)
+            if header and header.width * header.height > MAX_PIXELS:
+                return None
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        except (*_FAILURES, cv2.error):
+            return None
+        return None if image is None else rgb(image)
+
+
+def what_is_there(address: Address) -> Literal["picture", "file", "stream"]:
+    """What an HTTP address gives, by what the server says of it; ``stream`` where it says nothing useful.
+
+    A video of known length is a file; motion JPEG, playlists and videos without an end are streams.
+    """
+    try:
+        with _get(address) as response:
+            kind = response.headers.get_content_type()
+            length = response.headers.get("Content-Length", "")
+    except _FAILURES:
+        return "stream"
+    if kind.startswith("image/"):
+        return "picture"
+    streams = ("mpegurl" in kind) or kind.startswith("multipart/")
+    return "file" if length.isdecimal() and not streams else "stream"
+
+
+def _get(address: Address) -> http.client.HTTPResponse:
+    """The open answer; name and password of the address are sent when the server asks for them."""
+    parts = urlsplit(address.raw())
+    host = parts.netloc.rpartition("@")[2]
+    plain = urlunsplit(parts._replace(netloc=host, fragment=""))
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
+    )
+    response: http.client.HTTPResponse = opener.open(plain, timeout=SILENT_S)
+    return response

@@ -1,0 +1,54 @@
+"""What nobody foresaw is one line, exit code 1 and a file with the details, without secrets."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from score_edge.cli.crash import without_secrets
+
+CRASH = """
+import sys
+from score_edge import cli
+def crash():
+    address = sys.argv[-1]
+    raise RuntimeError(f"no luck with {address}\\nsecond line")
+cli.app = crash
+cli.main()
+"""
+
+
+def crash(tmp_path: Path, program: str = CRASH) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", program, "ask", "rtsp://ann:pa55word@camera/1?token=abc123"]
+    return subprocess.run(command, capture_output=True, text=True, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin"})
+
+
+def test_a_crash_is_one_line_and_a_file(tmp_path: Path) -> None:
+    done = crash(tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: something unforeseen went wrong: RuntimeError: no luck with rtsp://***@camera/1")
+    (details,) = tmp_path.iterdir()
+    assert str(details) in hint
+    assert details.stat().st_mode & 0o077 == 0
+    told = details.read_text()
+    assert "Traceback" in told and "second line" in told and "in crash" in told
+    assert "pa55word" not in told + done.stderr and "abc123" not in told + done.stderr
+
+
+def test_without_a_temporary_folder_the_line_remains(tmp_path: Path) -> None:
+    nowhere = 'import tempfile; tempfile.tempdir = "/nowhere"\n'
+    done = crash(tmp_path, nowhere + CRASH)
+    assert done.returncode == 1 and "something unforeseen" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_no_crash(tmp_path: Path) -> None:
+    done = crash(tmp_path, CRASH.replace('RuntimeError(f"', 'KeyboardInterrupt(f"'))
+    assert done.returncode == 130 and done.stderr == "" and not any(tmp_path.iterdir())
+
+
+def test_secrets() -> None:
+    assert without_secrets("rtsp://ann:pw@cam/1 and https://x/?api_key=1&a=2") == (
+        "rtsp://***@cam/1 and https://x/?api_key=***&a=2"
+    )
+    assert without_secrets("HF_TOKEN=hf_abcdefghijkl, token: xyz") == "HF_TOKEN=*** token: ***"
+    assert without_secrets("12 of 288 tokens kept") == "12 of 288 tokens kept"

@@ -1,0 +1,108 @@
+"""What reaches the terminal: text as it is, and nothing that moves the cursor."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from score_edge.cli.event_lines import plain_lines
+from score_edge.cli.options import numbers, seconds
+from score_edge.cli.terminal import Terminal, json_line, plain, print_piece
+from score_edge.cli.typed_questions import TextKeys
+from score_edge.runtime.live.events import Notice
+
+EVIL = "a [person] [/INST] :smile: \x1b[2J\x1b]0;title\x07 b\r\x9b1A\u202egnp.exe"
+SHOWN = ("[person]", "[/INST]", ":smile:", "␛[2J", ".exe")
+
+
+def shown(*parts: object) -> str:
+    console = Terminal()
+    console.file = io.StringIO()
+    console.width = 200
+    for part in parts:
+        console.print(part)
+    return console.file.getvalue()
+
+
+def table(cell: object) -> Table:
+    made = Table(title=EVIL, caption=EVIL)
+    made.add_column(EVIL)
+    made.add_row(cell)
+    return made
+
+
+@pytest.mark.parametrize("part", [EVIL, Text(EVIL, style="bold"), table(EVIL), Panel(EVIL, title=Text(EVIL))])
+def test_foreign_text_is_shown_and_does_nothing(part: object) -> None:
+    said = shown(part)
+    assert all(text in said for text in SHOWN), said
+    assert not set(said) & set("\x1b\x07\r\x9b\u202e")
+
+
+def test_lines_and_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    for character in EVIL:  # an answer comes in pieces, and a sequence may be cut anywhere
+        print_piece(character)
+    plain_lines(Notice(EVIL))
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert all(expected in text for expected in SHOWN)
+        assert not set(text) & set("\x1b\x07\r\x9b\u202e")
+
+
+def test_json_says_the_same_text_with_nothing_but_plain_characters() -> None:
+    line = json_line({"answer": EVIL + "\ud800é"})
+    assert json.loads(line)["answer"] == EVIL + "\ud800é"
+    assert "é" in line and not set(line) & set("\x1b\x07\r\x9b\u202e\ud800")
+
+
+def test_plain_leaves_lines_and_languages() -> None:
+    assert plain("eins\n\tzwei é 日本 👍") == "eins\n\tzwei é 日本 👍"
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (["hello"], "hello"),
+        (["he", "\x1b[A", "llo"], "hello"),  # up
+        (["he\x1b", "[", "1;5", "Cllo"], "hello"),  # Ctrl-right, cut into pieces
+        (["he\x1bOPllo"], "hello"),  # F1
+        (["\x1b[200~pasted\x1b[201~"], "pasted"),
+        (["\x1b[3~\x7f"], "\x7f"),
+    ],
+)
+def test_keys_that_are_no_text(keys: list[str], text: str) -> None:
+    reader = TextKeys()
+    assert "".join(map(reader.of, keys)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("1.5h", 5400), ("3", 3), (".5s", 0.5)]
+)
+def test_durations(text: str, value: float) -> None:
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "s", "nan", "inf", "-5s", "0", "0s", "5sm", "5 s x", "1e9s", "9" * 400, "٣s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a time"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("nan", float), ("1,inf", float), ("", float), ("1e400", float), ("1.5", int)]
+)
+def test_what_is_no_list_of_numbers(text: str, kind: type) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a list"):
+        numbers(text, kind)
+
+
+def test_no_command_writes_markup() -> None:
+    """Nothing reads it any more: it would be shown."""
+    import score_edge.cli
+
+    for path in Path(score_edge.cli.__file__).parent.glob("*.py"):
+        assert "[/" not in path.read_text(encoding="utf-8"), path

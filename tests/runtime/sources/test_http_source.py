@@ -1,0 +1,72 @@
+"""HTTP: motion JPEG is a camera, a file plays once, a snapshot is fetched each time it is due."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.sources.address import Address
+from score_edge.runtime.sources.base import sample
+from score_edge.runtime.sources.network import rtsp_pipeline, take_transport
+from score_edge.runtime.sources.open_source import open_source, sample_clip
+
+_SPEC = importlib.util.spec_from_file_location("http_camera", Path(__file__).parents[2] / "http_camera.py")
+assert _SPEC and _SPEC.loader
+http_camera = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(http_camera)
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Iterator[Any]:
+    path = tmp_path / "v.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (64, 48))
+    for n in range(20):
+        writer.write(np.full((48, 64, 3), 10 * n, np.uint8))
+    writer.release()
+    made = http_camera.HttpCamera(path, "me:p@ss/w")
+    yield made
+    made.server.shutdown()
+
+
+def test_a_file_plays_once(camera: Any) -> None:
+    with open_source(f"http://me:p%40ss%2Fw@{camera.at}/file.mp4") as source:
+        assert len(list(source)) == 20
+    assert not source.live and source.duration_s == pytest.approx(2.0)
+
+
+def test_a_snapshot_is_fetched_when_it_is_due(camera: Any) -> None:
+    with open_source(f"http://me:p%40ss%2Fw@{camera.at}/picture?key=1") as source:
+        before = len(camera.asked)
+        frames = sample(source, 5)
+        levels = [round(float(next(frames).image.mean()) / 8) for _ in range(3)]
+    assert levels == sorted(set(levels))  # each a picture of its own
+    assert len(camera.asked) - before == 2 * 3  # once refused, once with the password
+
+
+def test_a_stream_is_a_camera_and_its_clip_ends(camera: Any) -> None:
+    times = [frame.time_s for frame in sample_clip(f"http://me:p%40ss%2Fw@{camera.at}/stream", 10, 5)]
+    assert len(times) == 5
+
+
+@pytest.mark.parametrize("login", ["me:wrong", "me:p@ss/w"])
+def test_a_wrong_password_is_an_error_without_it(camera: Any, login: str) -> None:
+    with pytest.raises(ScoreEdgeError) as caught:
+        open_source(f"http://{login}@{camera.at}/stream")
+    assert "gives no picture" in caught.value.message and "%40" in caught.value.hint
+    assert "wrong" not in str(caught.value) and "p@ss" not in str(caught.value)
+
+
+def test_the_transport_is_ours_and_not_the_cameras() -> None:
+    assert take_transport(Address("rtsp://c/live")) == ("rtsp://c/live", "tcp")
+    assert take_transport(Address("rtsp://c/live?a=1&transport=udp&b=")) == ("rtsp://c/live?a=1&b=", "udp")
+
+
+def test_gstreamer_takes_the_picture_alone_and_gives_up() -> None:
+    words = rtsp_pipeline('rtsp://c/"! filesink location=x "', jetson=False, transport="udp")
+    assert "protocols=udp" in words and "media=video" in words and "tcp-timeout=5000000" in words
+    assert '\\"! filesink location=x \\"' in words
