@@ -16,7 +16,7 @@ from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
 from score_edge.runtime.sources.capture import Capture, Captured
 
-_NAME = re.compile(r"\w[\w .-]*")
+_NAME = re.compile(r"\w[\w.-]*")
 _TEXT_CELLS = 512
 """Of the context, for the prompt and a question; the longest answer comes on top."""
 _COOL_DOWN_S = 10.0
@@ -161,7 +161,7 @@ class Cameras:
         if self.all and not (name and all(self.all)):
             raise ScoreEdgeError("one of several cameras has no name", "name them all: --source front=rtsp://...")
         if name and not _NAME.fullmatch(name):
-            raise ScoreEdgeError(f"{name!r} is no name for a camera", "use letters, digits, blanks, '.', '_' and '-'")
+            raise ScoreEdgeError(f"{name!r} is no name for a camera", "use letters, digits, '.', '_' and '-'")
         options, pipeline = self._options, self._pipeline
         sequence = self._take_sequence(f"camera {name!r}")
         try:

@@ -101,7 +101,7 @@ class Stream:
         """Watch one more camera; from any thread, also while the stream runs.
 
         Args:
-            name: of letters, digits, blanks, ``.``, ``_`` and ``-``.
+            name: of letters, digits, ``.``, ``_`` and ``-``.
             source: opened; closed when it is removed or the stream ends.
 
         Raises:

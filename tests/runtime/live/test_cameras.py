@@ -204,15 +204,15 @@ def test_cameras_come_and_go_while_the_stream_runs(pipeline: Pipeline) -> None:
     runner = threading.Thread(target=stream.run)
     runner.start()
     for round_ in range(8):  # more often than there are places
-        name = f"guest {round_}"
+        name = f"guest-{round_}"
         guest = Frames(world(5 + round_, 4))
         stream.add(name, guest)
         wait_until(lambda name=name: len(steps_of(events, name)) == 4)
         assert stream.ask(QUESTION, camera=name).result(20).text
         stream.remove(name)
         assert guest.closed.is_set() and stream.cameras == ["front"]
-    with pytest.raises(ScoreEdgeError, match="no camera 'guest 1'"):
-        stream.ask(QUESTION, camera="guest 1")
+    with pytest.raises(ScoreEdgeError, match="no camera 'guest-1'"):
+        stream.ask(QUESTION, camera="guest-1")
     waiting.go_on.set()
     runner.join(20)
     assert len(steps_of(events, "front")) == 6
