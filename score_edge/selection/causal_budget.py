@@ -100,7 +100,9 @@ class CausalBudget:
             return whole
         self._remember(scores)
         bound = self._bound()
-        most = min(self._tokens, math.floor(max(bound, self._credit()) - self.overspent))
+        # What the floors of the others may take beyond what is earned meanwhile.
+        aside = max(0, self.shares - 1) * max(0.0, 1 - self.earned)
+        most = min(self._tokens, math.floor(max(bound, self._credit()) - self.overspent - aside))
         least = min(self._tokens, max(0, math.ceil(-bound - self.overspent)))
         keep: Mask = scores > self._threshold()
         wanted = int(np.count_nonzero(keep))

@@ -263,3 +263,15 @@ def test_asking_a_blank_memory_and_impossible_sizes(model: LlamaCpp) -> None:
         VideoMemory(model, sequence, layout, cells=-100)
     with pytest.raises(ScoreEdgeError, match="pinned share"):
         VideoMemory(model, sequence, layout, cells=200, pinned=1.0)
+
+
+def test_what_is_held_as_a_clip_of_its_own(model: LlamaCpp, layout: Layout) -> None:
+    sequence = model.sequence()
+    memory = VideoMemory(model, sequence, layout, cells=900, window=5)
+    for t in range(30):
+        memory.append(TOKENS[t], KEEP[t], SCORES[t])
+    clip = memory.clip()
+    assert [step.number for step in clip] == list(range(memory.steps))
+    assert sum(len(step.tokens) for step in clip) == memory.tokens
+    assert [step.seconds for step in clip] == pytest.approx(list(range(memory.steps)))
+    sequence.close()
