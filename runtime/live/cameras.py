@@ -149,6 +149,7 @@ class Cameras:
         self._free = [pipeline.sequence]  # which stays the pipeline's
         self.all: dict[str, Camera] = {}
         self.arrived = threading.Condition()
+        self._stopping = False
 
     def add(self, name: str, source: Source) -> Camera:
         """Make room for one more.
@@ -183,7 +184,11 @@ class Cameras:
         return camera
 
     def start(self, camera: Camera) -> None:
-        """Let its frames come in."""
+        """Let its frames come in.
+
+        Raises:
+            ScoreEdgeError: no source can be sampled so.
+        """
         camera.capture = Capture(camera.source, self._fps, self._per_step, self.arrived)
 
     def asked(self, name: str | None) -> Asked:
@@ -198,8 +203,10 @@ class Cameras:
 
     def stop(self, timeout_s: float) -> None:
         """Close the sources; decoders that wait for the network are left behind after some time, for all together."""
-        end = time.monotonic() + timeout_s
+        end, self._stopping = time.monotonic() + timeout_s, True
         started = [camera.capture for camera in self.all.values() if camera.capture]
+        with self.arrived:
+            self.arrived.notify_all()
         for capture in started:
             capture.stop(0)
         for capture in started:
@@ -214,7 +221,7 @@ class Cameras:
     def take(self, timeout_s: float) -> tuple[Camera, Captured | None] | None:
         """Of all steps that wait the one whose frames are oldest, or that a source has ended; None: neither in time."""
         with self.arrived:
-            self.arrived.wait_for(lambda: self._next() is not None, timeout_s)
+            self.arrived.wait_for(lambda: self._next() is not None or self._stopping, timeout_s)
         # Graphs have no batch axis: steps of several cameras cannot be encoded in one call.
         camera = self._next()
         if camera is None or camera.capture is None:

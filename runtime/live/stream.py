@@ -111,7 +111,11 @@ class Stream:
         def job() -> None:
             camera = self._cameras.add(name, source)
             if self._jobs.thread:
-                self._cameras.start(camera)
+                try:
+                    self._cameras.start(camera)
+                except BaseException:
+                    self._cameras.drop(camera)
+                    raise
 
         self._jobs.do(job)
 

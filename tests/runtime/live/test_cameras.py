@@ -36,8 +36,10 @@ def pipeline() -> Iterator[Pipeline]:
 class Frames(Source):
     """Given frames; pauses before one until let go, and may end with an error."""
 
-    def __init__(self, frames: list[Frame], pause_at: int = -1, error: Exception | None = None) -> None:
-        self.frames, self.pause_at, self.error = frames, pause_at, error
+    def __init__(
+        self, frames: list[Frame], pause_at: int = -1, error: Exception | None = None, wait_s: float = 0
+    ) -> None:
+        self.frames, self.pause_at, self.error, self.wait_s = frames, pause_at, error, wait_s
         self.go_on, self.closed = threading.Event(), threading.Event()
 
     def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
@@ -48,6 +50,7 @@ class Frames(Source):
                 return
             if due(frame.time_s):
                 yield frame
+            time.sleep(self.wait_s)
         if self.error:
             raise self.error
 
@@ -321,6 +324,19 @@ def test_no_camera_waits_for_the_encoder_for_ever() -> None:
     taken = capture.take(1)
     assert taken is not None and due is not None and due < taken.arrived
     assert capture.due == 0.0 and capture.take(0) is None
+
+
+def test_an_encoder_too_slow_for_all_serves_them_in_turn(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pipeline.encoder.run
+    monkeypatch.setattr(pipeline.encoder, "run", lambda **inputs: (time.sleep(0.06), run(**inputs))[1])
+    sources = {}
+    for n, name in enumerate(NAMES[:3]):
+        sources[name] = Frames(world(3 + n, 40), wait_s=0.02)
+        sources[name].live = True
+    _, events = watch(pipeline, sources, gate=False)
+    counts = [len(steps_of(events, name)) for name in sources]
+    assert sum(counts) < 60 and max(counts) - min(counts) <= 4
+    assert all(steps_of(events, name)[-1].dropped > 10 for name in sources)
 
 
 def test_newest_steps_and_nothing_else(pipeline: Pipeline) -> None:

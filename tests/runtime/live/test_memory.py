@@ -275,3 +275,18 @@ def test_what_is_held_as_a_clip_of_its_own(model: LlamaCpp, layout: Layout) -> N
     assert sum(len(step.tokens) for step in clip) == memory.tokens
     assert [step.seconds for step in clip] == pytest.approx(list(range(memory.steps)))
     sequence.close()
+
+
+@pytest.mark.parametrize("kind", ["f32", "plain"])
+def test_memories_in_one_model_do_not_touch_each_other(gguf_files: dict[str, Path], kind: str) -> None:
+    """Steps leave both in turn; on plain RoPE what stays moves up, in its own sequence only."""
+    layout, found = LAYOUTS["one block"], dict[int, list[np.ndarray]]()
+    for sequences in (1, 2):
+        with LlamaCpp(gguf_files[kind], context=512, sequences=sequences, threads=1, cache="f32") as model:
+            memories = [VideoMemory(model, model.sequence(), layout, cells=400, window=6) for _ in range(sequences)]
+            for t in range(40):
+                for n, memory in enumerate(memories):
+                    memory.append(TOKENS[t + 40 * n], KEEP[t], SCORES[t])
+                    if t % 13 == 0:
+                        found.setdefault(sequences, []).append(answer_logits(memory))
+    np.testing.assert_allclose(found[2][::2], found[1], atol=1e-3)
