@@ -41,9 +41,9 @@ class VideoMemory:
     What has not changed since it was kept does not leave with them: of a place that no later step shows, the token is
     kept again as it is now. So every place of the picture is in the memory at any time.
 
-    Positions grow with every step. No model knows positions without end: beyond those it was trained on, what is held
-    is prefilled again from the front (*re-based*). So it is when the text in front must change, and in place of
-    dropping cells where a model cannot.
+    Positions grow with every step. No model knows positions without end: beyond those it was trained on, and when a
+    quarter of them lie empty behind the text in front, what is held is prefilled again from the front (*re-based*). So
+    it is when the text in front must change, and in place of dropping cells where a model cannot.
 
     Args:
         model: whose sequence it is.
@@ -249,7 +249,9 @@ class VideoMemory:
         """The next step lies beyond what the model was trained on, and the last re-basing has paid off."""
         position = self._sequence.mark().position
         grown, size = position - self._based.position, self._based.position - self._front.position
-        if self._trained is not None and position >= self._trained:
+        # No model was trained with a hole between its first words and what follows them.
+        hole = self._held[0].position - self._front.position if self._held else 0
+        if self._trained is not None and max(position, _QUARTER * hole) >= self._trained:
             return grown * _QUARTER >= max(1, size)
         # Numbers and times in the prompt's text must not grow without end either.
         longest = _QUARTER * max(self._window or 0, len(self._held))

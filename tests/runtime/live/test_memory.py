@@ -290,3 +290,15 @@ def test_memories_in_one_model_do_not_touch_each_other(gguf_files: dict[str, Pat
                     if t % 13 == 0:
                         found.setdefault(sequences, []).append(answer_logits(memory))
     np.testing.assert_allclose(found[2][::2], found[1], atol=1e-3)
+
+
+def test_no_hole_grows_behind_the_text_in_front(gguf_files: dict[str, Path]) -> None:
+    """No model was trained with one: the reference model's right answers about the newest steps fell by ten points."""
+    with LlamaCpp(gguf_files["f32"], context=1024, threads=1, cache="f32") as model:
+        memory = VideoMemory(model, model.sequence(), LAYOUTS["one block"], cells=900, window=8, trained=64)
+        holes = []
+        for t in range(100):
+            memory.append(TOKENS[t], KEEP[t], SCORES[t])
+            holes.append(memory._held[0].position - memory._front.position)
+    assert 8 < max(holes) <= 64 // 4 + 8  # measured before the next step, of which a few may keep nothing
+    assert memory.rebased < 100 // 8
