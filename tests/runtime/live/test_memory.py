@@ -263,3 +263,22 @@ def test_asking_a_blank_memory_and_impossible_sizes(model: LlamaCpp) -> None:
         VideoMemory(model, sequence, layout, cells=-100)
     with pytest.raises(ScoreEdgeError, match="pinned share"):
         VideoMemory(model, sequence, layout, cells=200, pinned=1.0)
+
+
+def test_a_step_that_the_model_refuses_leaves_no_text_behind(
+    model: LlamaCpp, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if layout is LAYOUTS["counted steps"]:
+        pytest.skip("its text in front names the time, which goes on")
+    memory = VideoMemory(model, model.sequence(), layout, cells=900)
+    feed(memory, range(4))
+    before = answer_logits(memory)
+
+    def refuse(*segments: Any) -> None:
+        raise ScoreEdgeError("llama.cpp refused tokens")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._sequence, "append", refuse)
+        with pytest.raises(ScoreEdgeError, match="refused"):
+            memory.append(TOKENS[4], KEEP[4], SCORES[4], 4.0)
+    assert np.array_equal(answer_logits(memory), before)
