@@ -34,7 +34,7 @@ def export_onnx(
     precision: Precision = "fp32",
     data: Mapping[str, Sequence[Mapping[str, torch.Tensor]]] | None = None,
 ) -> list[Difference]:
-    """Trace a module, write it, check it, run it on ONNX Runtime and compare_outputs.
+    """Trace a module, write it, check it, run it on ONNX Runtime and compare.
 
     Weights of more than 2 GB go into `path` + ``.data`` beside it. Inputs and outputs are float32 in either precision.
 

@@ -1,5 +1,6 @@
 """The memory of the video: which kept tokens are in the language model's cache, and which leave when it is full."""
 
+import copy
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -297,7 +298,7 @@ class VideoMemory:
 
     def _prefill(self, steps: list[_Held]) -> list[_Held]:
         """Append steps in one call; returns them with the places where they begin."""
-        sequence, count = self._sequence, self._model.count
+        sequence, count, writer = self._sequence, self._model.count, copy.copy(self._writer)
         mark, placed, segments = sequence.mark(), list[_Held](), list[Segment]()
         position, cell, block = mark.position, self._end(), mark.block
         for held in steps:
@@ -321,7 +322,11 @@ class VideoMemory:
                 position = max(position, block + rows.extent)
             else:
                 position += len(rows)
-        sequence.append(*joined(segments))
+        try:
+            sequence.append(*joined(segments))
+        except Exception:
+            self._writer = writer  # the text behind a step that is not there must not lead the next
+            raise
         leading = self._end() - cell  # a token that begins every sequence
         placed = [replace(held, position=held.position + leading, cell=held.cell + leading) for held in placed]
         if not mark.cells and placed:

@@ -137,10 +137,8 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Where time, memory and energy of an answer go, per stage and retention; compare two machines or versions."""
-    from score_edge.bundle.atomic import write_text
     from score_edge.cli.profile_tables import comparison_tables, profile_tables
     from score_edge.profiling.comparison import compare_reports
-    from score_edge.profiling.html import page
     from score_edge.profiling.profiler import Outputs, Subject, run_profile
     from score_edge.profiling.report import Report
     from score_edge.profiling.run import ProfilePlan
@@ -154,12 +152,12 @@ def profile(
     old = Report.read(against) if against else None
     with progress_bar() as progress:
         task = progress.add_task("profile", total=None)
-        result = run_profile(
+        measured = run_profile(
             Subject(bundle, source, steps, llm_shape, visual_tokens, threads, backend, provider),
             ProfilePlan(numbers(retention, float), runs, answer_tokens, selector),
-            Outputs(trace=trace),
             on_progress=lambda text: progress.update(task, description=text),
         )
+    result = measured.report
     changes = compare_reports(result, old) if old else None
     if as_json:
         print_json({**result.to_json(), **({"against": dataclasses.asdict(changes)} if changes else {})})
@@ -168,10 +166,7 @@ def profile(
             out.print(part)
         for part in comparison_tables(changes, str(against)) if changes else ():
             out.print(part)
-    if report:  # last: the figures are shown whatever becomes of the files
-        result.write(report)
-    if html:
-        write_text(html, page(result))
+    measured.write(Outputs(report, html, trace))  # last: the figures are shown whatever becomes of the files
     for kind, path in (("report", report), ("page", html), ("trace", trace)):
         if path and not as_json:
             err.print(f"{kind} written to {path}", soft_wrap=True)

@@ -75,6 +75,9 @@ def train_policy(
     """Learn a policy for a bundle by reinforcement through the model it serves, and write the bundle that uses it."""
     if still_share == 0:
         refuse_unused(context_, "with --still-share 0", "images")
+    if videos and not images:
+        refuse_unused(context_, "with --videos, all of which are learned from", "scenes")
+        still_share = 0.0 if still_share is None else still_share  # there are no stills
     if Path(bundle).resolve() == (folder / "bundle").resolve():
         raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
     check_writable(folder / "metrics.jsonl")

@@ -76,7 +76,7 @@ def build_engines(
     implicit: bool = False,
     on_progress: OnProgress = lambda phase, step, steps: None,
 ) -> Built:
-    """Build, compare_outputs and file the engines of a bundle for this machine's GPU and TensorRT.
+    """Build, compare and file the engines of a bundle for this machine's GPU and TensorRT.
 
     The folder appears whole or not at all; engines that were there before stay until it does.
 

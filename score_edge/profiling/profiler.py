@@ -22,6 +22,7 @@ from score_edge.runtime.language.backends import DEFAULT
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.runs_on import describe_pipeline
+from score_edge.runtime.sources.address import Address
 
 RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
 ALONE = "no encoder ran: whole answer and shares are of the language model and the selection alone"
@@ -70,26 +71,49 @@ class _Opened:
     notes: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What was measured.
+
+    Attributes:
+        report: the figures.
+        trace: every stretch of time, as a Chrome trace in JSON.
+    """
+
+    report: Report
+    trace: str
+
+    def write(self, outputs: Outputs) -> None:
+        """Write what is asked for.
+
+        Raises:
+            ScoreEdgeError: a place cannot be written.
+        """
+        if outputs.report:
+            self.report.write(outputs.report)
+        if outputs.html:
+            from score_edge.profiling.html import page
+
+            write_text(outputs.html, page(self.report))
+        if outputs.trace:
+            write_text(outputs.trace, self.trace)
+
+
 def run_profile(
-    subject: Subject,
-    plan: ProfilePlan,
-    outputs: Outputs = Outputs(),
-    *,
-    on_progress: Callable[[str], None] = lambda text: None,
-) -> Report:
+    subject: Subject, plan: ProfilePlan, *, on_progress: Callable[[str], None] = lambda text: None
+) -> Profile:
     """Profile a bundle or a language model of a shape.
 
     Args:
         subject: what.
         plan: how.
-        outputs: files to write.
         on_progress: told what comes next.
 
     Raises:
-        ScoreEdgeError: something cannot be opened, read, run or written.
+        ScoreEdgeError: something cannot be opened, read or run.
 
     Example:
-        >>> report = run_profile(Subject("reference"), ProfilePlan(runs=3))  # doctest: +SKIP
+        >>> report = run_profile(Subject("reference"), ProfilePlan(runs=3)).report  # doctest: +SKIP
         >>> report.speedup(report.variants[-1], "prefill")  # doctest: +SKIP
         24.7
     """
@@ -102,20 +126,12 @@ def run_profile(
             telemetry,
             opened.environment,
             subject=opened.title,
-            source="random visual tokens" if subject.llm_shape else subject.source,
+            source="random visual tokens" if subject.llm_shape else str(Address(subject.source)),
             spans=spans,
             notes=opened.notes,
             on_progress=on_progress,
         )
-    if outputs.report:
-        report.write(outputs.report)
-    if outputs.html:
-        from score_edge.profiling.html import page
-
-        write_text(outputs.html, page(report))
-    if outputs.trace:
-        write_text(outputs.trace, json.dumps(chrome_trace(spans.spans, telemetry.power())))
-    return report
+    return Profile(report, json.dumps(chrome_trace(spans.spans, telemetry.power())))
 
 
 @contextlib.contextmanager

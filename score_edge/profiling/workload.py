@@ -15,6 +15,7 @@ from score_edge.profiling.spans import Spans
 from score_edge.runtime.language.base import LanguageModel, Sequence
 from score_edge.runtime.language.layout import Layout
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.open_source import sample_clip
 from score_edge.selection.registry import Selector, get_selector
 from score_edge.selection.score import KeepProbability
@@ -60,13 +61,15 @@ class BundleWorkload:
         self._bundle = pipeline.bundle
         vision = self._bundle.manifest.vision
         self._limit = steps * vision.frames_per_step
-        self._rendered = _rendered(self._limit) if source == SYNTHETIC else []
+        self._held = _rendered(self._limit) if source == SYNTHETIC else []
+        if source != SYNTHETIC and Address(source).once:  # every run needs it anew
+            self._held = list(sample_clip(source, vision.fps, self._limit))
         self.model, self.sequence, self.layout = pipeline.model, pipeline.sequence, pipeline.layout
         self.frames = 0
 
     def _read(self) -> Iterator[Frame]:  # a generator, so that the pipeline times the reading
-        if self._rendered:
-            yield from self._rendered
+        if self._held:
+            yield from self._held
         else:
             yield from sample_clip(self._source, self._bundle.manifest.vision.fps, self._limit)
 

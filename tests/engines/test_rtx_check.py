@@ -22,7 +22,7 @@ real = pytest.mark.skipif(
 
 @real
 def test_the_reference_bundle_in_every_precision():
-    rows = rtx_check.check_graphs(Bundle.open("reference"))
+    rows = rtx_check.parse_and_build(Bundle.open("reference"))
     assert [(row.graph, row.precision, row.problem) for row in rows] == [
         ("encoder", "fp32", ""),
         ("encoder", "fp16", ""),
@@ -61,5 +61,5 @@ def test_the_command():
 def test_without_it_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(rtx_check, "MODULE", "no_such_tensorrt_rtx")
     with pytest.raises(ScoreEdgeError, match="--check needs TensorRT for RTX") as caught:
-        rtx_check.check_graphs(Bundle.open("reference"))
+        rtx_check.parse_and_build(Bundle.open("reference"))
     assert caught.value.hint == 'pip install "score-edge[rtx-check]"'

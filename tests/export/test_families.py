@@ -167,7 +167,7 @@ def test_a_profile_prefills_what_ask_does(
     def profile_it() -> None:
         spans = Spans()
         measured = workload.BundleWorkload(pipeline, "synthetic", STEPS)
-        measured._rendered = frames
+        measured._held = frames
         tokens, times = measured.tokens(spans)
         run._answer(measured, (tokens, times), run._select(tokens, selector, retention, spans), 1, spans)
 

@@ -72,6 +72,7 @@ OUTPUTS: list[Case] = [
     ("calibrate reference --video images -o images", 1, "already exists"),
     ("train policy --bundle new/bundle -o new", 1, "would be overwritten"),
     ("train policy --still-share 0 --images images -o new", 2, "--images does nothing"),
+    ("train policy --videos images --scenes 4 -o new", 2, "--scenes does nothing"),
     ("calibrate reference --video images -o images --overwrite", 1, "is not a bundle and will not be overwritten"),
     ("gate reference --video images --save", 1, "the shipped bundle stays as it is"),
     ("train reference -o text.mp4/new", 1, "is no folder"),

@@ -32,7 +32,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(folder):
     outputs = Outputs(folder / "out.json", folder / "out.html", folder / "trace.json")
-    return run_profile(Subject("reference", steps=STEPS, threads=1), PLAN, outputs)
+    measured = run_profile(Subject("reference", steps=STEPS, threads=1), PLAN)
+    measured.write(outputs)
+    return measured.report
 
 
 def printed(parts) -> str:
@@ -137,7 +139,7 @@ def test_other_retentions_cannot_be_compared(report):
 
 
 def test_the_policy_is_timed_apart_from_its_residual():
-    found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.1,), 1, 1, "score"))
+    found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.1,), 1, 1, "score")).report
     assert {"residual", "policy", "budget"} <= found.variants[0].stages.keys()
     assert found.unpruned is None and found.speedup(found.variants[0], "prefill") is None
     assert "retention 1 was not among them" in printed(profile_tables(found))
@@ -147,7 +149,7 @@ def test_an_llm_of_a_shape_runs_without_an_encoder(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     subject = Subject("reference", steps=8, llm_shape="tiny", visual_tokens=96, threads=1)
-    found = run_profile(subject, ProfilePlan((1.0, 0.25), 1, 2))
+    found = run_profile(subject, ProfilePlan((1.0, 0.25), 1, 2)).report
     assert [variant.kept for variant in found.variants] == [96, 24]
     assert found.environment.random_weights and "weights are random" in " ".join(found.notes)
     assert "encode" not in found.variants[0].stages and found.frames == 0
@@ -166,7 +168,7 @@ def test_energy_is_reported_where_a_sensor_answers(monkeypatch):
             pass
 
     monkeypatch.setattr(profiler, "open_meters", lambda: [Rail()])
-    found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.25,), 2, 2))
+    found = run_profile(Subject("reference", steps=STEPS, threads=1), ProfilePlan((0.25,), 2, 2)).report
     variant = found.variants[0]
     assert variant.watts == pytest.approx(6.0)
     assert variant.joules_per_answer == pytest.approx(6 * variant.stages["whole"].seconds, rel=0.5)

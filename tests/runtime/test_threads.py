@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from score_edge.runtime import threads
@@ -69,3 +70,43 @@ def test_a_busy_process_is_seen_and_our_own_work_is_not() -> None:
     finally:
         spin.kill()
         spin.wait()
+
+
+@pytest.mark.benchmark
+def test_prefill_beside_a_busy_process() -> None:
+    """The shipped model, a clip of 16 steps at 15 %, prefilled 100 times: idle and beside a process that spins."""
+    from score_edge.bundle.folder import Bundle
+    from score_edge.core import KeptTokens
+    from score_edge.reference import world
+    from score_edge.runtime.pipeline import Pipeline
+
+    seconds: dict[str, list[float]] = {}
+    with (
+        Pipeline(Bundle.open("reference"), context=2048) as adapted,
+        Pipeline(Bundle.open("reference"), context=2048, threads=usable_cpus()) as fixed,
+    ):
+        tokens = adapted.encode(world.make_clip(world.TEST_SEED, 0, 16).frames()).tokens
+        keep = np.random.default_rng(0).random(tokens.shape[:2]) < 0.15
+        segments = adapted.layout.clip(KeptTokens.gather(tokens, keep, adapted.layout.grid)).segments
+
+        def prefill(name: str, count: int) -> None:
+            for _ in range(count):
+                for how, pipeline in (("adapted", adapted), ("fixed", fixed)):
+                    pipeline.sequence.clear()
+                    began = time.perf_counter()
+                    pipeline.sequence.append(*segments)
+                    seconds.setdefault(f"{how}, {name}", []).append(time.perf_counter() - began)
+
+        prefill("idle", 100)
+        spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            time.sleep(0.5)
+            prefill("busy", 100)
+        finally:
+            spin.kill()
+            spin.wait()
+    found = {name: np.percentile(values, [50, 99]) * 1e3 for name, values in seconds.items()}
+    for name, (median, p99) in found.items():
+        print(f"{name}: median {median:.1f} ms, p99 {p99:.1f}")
+    assert found["adapted, idle"][0] <= 1.03 * found["fixed, idle"][0]
+    assert found["adapted, busy"][1] <= 3 * found["adapted, idle"][0]

@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-RECORDED = ROOT / "tests/runtime/recorded"
+RECORDED = ROOT / "tests/runtime/language/recorded"
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from score_edge.runtime.language import llama_library, llama_sequence
 from score_edge.runtime.language.base import LanguageModel, Mark, Question, Rows
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.language.llama_sequence import LlamaSequence
+from score_edge.runtime.threads import FreeThreads
 
 pytest.importorskip("llama_cpp")
 
@@ -540,3 +541,21 @@ def test_a_failed_step_longer_than_a_batch_is_rolled_back(
             with pytest.raises(ScoreEdgeError, match="code 2"):
                 sequence.append(Rows(kept.embeddings[later], kept.positions[later], 8, continues=True))
         assert np.array_equal(ask(sequence, QUESTION, tokens=1)[0], before)
+
+
+def test_threads_follow_the_load_unless_their_number_is_given(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama = llama_library.library()
+    free = iter([3, 1, 1, 2])
+    monkeypatch.setattr(FreeThreads, "count", lambda self: next(free))
+    used = []
+    with LlamaCpp(gguf_files["f32"], context=256) as model:
+        sequence = model.sequence()
+        for _ in range(4):
+            sequence.append("x")
+            used.append(llama.llama_n_threads_batch(model.handle))
+    assert used == [3, 1, 1, 2]
+    with LlamaCpp(gguf_files["f32"], context=256, threads=1) as model:
+        model.sequence().append("x")
+        assert llama.llama_n_threads_batch(model.handle) == 1

@@ -34,7 +34,7 @@ def test_speed(shape: str | None, record_property, tmp_path, monkeypatch) -> Non
     if shape:
         pytest.importorskip("gguf")
     plan = ProfilePlan(retentions=(1.0, 0.1), runs=3)
-    report = run_profile(Subject("reference", llm_shape=shape, visual_tokens=4096), plan)
+    report = run_profile(Subject("reference", llm_shape=shape, visual_tokens=4096), plan).report
     pruned = next(variant for variant in report.variants if variant.retention < 1)
     speedup = report.speedup(pruned, "prefill")
     record_property("speed", f"prefill {speedup:.1f}x faster at 10 %" if speedup else "no speed-up to tell")

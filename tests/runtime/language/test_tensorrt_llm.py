@@ -11,6 +11,7 @@ from score_edge.core import Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language import tensorrt_llm as module
 from score_edge.runtime.language import tensorrt_llm_request as request
+from score_edge.runtime.language import tensorrt_llm_ways as ways
 from score_edge.runtime.language.base import LanguageModel, Question, Rows
 from score_edge.runtime.language.mrope import mrope_positions
 from score_edge.runtime.language.tensorrt_llm import TensorRtLlm, usable_ways, way_of
@@ -268,7 +269,7 @@ def test_an_engine_without_its_tokenizer(package, engine):
 
 def test_what_a_question_says_is_text(tokenizer):
     inner = "what does <|im_end|> mean?"
-    ids = module.ids_of(tokenizer, Question("<|vision_end|>Say: ", inner, "<|im_end|>\n"))
+    ids = ways.ids_of(tokenizer, Question("<|vision_end|>Say: ", inner, "<|im_end|>\n"))
     control = [tokenizer.convert_tokens_to_ids(name) for name in ("<|vision_end|>", "<|im_end|>")]
     assert [token for token in ids if token in tokenizer.all_special_ids] == control
     assert tokenizer.decode(ids) == f"<|vision_end|>Say: {inner}<|im_end|>\n"

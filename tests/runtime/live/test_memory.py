@@ -302,3 +302,22 @@ def test_no_hole_grows_behind_the_text_in_front(gguf_files: dict[str, Path]) -> 
             holes.append(memory._held[0].position - memory._front.position)
     assert 8 < max(holes) <= 64 // 4 + 8  # measured before the next step, of which a few may keep nothing
     assert memory.rebased < 100 // 8
+
+
+def test_a_step_that_the_model_refuses_leaves_no_text_behind(
+    model: LlamaCpp, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if layout is LAYOUTS["counted steps"]:
+        pytest.skip("its text in front names the time, which goes on")
+    memory = VideoMemory(model, model.sequence(), layout, cells=900)
+    feed(memory, range(4))
+    before = answer_logits(memory)
+
+    def refuse(*segments: Any) -> None:
+        raise ScoreEdgeError("llama.cpp refused tokens")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._sequence, "append", refuse)
+        with pytest.raises(ScoreEdgeError, match="refused"):
+            memory.append(TOKENS[4], KEEP[4], SCORES[4], 4.0)
+    assert np.array_equal(answer_logits(memory), before)
