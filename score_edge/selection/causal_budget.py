@@ -17,6 +17,7 @@ SETTLED = 200
 _REPAID_OVER = 16  # steps in which a burst is made up for
 _REMEMBERED = 64  # steps whose scores say what is a high score now
 _SLOWEST, _FASTEST = 0.25, 1.25  # of the planned rate, while making up for a burst or for saving
+_LOWEST = np.finfo(np.float32).min
 _FLOOR = 0.1  # of what its steps earn, that each of several streams gets whatever the others show
 
 
@@ -33,7 +34,7 @@ class CausalBudget:
     quiet hour costs nothing, and its retention is below the target.
 
     Several streams may spend from one budget, each by a `share` of its own: the steps of all are one series, and what
-    scores high gets the tokens, whoever shows it.
+    scores high gets the tokens, whoever shows it; also those of a stream that rests.
 
     Args:
         tokens_per_step: N.
@@ -115,6 +116,8 @@ class CausalBudget:
     def rest(self) -> None:
         """Pass over a step in which nothing changed: none of it is kept, and part of a burst is made up for."""
         self._steps += 1
+        if self.shares > 1:  # the tokens go to those who show something
+            self._remember(np.full(self._tokens, _LOWEST))
         self.overspent = max(self.overspent - self.earned, min(self.overspent, -self._bound()))
 
     def _bound(self) -> float:

@@ -139,6 +139,19 @@ def test_what_is_shown_gets_the_tokens_whoever_shows_it() -> None:
     assert kept[1:, 0].sum() > 5 * kept[1:, 1].sum()
 
 
+@pytest.mark.parametrize("resting", [1, 3])
+def test_what_a_still_camera_spares_goes_to_the_others(resting: int) -> None:
+    shared = CausalBudget(N, 0.1)
+    busy, *still = [shared.share() for _ in range(1 + resting)]
+    rows, kept = scores("noise", 600), []
+    for row in rows:
+        kept.append(busy.keep(row).sum())
+        for share in still:
+            share.rest()
+    rate = np.sum(kept[200:]) / (400 * N * 0.1 * (1 + resting))
+    assert 0.85 < rate < 1.02
+
+
 def test_one_stream_alone_spends_as_without_a_share() -> None:
     rows = scores("bursts", 400)
     alone, shared = CausalBudget(N, 0.1), CausalBudget(N, 0.1)
