@@ -144,7 +144,7 @@ class LivePanel:
         """The grid of the newest step, kept tokens bright; very large ones are thinned."""
         grid = event.keep.reshape(-1, self._width)
         every = max(1, -(-grid.shape[0] // 12))
-        text = Text()
+        text = Text(f"{event.camera}\n" if event.camera else "", style="cyan")
         for row in grid[::every]:
             for kept in row[::every]:
                 text.append((_FULL if kept else _EMPTY) * 2, style="bold magenta" if kept else "dim")
