@@ -68,6 +68,7 @@ class Pipeline:
         context: cells of the language model's KV cache; None takes the bundle's.
         threads: CPU threads of the encoder and of the language model; None lets each decide.
         backend: what runs the language model, see `open_language_model`.
+        sequences: how many the language model has places for; `sequence` is one of them.
         model: a language model that is open already, in its place; closed with the pipeline.
         provider: what runs encoder and policy, see `open_graph`.
 
@@ -95,6 +96,7 @@ class Pipeline:
         context: int | None = None,
         threads: int | None = None,
         backend: str = DEFAULT,
+        sequences: int = 1,
         model: LanguageModel | None = None,
         provider: Provider = "auto",
     ) -> None:
@@ -105,7 +107,9 @@ class Pipeline:
         self.layout = Layout.of(bundle.manifest, newline)
         self._provider, self._threads = provider, threads
         self.encoder, self.skipped_providers = open_graph(bundle, "encoder", provider, threads=threads)
-        self.model = model or open_language_model(bundle, backend, context=context, threads=threads)
+        self.model = model or open_language_model(
+            bundle, backend, context=context, sequences=sequences, threads=threads
+        )
         self.sequence = self.model.sequence()
         self._video: Mark | None = None
         self._tail = ""  # text of the clip that is tokenised with the question

@@ -50,3 +50,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, names, n=1)
     listed = f"known: {', '.join(names)}"
     return f"did you mean {nearest[0]}? {listed}" if nearest else listed
+
+
+def error_text(error: BaseException) -> str:
+    """An error for people, in one line; one that nobody foresaw with its name."""
+    return error.message if isinstance(error, ScoreEdgeError) else f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ The one place that knows. `ask` lays out a whole clip with it, a stream one step
 learning and TensorRT-LLM take the same segments.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Question, Rows, Segment
 from score_edge.runtime.language.number_words import in_words
 
+_WRAPPER = re.compile(rf"((?:<[^<>\s]+>)+){re.escape(TOKENS)}((?:<[^<>\s]+>)+)")
 _SNAP = 0.1  # of the time between steps: frames of a camera never lie exactly on the rate that was asked for
 
 
@@ -110,6 +112,30 @@ class Layout:
             rows = slice(bounds[step], bounds[step + 1])
             segments += writer.step(StepTokens(step, times[step], kept.embeddings[rows], tokens[rows]))
         return ClipPrompt(joined([*segments, *self.closing(writer)]), writer.tail)
+
+    def clips(self, clips: Sequence[tuple[str, Sequence[StepTokens]]]) -> ClipPrompt:
+        """Lay out several clips in one prompt, each behind its name: ``front: <video> yard: <video>``.
+
+        Args:
+            clips: names, without special tokens, and the steps of each, one at least.
+        """
+        steps = [step for _, of_clip in clips for step in of_clip]
+        before, after = self._wrapper()
+        text = self.opening(len(steps), max(step.seconds for step in steps)).removesuffix(before)
+        tail, segments = "", list[Segment]()
+        for name, of_clip in clips:
+            writer = ClipWriter(self, f"{text}{name}: {before}")
+            segments += [segment for step in of_clip for segment in writer.step(step)]
+            segments += self.closing(writer)
+            tail, text = writer.tail, f"{writer.tail}{after} "
+        return ClipPrompt(joined(segments), tail)
+
+    def _wrapper(self) -> tuple[str, str]:
+        """The special tokens that touch a clip on both sides; steps with text have theirs in it."""
+        prompt = self._prompt
+        wrapped = "" if prompt.step else f"{prompt.before}{TOKENS}{prompt.after}"
+        found = _WRAPPER.search(wrapped)
+        return (found[1], found[2]) if found else ("", "")
 
     def opening(self, steps: int, seconds: float) -> str:
         """The text in front of a clip that shows so many steps and is so long."""

@@ -25,6 +25,7 @@ class StepSeen:
         frames, dropped: of the source so far.
         used, cells: KV cells with visual tokens, and how many there may be.
         held: steps the memory reaches back.
+        camera: whose it is; empty where the only one has no name.
     """
 
     step: int
@@ -40,22 +41,25 @@ class StepSeen:
     used: int
     cells: int
     held: int
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerBegan:
-    """A question is being answered now."""
+    """A question is being answered now; `camera` as in `Answered`."""
 
     question: str
     why: Why
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPiece:
-    """The next words of an answer."""
+    """The next words of an answer; `camera` as in `Answered`."""
 
     question: str
     text: str
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Answered:
         whole_s: from asking to the last word.
         stopped: it was stopped before its end.
         error: why there is no answer; empty when there is one.
+        camera: that was asked; empty where all were, or the only one has no name. Of all, time and age are the largest.
     """
 
     question: str
@@ -84,13 +89,20 @@ class Answered:
     whole_s: float
     stopped: bool = False
     error: str = ""
+    camera: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know: the signal is lost or back, frames are broken, recording stopped."""
+    """Something a person should know: the signal is lost or back, frames are broken, recording stopped.
+
+    Attributes:
+        text: names the camera where it has a name.
+        camera: that it is about; empty where the only one has no name, or it is about none.
+    """
 
     text: str
+    camera: str = ""
 
 
 Event: TypeAlias = StepSeen | AnswerBegan | AnswerPiece | Answered | Notice

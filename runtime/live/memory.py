@@ -42,9 +42,9 @@ class VideoMemory:
     What has not changed since it was kept does not leave with them: of a place that no later step shows, the token is
     kept again as it is now. So every place of the picture is in the memory at any time.
 
-    Positions grow with every step. No model knows positions without end: beyond those it was trained on, what is held
-    is prefilled again from the front (*re-based*). So it is when the text in front must change, and in place of
-    dropping cells where a model cannot.
+    Positions grow with every step. No model knows positions without end: beyond those it was trained on, and when a
+    quarter of them lie empty behind the text in front, what is held is prefilled again from the front (*re-based*). So
+    it is when the text in front must change, and in place of dropping cells where a model cannot.
 
     Args:
         model: whose sequence it is.
@@ -163,6 +163,16 @@ class VideoMemory:
             self._writer.tail = tail
             self._sequence.rollback(video)
 
+    def clip(self) -> list[StepTokens]:
+        """All that is held, oldest first, as a clip of its own: numbered from 0, long pauses shortened."""
+        number, seconds, pause, steps = 0, self._first_s or 0.0, self._longest_pause(), list[StepTokens]()
+        for before, held in zip([None, *self._held], self._held, strict=False):
+            if before is not None:
+                number += min(held.step.number - before.step.number, pause)
+                seconds += min(held.step.seconds - before.step.seconds, pause * self._layout.spacing)
+            steps.append(replace(held.step, number=number, seconds=seconds))
+        return steps
+
     def _make_room(self, chosen: Mask, finite: Mask) -> Mask:
         """Let the oldest steps leave until the next one fits; returns it with what must be kept again."""
         if not chosen.any():
@@ -240,7 +250,9 @@ class VideoMemory:
         """The next step lies beyond what the model was trained on, and the last re-basing has paid off."""
         position = self._sequence.mark().position
         grown, size = position - self._based.position, self._based.position - self._front.position
-        if self._trained is not None and position >= self._trained:
+        # No model was trained with a hole between its first words and what follows them.
+        hole = self._held[0].position - self._front.position if self._held else 0
+        if self._trained is not None and max(position, _QUARTER * hole) >= self._trained:
             return grown * _QUARTER >= max(1, size)
         # Numbers and times in the prompt's text must not grow without end either.
         longest = _QUARTER * max(self._window or 0, len(self._held))
@@ -249,24 +261,19 @@ class VideoMemory:
     def _rebase(self) -> None:
         """Prefill all that is held again from the front, numbered from 0; long pauses in it shrink."""
         self.rebased += 1
-        pause = self._longest_pause()
-        number, seconds, steps = 0, (self._first_s or 0.0), list[_Held]()
-        shown = np.full_like(self._shown_in, -1)
-        for before, held in zip([None, *self._held], self._held, strict=False):
-            if before is not None:
-                number += min(held.step.number - before.step.number, pause)
-                seconds += min(held.step.seconds - before.step.seconds, pause * self._layout.spacing)
-            shown[self._shown_in == held.step.number] = number
-            steps.append(replace(held, step=replace(held.step, number=number, seconds=seconds)))
+        steps, pause, number, shown = self.clip(), self._longest_pause(), 0, np.full_like(self._shown_in, -1)
+        for held, step in zip(self._held, steps, strict=True):
+            shown[self._shown_in == held.step.number] = step.number
         if self._held:
             last = self._held[-1].step
-            number += min(self._number - last.number, pause)
-            seconds += min(self._newest_s - self._origin_s - last.seconds, pause * self._layout.spacing)
-            self._origin_s = self._newest_s - seconds
+            number = steps[-1].number + min(self._number - last.number, pause)
+            passed = min(self._newest_s - self._origin_s - last.seconds, pause * self._layout.spacing)
+            self._origin_s = self._newest_s - steps[-1].seconds - passed
         self._shown_in, self._number = shown, number
-        self._held = deque(steps)
+        renumbered = [replace(held, step=step) for held, step in zip(self._held, steps, strict=True)]
+        self._held = deque(renumbered)
         self._restart()
-        self._held = deque(self._prefill(steps))
+        self._held = deque(self._prefill(renumbered))
         self._based, self._based_number = self._sequence.mark(), number
 
     def _longest_pause(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from score_edge.core import Float32, Mask
-from score_edge.errors import ScoreEdgeError
+from score_edge.errors import ScoreEdgeError, error_text
 from score_edge.runtime.live.gate import EncoderGate
 from score_edge.runtime.pipeline import Pipeline, Stopwatch
 from score_edge.runtime.sources.capture import Captured
@@ -37,6 +37,22 @@ class Seen:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A step that could not be perceived, and why."""
+
+    captured: Captured
+    reason: str
+
+
+def stream_budget(pipeline: Pipeline, selector: str | None, retention: float | None) -> CausalBudget:
+    """What a stream may keep, of all its cameras together; arguments as for `Perception`."""
+    chosen = pipeline.selector(selector)
+    share = pipeline.bundle.manifest.selector.retention if retention is None else retention
+    retention = 1.0 if chosen.name == "all" else share
+    return CausalBudget(pipeline.layout.grid.tokens, retention, getattr(chosen, "first", None))
+
+
 class Perception:
     """The seeing half of a stream; knows nothing of language models and threads.
 
@@ -45,20 +61,27 @@ class Perception:
         selector: a causal selector's name; None takes the bundle's.
         retention: kept / all visual tokens; None takes the bundle's.
         gate: threshold of the encoder gate; None encodes every step.
+        budget: from `stream_budget`, where several cameras share one; None takes its own.
 
     Raises:
         ScoreEdgeError: the selector needs the whole clip, the retention is impossible.
     """
 
-    def __init__(self, pipeline: Pipeline, selector: str | None, retention: float | None, gate: float | None) -> None:
-        manifest = pipeline.bundle.manifest
-        grid = manifest.vision.token_grid
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        selector: str | None,
+        retention: float | None,
+        gate: float | None,
+        budget: CausalBudget | None = None,
+    ) -> None:
+        grid = pipeline.layout.grid
         chosen = pipeline.selector(selector)
-        share = manifest.selector.retention if retention is None else retention
-        self.selector, self.retention = chosen.name, 1.0 if chosen.name == "all" else share
+        budget = budget or stream_budget(pipeline, selector, retention)
+        self.selector, self.retention = chosen.name, budget.retention
         self._pipeline = pipeline
         self._scorer = step_scorer(chosen)
-        self._budget = CausalBudget(grid.tokens, self.retention, getattr(chosen, "first", None))
+        self._budget = budget.share()
         self._residual = Residual()
         self._gate = None if gate is None else EncoderGate(gate, grid)
         # Of a step in which nothing changed; unpruned means unpruned.
@@ -81,6 +104,17 @@ class Perception:
             if self._gate is not None:
                 self._gate.reset()  # it took this step for encoded
             raise
+
+    def try_to_see(self, captured: Captured) -> Seen | Unseen:
+        """The same; whatever is wrong with a step costs this step and no other."""
+        try:
+            return self.see(captured)
+        except Exception as error:
+            return Unseen(captured, error_text(error))
+
+    def close(self) -> None:
+        """Leave the budget to the others."""
+        self._budget.close()
 
     def _see(self, captured: Captured, watch: Stopwatch) -> Seen:
         self._steps += 1

@@ -27,20 +27,21 @@ class Recorder:
         path: of the file; an older one is replaced.
         grid: visual tokens of one step.
         fps: steps per second.
+        camera: whose steps; answers to all cameras are shown too.
 
     Raises:
         ScoreEdgeError: another suffix, no such folder, no room; while recording: the disk is nearly full. What was
             recorded up to then can be played.
     """
 
-    def __init__(self, path: str | Path, grid: Grid, fps: float) -> None:
+    def __init__(self, path: str | Path, grid: Grid, fps: float, camera: str = "") -> None:
         self.path = Path(path)
         if self.path.suffix.lower() not in _SUFFIXES:
             raise ScoreEdgeError(f"{self.path.name} cannot be recorded", "name it .mp4, or .mkv to survive a power cut")
         if not self.path.parent.is_dir():
             raise ScoreEdgeError(f"there is no folder {self.path.parent}", "create it first")
         self._place = native_path(self.path)
-        self._grid, self._fps = grid, fps
+        self._grid, self._fps, self._camera = grid, fps, camera
         self._writer: Any = None
         self._size = 0, 0
         self._answer, self._shown = "", 0
@@ -48,9 +49,9 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
-        if isinstance(event, Answered) and event.text:
+        if isinstance(event, Answered) and event.text and event.camera in ("", self._camera):
             self._answer, self._shown = f"{event.question}  {event.text}", _ANSWER_STEPS
-        elif isinstance(event, StepSeen):
+        elif isinstance(event, StepSeen) and event.camera == self._camera:
             self._write(event)
 
     def close(self) -> None:

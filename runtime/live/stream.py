@@ -1,85 +1,44 @@
 """The loop that never ends: see, remember, answer. Whoever wants to know what happens listens to its events.
 
-Two threads work beside the capture thread: one sees (encoder), one remembers and answers (language model). Steps seen
-during an answer wait for its end; when too many wait, seeing waits, and then the newest frame wins.
+Two threads work beside the capture threads: one sees (encoder), one remembers and answers (language model). Steps seen
+during an answer wait for its end; when too many wait, seeing waits, and then the newest frame of each camera wins.
 """
 
 import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 
-from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Listener, Notice, StepSeen, Why
+from score_edge.errors import ScoreEdgeError, did_you_mean, error_text
+from score_edge.runtime.live.cameras import Camera, Cameras
+from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Listener, Notice, Why
+from score_edge.runtime.live.jobs import Jobs
 from score_edge.runtime.live.memory import VideoMemory
-from score_edge.runtime.live.perception import Perception, Seen
+from score_edge.runtime.live.options import StreamOptions
+from score_edge.runtime.live.perception import Perception, Seen, Unseen
+from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
-from score_edge.runtime.sources.capture import Capture, Captured
 
-MOST_WAITING = 8
-"""Questions; one more is refused."""
+__all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
+
 _MOST_SEEN = 32
-_TEXT_CELLS = 512
-"""Of the context, for the prompt and a question; the longest answer comes on top."""
-_COOL_DOWN_S = 10.0
 _POLL_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How to watch.
-
-    Attributes:
-        fps: frames per second to take from the source; None takes the bundle's.
-        retention, selector: None takes the bundle's.
-        gate: whether steps in which nothing changed are spared the encoder.
-        gate_threshold: grey levels; None takes the bundle's, or 0 where it was never calibrated.
-        window: newest steps that are remembered.
-        pinned: share of the memory for the highest-scoring tokens of older steps.
-        question: asked again and again, every `every_s` seconds of the stream or on surprise.
-        every_s: 0 never.
-        when_surprised: whether a jump of kept tokens asks it, at most every 10 s.
-        max_tokens: longest answer.
-    """
-
-    fps: float | None = None
-    retention: float | None = None
-    selector: str | None = None
-    gate: bool = True
-    gate_threshold: float | None = None
-    window: int | None = 64
-    pinned: float = 0.0
-    question: str = ""
-    every_s: float = 0.0
-    when_surprised: bool = False
-    max_tokens: int = 64
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A question, when it was asked, and the arrival of the newest frame it is about (``time.monotonic()``)."""
-
-    question: str
-    why: Why
-    asked: float
-    about: float
-    done: "Future[Answered]"
-
-
 class Stream:
-    """Watches a source until it ends or `stop` is called, and answers what `ask` brings.
+    """Watches sources until they end or `stop` is called, and answers what `ask` brings.
 
     Args:
-        pipeline: opened; used by nobody else.
-        source: opened; closed at the end.
+        pipeline: opened, with a sequence for each camera and one more to ask all of them at once; used by nobody else.
+        source: opened, one, or several by name; closed at the end.
         options: how to watch.
         listeners: called with every event, from the thread that remembers; one that raises is not called again.
 
     Raises:
-        ScoreEdgeError: options that do not fit the bundle.
+        ScoreEdgeError: options that do not fit the bundle, more cameras than sequences.
 
     Example:
         >>> with Pipeline(Bundle.open("reference"), context=2048) as pipeline:           # doctest: +SKIP
@@ -89,65 +48,132 @@ class Stream:
     """
 
     def __init__(
-        self, pipeline: Pipeline, source: Source, options: StreamOptions, listeners: list[Listener] | None = None
+        self,
+        pipeline: Pipeline,
+        source: Source | Mapping[str, Source],
+        options: StreamOptions,
+        listeners: list[Listener] | None = None,
     ) -> None:
-        manifest = pipeline.bundle.manifest
-        threshold = options.gate_threshold if options.gate_threshold is not None else manifest.vision.gate or 0.0
-        self.options, self.source = options, source
-        self.perception = Perception(pipeline, options.selector, options.retention, threshold if options.gate else None)
-        self.memory = VideoMemory(
-            pipeline.model,
-            pipeline.sequence,
-            pipeline.layout,
-            cells=pipeline.model.capabilities.context - _TEXT_CELLS - options.max_tokens,
-            window=options.window,
-            pinned=options.pinned,
-            trained=manifest.language.trained,
-        )
-        self._fps = manifest.vision.fps if options.fps is None else options.fps
-        self._per_step = manifest.vision.frames_per_step
+        self.options = options
+        self._cameras = Cameras(pipeline, options)
         self._listeners = list(listeners or [])
         self._changed = threading.Condition()
-        self._seen: deque[Seen | _Unseen] = deque()
-        self._questions: deque[_Waiting] = deque()
+        self._seen: deque[tuple[Camera, Seen | Unseen | None]] = deque()  # None: its source has ended
+        self._questions = Questions()
+        self._jobs = Jobs(self._changed)
         self._answering = threading.Event()
         self._stop_answer = threading.Event()
         self._stopping = False
-        self._over = False  # the source has ended and all was seen, if not yet remembered
+        self._blind = False  # nobody sees any more
         self._finished = False
         self._failed: BaseException | None = None
-        self._steps = 0
-        self._newest: Seen | None = None
-        self._next_time = options.every_s
-        self._last_surprise = -_COOL_DOWN_S
-        self._state = self._reason = ""
+        try:
+            for name, each in {"": source}.items() if isinstance(source, Source) else source.items():
+                self._cameras.add(name, each)
+        except BaseException:
+            self._cameras.close()
+            raise
+
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the cameras; the empty one where the only one has none."""
+        return list(self._cameras.all)
+
+    @property
+    def memory(self) -> VideoMemory:
+        """Of the first camera."""
+        return self._first.memory
+
+    @property
+    def perception(self) -> Perception:
+        """Of the first camera."""
+        return self._first.perception
+
+    @property
+    def _first(self) -> Camera:
+        return next(iter(self._cameras.all.values()))
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener too what happens; before `run`."""
         self._listeners.append(listener)
 
-    def ask(self, question: str, why: Why = "asked", about: float | None = None) -> "Future[Answered]":
+    def add(self, name: str, source: Source) -> None:
+        """Watch one more camera; from any thread, also while the stream runs.
+
+        Args:
+            name: of letters, digits, ``.``, ``_`` and ``-``.
+            source: opened; closed when it is removed or the stream ends.
+
+        Raises:
+            ScoreEdgeError: the name is taken, all sequences of the model are in use, the stream has ended.
+        """
+
+        def job() -> None:
+            camera = self._cameras.add(name, source)
+            if self._jobs.thread:
+                try:
+                    self._cameras.start(camera)
+                except BaseException:
+                    self._cameras.drop(camera)
+                    raise
+
+        self._jobs.do(job)
+
+    def remove(self, name: str) -> None:
+        """Watch a camera no longer; its place can be taken by another. From any thread.
+
+        Questions to it that wait are refused.
+
+        Raises:
+            ScoreEdgeError: there is no such camera.
+        """
+        camera = self._find(name)
+        with self._changed:
+            if camera.gone:
+                return
+            camera.gone = True
+        if camera.capture:
+            camera.capture.stop(0.5)
+        else:
+            camera.source.close()
+
+        def job() -> None:
+            with self._changed:
+                self._seen = deque(item for item in self._seen if item[0] is not camera)
+                refused = self._questions.take_all(lambda waiting: waiting.camera == name)
+                self._changed.notify_all()
+            self._cameras.drop(camera)
+            _refuse(refused, f"camera {name} was removed before this question was answered")
+
+        self._jobs.do(job, later=self._answering.is_set())
+
+    def ask(
+        self, question: str, why: Why = "asked", about: float | None = None, camera: str | None = None
+    ) -> "Future[Answered]":
         """Put a question; from any thread. It is answered when all frames that came before it are remembered.
 
         Args:
             question: plain text.
             why: who asks.
             about: ``time.monotonic()`` when the newest frame arrived that the question is about; None takes now.
+            camera: its name; None asks the only one, or all of them in one prompt.
 
         Returns:
             What the answer will be, also when it fails: then `Answered.error` says why.
 
         Raises:
-            ScoreEdgeError: too many questions wait already, or the stream has ended.
+            ScoreEdgeError: no such camera, too many questions wait already, or the stream has ended.
         """
+        if camera is not None:
+            self._find(camera)
+        elif len(self.cameras) == 1:
+            (camera,) = self.cameras
         with self._changed:
             if self._stopping or self._finished:
                 raise ScoreEdgeError("the stream has ended", "start it again")
-            if len(self._questions) >= MOST_WAITING:
-                raise ScoreEdgeError(f"{MOST_WAITING} questions are waiting already", "ask again after an answer")
             now = time.monotonic()
-            waiting = _Waiting(question, why, now, now if about is None else about, Future())
-            self._questions.append(waiting)
+            waiting = Waiting(question, why, camera, now, now if about is None else about, Future())
+            self._questions.put(waiting)
             self._changed.notify_all()
         return waiting.done
 
@@ -164,155 +190,165 @@ class Stream:
         self._stop_answer.set()
 
     def run(self) -> None:
-        """Watch until the source ends or `stop`; questions asked before the end are still answered at the end.
+        """Watch until all sources have ended or `stop`; questions asked before the end are still answered at the end.
 
         Raises:
-            ScoreEdgeError: the source or the encoder failed for good.
+            ScoreEdgeError: the only source, all sources or the encoder failed for good.
         """
-        capture = Capture(self.source, self._fps, self._per_step)
-        seeing = threading.Thread(target=self._see, args=(capture,), name="vision", daemon=True)
-        seeing.start()
+        self._jobs.thread = threading.current_thread()
+        seeing = threading.Thread(target=self._see, name="vision", daemon=True)
         try:
-            self._remember_and_answer(capture)
+            for camera in self._cameras.all.values():
+                self._cameras.start(camera)
+            seeing.start()
+            self._remember_and_answer()
         finally:
             self._stopping = True
-            capture.stop(0.5)
-            seeing.join(0.5)
+            self._cameras.stop(0.5)
+            if seeing.ident:
+                seeing.join(0.5)
             self._refuse_the_rest()
+            self._cameras.close()
+        cameras = list(self._cameras.all.values())
+        failures = [camera.failed for camera in cameras if camera.failed is not None]
         if self._failed is not None:
             raise self._failed
-        if self.source.warning:
-            self._tell(Notice(self.source.warning))
+        if failures and len(failures) == len(cameras):
+            raise failures[0]
+        for camera in cameras:
+            if camera.source.warning:
+                self._notice(camera, camera.source.warning)
 
-    def _see(self, capture: Capture) -> None:
+    def _find(self, name: str) -> Camera:
+        cameras = self._cameras.all
+        if name not in cameras:
+            raise ScoreEdgeError(f"there is no camera {name!r}", did_you_mean(name, cameras))
+        return cameras[name]
+
+    def _see(self) -> None:
         """The thread that runs the encoder."""
         try:
-            while not (self._stopping or capture.ended):
-                captured = capture.take(_POLL_S)
-                if captured is None:
+            while not self._stopping:
+                found = self._cameras.take(_POLL_S)
+                if found is None:
                     continue
-                seen = self._perceive(captured)
+                camera, captured = found
+                seen = None if captured is None else camera.perception.try_to_see(captured)
                 with self._changed:
                     while len(self._seen) >= _MOST_SEEN and not self._stopping:
                         self._changed.wait(_POLL_S)
-                    self._seen.append(seen)
+                    if not camera.gone:
+                        self._seen.append((camera, seen))
                     self._changed.notify_all()
         except BaseException as error:
             self._failed = error
         finally:
             with self._changed:
-                self._over = True
+                self._blind = True
                 self._changed.notify_all()
 
-    def _perceive(self, captured: Captured) -> "Seen | _Unseen":
-        """What became of a step: whatever is wrong with it costs this step and no other."""
-        try:
-            return self.perception.see(captured)
-        except Exception as error:
-            return _Unseen(captured, _words(error))
-
-    def _remember_and_answer(self, capture: Capture) -> None:
+    def _remember_and_answer(self) -> None:
         while not self._stopping:
             with self._changed:
                 self._changed.wait_for(self._is_work, _POLL_S)
-                waiting = self._questions.popleft() if self._may_answer() else None
-                seen = self._seen.popleft() if self._seen and waiting is None else None
-                finished = self._over and seen is None and waiting is None
+                job = self._jobs.next()
+                waiting = None if job else self._questions.take(self._may_answer)
+                found = self._seen.popleft() if self._seen and not waiting and not job else None
+                finished = self._is_over() and not (job or waiting or found)
                 self._changed.notify_all()
-            self._watch_the_source()
-            if seen is not None:
-                self._remember(seen, capture)
-            if waiting is not None:
+            self._watch_the_sources()
+            if job is not None:
+                job()
+            elif found is not None:
+                self._remember(*found)
+            elif waiting is not None:
                 self._answer(waiting)
-            if finished:
+            elif finished:
                 return
 
+    def _is_over(self) -> bool:
+        return self._blind or all(camera.over for camera in self._cameras.all.values())
+
     def _is_work(self) -> bool:
-        return bool(self._seen or self._over or self._stopping or self._may_answer())
+        waits = self._seen or self._jobs or self._stopping
+        return bool(waits or self._is_over() or self._questions.first(self._may_answer))
 
-    def _may_answer(self) -> bool:
-        if not self._questions or (self._newest is None and not self._over):
-            return False
-        return not self._seen or self._seen[0].captured.arrived > self._questions[0].about
+    def _may_answer(self, waiting: Waiting) -> bool:
+        """All frames that came before the question are remembered; a camera without a signal keeps no other waiting."""
+        asked = self._cameras.asked(waiting.camera).cameras
+        for camera in asked:
+            lost = camera.over or self._blind or (len(asked) > 1 and camera.source.state)
+            if camera.newest is None and not lost:
+                return False
+            arrived = (seen.captured.arrived for owner, seen in self._seen if owner is camera and seen is not None)
+            if next(arrived, waiting.about + 1) <= waiting.about:
+                return False
+        return True
 
-    def _watch_the_source(self) -> None:
-        if self.source.state != self._state:
-            self._tell(Notice(self.source.state or "the signal is back"))
-            self._state = self.source.state
+    def _watch_the_sources(self) -> None:
+        for camera in self._cameras.all.values():
+            if camera.source.state != camera.state:
+                self._notice(camera, camera.source.state or "the signal is back")
+                camera.state = camera.source.state
 
-    def _remember(self, seen: "Seen | _Unseen", capture: Capture) -> None:
-        began = time.perf_counter()
-        try:
-            if isinstance(seen, _Unseen):
-                raise ScoreEdgeError(seen.reason)
-            keep = self.memory.append(seen.tokens, seen.keep, seen.scores, seen.captured.time_s)
-        except Exception as error:
-            self._left_out(_words(error))
+    def _remember(self, camera: Camera, seen: "Seen | Unseen | None") -> None:
+        if seen is None:
+            self._end_of(camera)
             return
-        self._reason = ""
-        seconds = {**seen.seconds, "append": time.perf_counter() - began}
-        self._newest = seen
-        self._tell(
-            StepSeen(
-                step=self._steps,
-                frame=seen.captured.frames[-1],
-                keep=keep,
-                encoded=seen.encoded,
-                surprise=seen.surprise,
-                gap=seen.captured.gap,
-                seconds=seconds,
-                late_s=time.monotonic() - seen.captured.arrived,
-                frames=capture.frames,
-                dropped=capture.dropped,
-                used=self.memory.used,
-                cells=self.memory.cells,
-                held=self.memory.steps,
-            )
-        )
-        self._steps += 1
-        self._ask_by_itself(seen)
+        try:
+            if isinstance(seen, Unseen):
+                raise ScoreEdgeError(seen.reason)
+            event = camera.remember(seen)
+        except Exception as error:
+            self._left_out(camera, error_text(error))
+            return
+        camera.reason = ""
+        self._tell(event)
+        camera.steps += 1
+        self._ask_by_itself(camera, seen)
 
-    def _left_out(self, reason: str) -> None:
+    def _end_of(self, camera: Camera) -> None:
+        """Its source gives nothing more; the others go on."""
+        camera.over = True
+        if len(self._cameras.all) > 1:
+            self._notice(camera, error_text(camera.failed) if camera.failed else "the source has ended")
+
+    def _left_out(self, camera: Camera, reason: str) -> None:
         """Count a step that is not remembered; the same reason is told once until a step is remembered again."""
-        if reason != self._reason:
-            self._tell(Notice(f"step {self._steps} is left out: {reason}"))
-        self._reason = reason
-        self._steps += 1
+        if reason != camera.reason:
+            self._notice(camera, f"step {camera.steps} is left out: {reason}")
+        camera.reason = reason
+        camera.steps += 1
 
-    def _ask_by_itself(self, seen: Seen) -> None:
-        options, time_s = self.options, seen.captured.frames[-1].time_s
-        why: Why | None = None
-        if options.when_surprised and seen.surprise and time_s - self._last_surprise >= _COOL_DOWN_S:
-            why, self._last_surprise = "surprise", time_s
-        elif options.every_s and time_s >= self._next_time:
-            why, self._next_time = "every", time_s + options.every_s
-        if not options.question or why is None:
+    def _ask_by_itself(self, camera: Camera, seen: Seen) -> None:
+        why = camera.asks_by_itself(seen, self.options)
+        if not self.options.question or why is None:
             return
         with self._changed:
-            if any(waiting.why != "asked" for waiting in self._questions):
-                return  # the last time is not answered yet
-        with contextlib.suppress(ScoreEdgeError):  # people's questions come first
-            self.ask(options.question, why, about=seen.captured.arrived)
+            mine = self._questions.first(lambda waiting: waiting.why != "asked" and waiting.camera == camera.name)
+        if mine is None:  # else the last time is not answered yet
+            with contextlib.suppress(ScoreEdgeError):  # people's questions come first
+                self.ask(self.options.question, why, about=seen.captured.arrived, camera=camera.name)
 
-    def _answer(self, waiting: _Waiting) -> None:
-        began = time.monotonic()
-        frame = self._newest.captured if self._newest else None
+    def _answer(self, waiting: Waiting) -> None:
+        began, asked, camera = time.monotonic(), self._cameras.asked(waiting.camera), waiting.camera or ""
+        time_s, arrived = asked.time_s, asked.arrived
         pieces: list[str] = []
         first, error = 0.0, ""
         self._stop_answer.clear()
         self._answering.set()
-        self._tell(AnswerBegan(waiting.question, waiting.why))
+        self._tell(AnswerBegan(waiting.question, waiting.why, camera))
         try:
-            answer = self.memory.answer(waiting.question, self.options.max_tokens)
+            answer = self._cameras.answer(asked, waiting.question, self.options.max_tokens)
             with contextlib.closing(answer):
                 for piece in answer:
                     first = first or time.monotonic() - began
                     pieces.append(piece)
-                    self._tell(AnswerPiece(waiting.question, piece))
+                    self._tell(AnswerPiece(waiting.question, piece, camera))
                     if self._stop_answer.is_set() or self._stopping:
                         break
         except Exception as failure:
-            error = _words(failure)
+            error = error_text(failure)
         finally:
             self._answering.clear()
         now = time.monotonic()
@@ -320,14 +356,15 @@ class Stream:
             question=waiting.question,
             text="".join(pieces),
             why=waiting.why,
-            time_s=frame.frames[-1].time_s if frame else 0.0,
-            age_s=began - frame.arrived if frame else 0.0,
-            source=self.source.state,
+            time_s=time_s,
+            age_s=0.0 if arrived is None else began - arrived,
+            source=asked.state,
             ttft_s=first or now - began,
             waited_s=began - waiting.asked,
             whole_s=now - waiting.asked,
             stopped=self._stop_answer.is_set() or self._stopping,
             error=error,
+            camera=camera,
         )
         waiting.done.set_result(answered)
         self._tell(answered)
@@ -335,10 +372,12 @@ class Stream:
     def _refuse_the_rest(self) -> None:
         with self._changed:
             self._finished = True
-            rest = list(self._questions)
-            self._questions.clear()
-        for waiting in rest:
-            waiting.done.set_exception(ScoreEdgeError("the stream ended before this question was answered"))
+            rest = self._questions.take_all(lambda waiting: True)
+        _refuse(rest, "the stream ended before this question was answered")
+        self._jobs.refuse(ScoreEdgeError("the stream has ended", "start it again"))
+
+    def _notice(self, camera: Camera, text: str) -> None:
+        self._tell(Notice(camera.called(text), camera.name))
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
@@ -346,17 +385,9 @@ class Stream:
                 listener(event)
             except Exception as error:
                 self._listeners.remove(listener)
-                self._tell(Notice(_words(error)))
+                self._tell(Notice(error_text(error)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Unseen:
-    """A step that could not be perceived, and why."""
-
-    captured: Captured
-    reason: str
-
-
-def _words(error: Exception) -> str:
-    """An error for people; one that nobody foresaw with its name."""
-    return error.message if isinstance(error, ScoreEdgeError) else f"{type(error).__name__}: {error}"
+def _refuse(waiting: list[Waiting], reason: str) -> None:
+    for each in waiting:
+        each.done.set_exception(ScoreEdgeError(reason))

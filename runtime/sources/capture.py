@@ -36,21 +36,25 @@ class Capture:
         source: opened; closed by `stop`.
         fps: frames per second to take from it, by timestamps.
         frames_per_step: frames the encoder merges into a step.
+        changed: what tells that there is something to take; for one who waits for several captures.
 
     Attributes:
         frames: taken from the source so far.
         dropped: of these, lost because nobody took them in time.
     """
 
-    def __init__(self, source: Source, fps: float, frames_per_step: int) -> None:
+    def __init__(
+        self, source: Source, fps: float, frames_per_step: int, changed: threading.Condition | None = None
+    ) -> None:
         self.source = source
         self.frames = self.dropped = 0
         self._sampled = sample(source, fps)  # refuses an impossible rate here and not in the thread
         self._per_step = frames_per_step
         self._slot: Captured | None = None
+        self._since = 0.0
         self._error: BaseException | None = None
         self._ended = self._stopping = False
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         start_reader(self._thread, lambda: self.stop(0))
 
@@ -67,6 +71,14 @@ class Capture:
             if taken is None and self._error is not None:
                 raise self._error
             return taken
+
+    @property
+    def due(self) -> float | None:
+        """Since when there has been something to take; 0 at the end of the source, None when `take` would wait.
+
+        By ``time.monotonic()``. A step that takes the place of another has waited as long as that one.
+        """
+        return self._since if self._slot else 0.0 if self._ended else None
 
     @property
     def ended(self) -> bool:
@@ -111,7 +123,9 @@ class Capture:
         with self._changed:
             if not self.source.live:
                 self._changed.wait_for(lambda: self._slot is None or self._stopping)
-            if self._slot is not None:
+            if self._slot is None:
+                self._since = captured.arrived
+            else:
                 self.dropped += len(self._slot.frames)
                 captured = Captured(captured.frames, captured.gap or self._slot.gap, captured.arrived)
             self._slot = captured

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -121,9 +121,10 @@ def stream(
     context_: typer.Context,
     bundle: BundleArgument,
     source: Annotated[
-        str,
+        list[str],
         typer.Option(
-            help="A path, v4l2:///dev/video0, csi://0, rtsp://…, http(s)://…, synthetic://, or - (raw frames)."
+            help="A path, v4l2:///dev/video0, csi://0, rtsp://…, http(s)://…, synthetic://, or - (raw frames). "
+            "Several cameras, each with a name: --source front=rtsp://… --source yard=csi://0."
         ),
     ],
     fps: Annotated[
@@ -144,6 +145,10 @@ def stream(
     context: Annotated[
         int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
     ] = 4096,
+    memory: Annotated[
+        Literal["kept", "newest"],
+        typer.Option(help="What is remembered: kept tokens, or the newest steps entirely (the baseline to beat)."),
+    ] = "kept",
     window: Annotated[int, typer.Option(min=1, help="Newest steps that are remembered, as far as cells allow.")] = 64,
     pinned: Annotated[
         float,
@@ -158,14 +163,14 @@ def stream(
     record: Annotated[Path | None, typer.Option(help="Record what is seen, kept tokens painted: out.mp4.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on stdout.")] = False,
 ) -> None:
-    """Watch a camera without end; type a question at any time."""
+    """Watch cameras without end; type a question at any time, to one of several as in "front> what moved?"."""
     from score_edge.bundle.folder import Bundle
     from score_edge.cli import live_panel, typed_questions
+    from score_edge.cli.camera_names import named_sources
     from score_edge.runtime.live.recorder import Recorder
     from score_edge.runtime.live.stream import Stream, StreamOptions
     from score_edge.runtime.pipeline import Pipeline
     from score_edge.runtime.runs_on import describe_pipeline
-    from score_edge.runtime.sources.address import Address
     from score_edge.runtime.sources.open_source import open_source
 
     every_s = seconds(every or "10s") if every or (ask and not when_surprised) else 0.0
@@ -174,8 +179,12 @@ def stream(
     if not gate:
         refuse_unused(context_, "with --no-gate", "gate_threshold")
     refuse_retention_of_all(retention, selector)
-    check_outputs([record], [bundle, source])
-    address = Address(source)
+    if memory == "newest":
+        refuse_unused(context_, "with --memory newest", "retention", "selector", "pinned")
+    addresses = named_sources(source)
+    several = len(addresses) > 1
+    records = {name: record.with_stem(f"{record.stem}-{name}") if several else record for name in addresses if record}
+    check_outputs(records.values(), [bundle, *(address.raw() for address in addresses.values())])
     opened = Bundle.open(bundle)
     options = StreamOptions(
         fps=fps,
@@ -183,6 +192,7 @@ def stream(
         selector=selector,
         gate=gate,
         gate_threshold=gate_threshold,
+        memory=memory,
         window=window,
         pinned=pinned,
         question=ask,
@@ -192,24 +202,33 @@ def stream(
     )
     vision = opened.manifest.vision
     steps_per_second = (fps or vision.fps) / vision.frames_per_step
-    recorder = Recorder(record, vision.token_grid, steps_per_second) if record else None
-    with (
-        open_source(address) as frames,
-        Pipeline(
-            opened,
-            context=min(context, opened.manifest.language.context),
-            threads=threads,
-            backend=backend,
-            provider=provider,
-        ) as pipeline,
-        contextlib.closing(recorder) if recorder else contextlib.nullcontext(),
-    ):
+    recorders = [Recorder(path, vision.token_grid, steps_per_second, name) for name, path in records.items()]
+    with contextlib.ExitStack() as opening:
+        frames = {name: opening.enter_context(open_source(address)) for name, address in addresses.items()}
+        pipeline = opening.enter_context(
+            Pipeline(
+                opened,
+                context=min(context, opened.manifest.language.context),
+                threads=threads,
+                backend=backend,
+                # One more, for a question to all of them.
+                sequences=len(frames) + 1 if several else 1,
+                provider=provider,
+            )
+        )
         watching = Stream(pipeline, frames, options)
-        if recorder:
-            watching.listen(recorder)
+        for recorder in recorders:
+            watching.listen(opening.enter_context(contextlib.closing(recorder)))
         with typed_questions.signals(watching):
-            runs_on = describe_pipeline(pipeline)
-            live_panel.watch(watching, str(address), vision.token_grid.width, out, as_json=as_json, runs_on=runs_on)
+            live_panel.watch(
+                watching,
+                ", ".join(f"{name}={address}" if name else str(address) for name, address in addresses.items()),
+                vision.token_grid.width,
+                out,
+                as_json=as_json,
+                runs_on=describe_pipeline(pipeline),
+                takes_questions=all(address.scheme != "-" for address in addresses.values()),
+            )
 
 
 @app.command()

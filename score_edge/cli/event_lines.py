@@ -48,4 +48,5 @@ def answered_line(answered: Answered) -> str:
     doubts += [answered.source] if answered.source else []
     doubts += [f"newest frame {answered.age_s:.0f} s old"] if answered.age_s > 3 else []
     doubt = f"  ({'; '.join(doubts)})" if doubts else ""
-    return f"[{answered.time_s:8.1f} s] {answered.question}  {answered.text}{doubt}"
+    whom = f"{answered.camera}> " if answered.camera else ""
+    return f"[{answered.time_s:8.1f} s] {whom}{answered.question}  {answered.text}{doubt}"

@@ -24,6 +24,49 @@ _FULL, _EMPTY = "█", "·"
 _REFRESH = 8  # times a second
 
 
+class _View:
+    """The figures of one camera, from its newest steps."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, StepSeen]] = deque(maxlen=64)
+        self.kept = self.total = 0
+
+    def take(self, event: StepSeen) -> None:
+        self._recent.append((time.monotonic(), event))
+        self.kept += int(event.keep.sum())
+        self.total += event.keep.size
+
+    @property
+    def at(self) -> float:
+        return self._recent[-1][0]
+
+    @property
+    def newest(self) -> StepSeen:
+        return self._recent[-1][1]
+
+    @property
+    def skipped(self) -> float:
+        recent = list(self._recent)
+        return sum(not event.encoded for _, event in recent) / len(recent)
+
+    def rates(self) -> str:
+        recent, newest = list(self._recent), self.newest
+        rate = (len(recent) - 1) / max(recent[-1][0] - recent[0][0], 1e-3)
+        return (
+            f"step {newest.step}, {rate:.1f} steps/s, {newest.frames} frames, {newest.dropped} dropped, "
+            f"{1e3 * newest.late_s:.0f} ms behind"
+        )
+
+    def memory(self) -> str:
+        newest = self.newest
+        return f"{_bar(newest.used / newest.cells)} {newest.used} of {newest.cells} cells, {newest.held} steps"
+
+    def times(self) -> str:
+        recent = list(self._recent)
+        stages = {stage: [e.seconds[stage] for _, e in recent if stage in e.seconds] for stage in OWN_STAGES}
+        return "  ".join(f"{stage} {1e3 * sum(v) / len(v):.1f}" for stage, v in stages.items() if v)
+
+
 class LivePanel:
     """What a person sees: the kept tokens of the newest step, rates, memory, stage times, the last answers.
 
@@ -36,20 +79,17 @@ class LivePanel:
 
     def __init__(self, stream: Stream, title: str, width: int, runs_on: RunsOn) -> None:
         self._stream, self._title, self._width, self._runs_on = stream, title, width, runs_on
-        self._recent: deque[tuple[float, StepSeen]] = deque(maxlen=64)
+        self._views: dict[str, _View] = {}
         self._lines: deque[str] = deque(maxlen=6)
         self._said = ""  # of the answer being given
-        self._kept = self._total = 0
         self.typed = ""
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
         if isinstance(event, StepSeen):
-            self._recent.append((time.monotonic(), event))
-            self._kept += int(event.keep.sum())
-            self._total += event.keep.size
+            self._views.setdefault(event.camera, _View()).take(event)
         elif isinstance(event, AnswerBegan):
-            self._said = f"{event.question}  "
+            self._said = f"{event.camera}> {event.question}  " if event.camera else f"{event.question}  "
         elif isinstance(event, AnswerPiece):
             self._said += event.text
         elif isinstance(event, Answered):
@@ -68,30 +108,36 @@ class LivePanel:
         return Panel(Group(*parts), title=Text(f"score-edge stream {self._title}"), subtitle=caption)
 
     def _figures(self) -> RenderableType:
-        recent, perception = list(self._recent), self._stream.perception
-        if not recent:
+        views = {name: view for name, view in list(self._views.items()) if name in self._stream.cameras}
+        if not views:
             return Text("waiting for the first frames", style="dim")
-        newest = recent[-1][1]
-        seconds = max(recent[-1][0] - recent[0][0], 1e-3)
-        rate = (len(recent) - 1) / seconds
-        share = self._kept / max(1, self._total)
-        skipped = sum(not event.encoded for _, event in recent) / len(recent)
-        stages = {stage: [e.seconds[stage] for _, e in recent if stage in e.seconds] for stage in OWN_STAGES}
-        times = "  ".join(f"{s} {1e3 * sum(v) / len(v):.1f}" for s, v in stages.items() if v)
-        rows = {
-            "time": f"{newest.frame.time_s:.1f} s, step {newest.step}, {rate:.1f} steps/s, "
-            f"{newest.frames} frames, {newest.dropped} dropped, {1e3 * newest.late_s:.0f} ms behind",
-            "kept": f"{self._kept} of {self._total} visual tokens, {share:.1%} (target "
-            f"{perception.retention:.0%}, {perception.selector}), encoder skipped {skipped:.0%}",
-            "memory": f"{_bar(newest.used / newest.cells)} {newest.used} of {newest.cells} cells, {newest.held} steps",
-            "ms": times,
-            "runs on": str(self._runs_on),
-        }
+        perception = self._stream.perception
+        kept, total = (sum(counted) for counted in zip(*((v.kept, v.total) for v in views.values()), strict=True))
+        budget = (
+            f"{kept} of {total} visual tokens, {kept / max(1, total):.1%} (target {perception.retention:.0%}, "
+            f"{perception.selector})"
+        )
+        if len(views) == 1:
+            (view,) = views.values()
+            rows = {
+                "time": f"{view.newest.frame.time_s:.1f} s, {view.rates()}",
+                "kept": f"{budget}, encoder skipped {view.skipped:.0%}",
+                "memory": view.memory(),
+                "ms": view.times(),
+                "runs on": str(self._runs_on),
+            }
+        else:
+            rows = {
+                name: f"{view.rates()}, kept {view.kept / view.total:.1%}, skipped {view.skipped:.0%}\n"
+                f"{view.memory()}\nms  {view.times()}"
+                for name, view in views.items()
+            }
+            rows |= {"kept": budget, "runs on": str(self._runs_on)}
         table = Table.grid(padding=(0, 2))
         for name, value in rows.items():
             table.add_row(Text(name, style="cyan"), Text(value))
         both = Table.grid(padding=(0, 3))
-        both.add_row(self._tokens(newest), table)
+        both.add_row(self._tokens(max(views.values(), key=lambda view: view.at).newest), table)
         return both
 
     def _tokens(self, event: StepSeen) -> Text:
@@ -119,18 +165,27 @@ def showing(panel: LivePanel, console: Console) -> Iterator[None]:
         yield
 
 
-def watch(stream: Stream, title: str, width: int, console: Console, *, as_json: bool, runs_on: RunsOn) -> None:
+def watch(
+    stream: Stream,
+    title: str,
+    width: int,
+    console: Console,
+    *,
+    as_json: bool,
+    runs_on: RunsOn,
+    takes_questions: bool,
+) -> None:
     """Run a stream for whoever started the command: a panel for a terminal, else lines; input is questions.
 
     Args:
         stream: ready to run.
-        title: what is watched, without secrets; ``-`` when standard input brings frames and so no questions.
+        title: what is watched, without secrets.
         width: of the token grid.
         console: where the panel goes.
         as_json: JSON lines, whatever stdout is.
         runs_on: what encoder and language model run on.
+        takes_questions: standard input brings them, and not frames.
     """
-    takes_questions = not title.startswith("-")
     if as_json or not console.is_terminal or console.is_dumb_terminal:  # which cannot redraw
         show = json_lines if as_json else plain_lines
         if as_json:

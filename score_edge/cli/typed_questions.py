@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from score_edge.cli.camera_names import named_question
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.live.stream import Stream
 
@@ -42,10 +43,11 @@ def signals(stream: Stream) -> Iterator[None]:
 
 
 def put(stream: Stream, question: str, refuse: Callable[[str], None]) -> None:
-    """Ask what a person typed; what cannot be asked is refused in words."""
-    if question := question.strip():
+    """Ask what a person typed, behind a camera's name or not; what cannot be asked is refused in words."""
+    camera, question = named_question(question, stream.cameras)
+    if question:
         try:
-            stream.ask(question)
+            stream.ask(question, camera=camera)
         except ScoreEdgeError as error:
             refuse(f"not asked: {error.message}")
 

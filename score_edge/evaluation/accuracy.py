@@ -18,6 +18,7 @@ from score_edge.selection.causal_budget import CausalBudget, select_causally
 from score_edge.selection.registry import Selector, get_selector, step_scorer
 
 ANSWER_TOKENS = 8
+_CAUSAL_ANYWAY = ("all", "newest")  # when the question comes, the last steps are known without choosing before
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
         selector = get_selector(name, policy=policy, grid=bundle.manifest.vision.token_grid)
-        if plan.budget == "causal" and name != "all":
+        if plan.budget == "causal" and name not in _CAUSAL_ANYWAY:
             step_scorer(selector)
 
 
@@ -180,7 +181,7 @@ def _judge(index: int, steps: int) -> list[QuestionResult]:
         if name.startswith("random"):  # else every clip would lose the same tokens
             selectors[name] = pipeline.selector(name, seed=index)
     for name, retention in plan.variants():
-        if plan.budget == "clip" or name == "all":
+        if plan.budget == "clip" or name in _CAUSAL_ANYWAY:
             keep = pipeline.select(tokens, selectors[name], retention)
         else:
             selector = selectors[name]

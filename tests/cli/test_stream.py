@@ -53,6 +53,20 @@ def test_lines_on_standard_input_are_questions_and_answers_go_to_stdout() -> Non
     assert done.stdout.decode().count(QUESTION) == 2
 
 
+def test_several_cameras_by_name(tmp_path: Path) -> None:
+    sources = ("--source", "front=synthetic://?steps=12", "--source", "yard=synthetic://?steps=16&seed=9")
+    record = ("--record", tmp_path / "seen.mkv")
+    typed = f"yard> {QUESTION}\n{QUESTION}\nhall> {QUESTION}\n".encode()
+    found = events(stream(*sources, "--json", *record, give=typed).stdout)
+    steps = {
+        name: [e["step"] for e in found if e["event"] == "step" and e["camera"] == name] for name in ("front", "yard")
+    }
+    assert steps == {"front": list(range(12)), "yard": list(range(16))}
+    answers = [(event["camera"], bool(event["text"])) for event in found if event["event"] == "answer"]
+    assert sorted(answers) == [("", True), ("yard", True)]
+    assert "not asked: there is no camera 'hall'" in [event.get("text") for event in found]
+
+
 def test_raw_frames_on_standard_input() -> None:
     frames = EndlessWorld().scene(0).images[:8]
     done = stream("--source", "-?size=96x96&fps=4", "--json", give=frames.tobytes() + b"cut")

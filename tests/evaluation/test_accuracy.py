@@ -56,3 +56,8 @@ def test_causal_decisions_are_measured_with_what_they_kept():
     assert rows[0].selector == "all" and rows[0].steps_kept == 8
     causal = [row for row in rows if row.selector == "last-kept"]
     assert causal and 1 <= causal[0].steps_kept < 4
+
+
+def test_the_newest_steps_are_known_without_deciding_before():
+    rows = evaluate("reference", EvaluationPlan(("newest",), (0.25,), (8,), clips=2, budget="causal"))
+    assert next(row for row in rows if row.selector == "newest").steps_kept == 2

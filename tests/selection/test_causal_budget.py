@@ -106,3 +106,71 @@ def test_selectors_keep_their_share_of_a_scene(name: str) -> None:
     tokens += 0.01 * rng.standard_normal(tokens.shape).astype(np.float32)
     keep = select_causally(tokens, step_scorer(get_selector(name)), CausalBudget(N, 0.1))
     assert keep.mean() == pytest.approx(0.1, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("retention", [0.02, 0.05, 0.1, 0.25])
+@pytest.mark.parametrize("cameras", [2, 3, 8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_streams_hold_one_budget_and_each_has_its_floor(kind: str, cameras: int, retention: float) -> None:
+    steps = 400
+    rows = [scores(kind, steps, seed=camera) for camera in range(cameras)]
+    for row in rows[1:]:
+        row[1:] -= 1000  # only the first shows anything
+    shared = CausalBudget(N, retention)
+    shares = [shared.share() for _ in rows]
+    kept = np.array([[share.keep(row[t]).sum() for share, row in zip(shares, rows, strict=True)] for t in range(steps)])
+    assert (kept[0] == N).all()
+    total = np.arange(1, kept.size + 1)
+    off = np.cumsum(kept) / (total * N * retention) - 1
+    settled = max(SETTLED, int(1.3 * cameras / retention))  # until the first steps are paid for
+    assert np.abs(off[settled:]).max() <= TOLERANCE + 1e-6
+    earned = retention * N * np.arange(1, steps)
+    owed = 0.1 * earned[:, None] - np.cumsum(kept[1:], axis=0)
+    # In any stretch at least the floor, within a token.
+    worst = owed - np.minimum.accumulate(np.vstack([np.zeros(cameras), owed]), axis=0)[:-1]
+    assert worst.max() < 1 + 1e-6
+
+
+def test_what_is_shown_gets_the_tokens_whoever_shows_it() -> None:
+    shared = CausalBudget(N, 0.1)
+    busy, still = shared.share(), shared.share()
+    rows = scores("noise", 400)
+    kept = np.array([(busy.keep(row + 1).sum(), still.keep(row).sum()) for row in rows])
+    assert kept[1:, 0].sum() > 5 * kept[1:, 1].sum()
+
+
+@pytest.mark.parametrize("resting", [1, 3])
+def test_what_a_still_camera_spares_goes_to_the_others(resting: int) -> None:
+    shared = CausalBudget(N, 0.1)
+    busy, *still = [shared.share() for _ in range(1 + resting)]
+    rows, kept = scores("noise", 600), []
+    for row in rows:
+        kept.append(busy.keep(row).sum())
+        for share in still:
+            share.rest()
+    rate = np.sum(kept[200:]) / (400 * N * 0.1 * (1 + resting))
+    assert 0.85 < rate < 1.02
+
+
+def test_one_stream_alone_spends_as_without_a_share() -> None:
+    rows = scores("bursts", 400)
+    alone, shared = CausalBudget(N, 0.1), CausalBudget(N, 0.1)
+    share, gone = shared.share(), shared.share()
+    gone.close()
+    for row in rows:
+        assert np.array_equal(alone.keep(row), share.keep(row))
+
+
+def test_a_late_stream_begins_whole_and_is_paid_for() -> None:
+    shared = CausalBudget(N, 0.1)
+    rows = scores("noise", 1200)
+    first = shared.share()
+    kept = [first.keep(row).sum() for row in rows[:600]]
+    late = shared.share()
+    for t, row in enumerate(rows[600:]):
+        kept += [first.keep(row).sum(), late.keep(rows[t]).sum()]
+        if t == 0:
+            assert kept[-1] == N
+    off = np.cumsum(kept) / (np.arange(1, len(kept) + 1) * N * 0.1) - 1
+    assert np.abs(off[SETTLED:600]).max() <= TOLERANCE + 1e-6
+    assert np.abs(off[600 + SETTLED :]).max() <= TOLERANCE + 1e-6

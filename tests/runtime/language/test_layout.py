@@ -116,3 +116,31 @@ def test_nothing_kept() -> None:
     )
     with pytest.raises(ScoreEdgeError, match="0 kept tokens"):
         Layout.of(manifest(Prompt("", "{question}"))).clip(nothing, TIMES)
+
+
+def steps_of(*tokens: int, name: int = 0) -> list[StepTokens]:
+    """A step per token."""
+    rows = np.full((1, 4), name, np.float32)
+    return [StepTokens(n, n / 2, rows, np.array([token], np.int32)) for n, token in enumerate(tokens)]
+
+
+def test_several_clips_each_in_its_wrapper_behind_its_name() -> None:
+    layout = Layout.of(manifest(Prompt("<|user|>\n<|see|><|start|>", "<|end|>{question}<|assistant|>")))
+    made = layout.clips([("front", steps_of(0, 3)), ("yard", steps_of(5, name=1))])
+    first, front, between, yard = made.segments
+    assert (first, between) == ("<|user|>\nfront: <|see|><|start|>", "<|end|> yard: <|see|><|start|>")
+    assert isinstance(front, Rows) and front.places.tolist() == [[0, 0, 0], [1, 1, 0]] and front.extent == 3
+    assert isinstance(yard, Rows) and yard.places.tolist() == [[0, 1, 2]] and not yard.continues
+    assert layout.question(made.tail, "what?") == Question("<|end|>", "what?", "<|assistant|>")
+
+
+def test_several_clips_where_nothing_or_every_step_has_a_wrapper() -> None:
+    made = Layout.of(manifest(Prompt("user\n", "\n{question}"))).clips([("a", steps_of(0)), ("b", steps_of(1))])
+    assert made.segments[::2] == ["user\na: ", " b: "] and made.tail == ""
+    prompt = Prompt("<|user|>{frames}, {duration}: ", "<|end|>{question}", step="{number}<s>{tokens}</s>", between=",")
+    made = Layout.of(manifest(prompt)).clips([("a", steps_of(0, 1, 2)), ("b", steps_of(1))])
+    assert made.segments[::2] == ["<|user|>four, 0:00:01: a: 1<s>", "</s>,2<s>", "</s>,3<s>", "</s> b: 1<s>"]
+    assert made.tail == "</s>"
+    newline = np.ones((1, 4), np.float32)
+    made = Layout.of(manifest(Prompt("u ", "{question}")), newline).clips([("a", steps_of(0)), ("b", steps_of(1))])
+    assert [len(part) for part in made.segments if isinstance(part, Rows)] == [1, 1, 1, 1]

@@ -265,6 +265,45 @@ def test_asking_a_blank_memory_and_impossible_sizes(model: LlamaCpp) -> None:
         VideoMemory(model, sequence, layout, cells=200, pinned=1.0)
 
 
+def test_what_is_held_as_a_clip_of_its_own(model: LlamaCpp, layout: Layout) -> None:
+    sequence = model.sequence()
+    memory = VideoMemory(model, sequence, layout, cells=900, window=5)
+    for t in range(30):
+        memory.append(TOKENS[t], KEEP[t], SCORES[t])
+    clip = memory.clip()
+    assert [step.number for step in clip] == list(range(memory.steps))
+    assert sum(len(step.tokens) for step in clip) == memory.tokens
+    assert [step.seconds for step in clip] == pytest.approx(list(range(memory.steps)))
+    sequence.close()
+
+
+@pytest.mark.parametrize("kind", ["f32", "plain"])
+def test_memories_in_one_model_do_not_touch_each_other(gguf_files: dict[str, Path], kind: str) -> None:
+    """Steps leave both in turn; on plain RoPE what stays moves up, in its own sequence only."""
+    layout, found = LAYOUTS["one block"], dict[int, list[np.ndarray]]()
+    for sequences in (1, 2):
+        with LlamaCpp(gguf_files[kind], context=512, sequences=sequences, threads=1, cache="f32") as model:
+            memories = [VideoMemory(model, model.sequence(), layout, cells=400, window=6) for _ in range(sequences)]
+            for t in range(40):
+                for n, memory in enumerate(memories):
+                    memory.append(TOKENS[t + 40 * n], KEEP[t], SCORES[t])
+                    if t % 13 == 0:
+                        found.setdefault(sequences, []).append(answer_logits(memory))
+    np.testing.assert_allclose(found[2][::2], found[1], atol=1e-3)
+
+
+def test_no_hole_grows_behind_the_text_in_front(gguf_files: dict[str, Path]) -> None:
+    """No model was trained with one: the reference model's right answers about the newest steps fell by ten points."""
+    with LlamaCpp(gguf_files["f32"], context=1024, threads=1, cache="f32") as model:
+        memory = VideoMemory(model, model.sequence(), LAYOUTS["one block"], cells=900, window=8, trained=64)
+        holes = []
+        for t in range(100):
+            memory.append(TOKENS[t], KEEP[t], SCORES[t])
+            holes.append(memory._held[0].position - memory._front.position)
+    assert 8 < max(holes) <= 64 // 4 + 8  # measured before the next step, of which a few may keep nothing
+    assert memory.rebased < 100 // 8
+
+
 def test_a_step_that_the_model_refuses_leaves_no_text_behind(
     model: LlamaCpp, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,11 +85,11 @@ class Examiner:
 def test_a_stream_without_end_stays_as_it_is() -> None:
     source = Examined(EndlessWorld(scene_steps=SCENE), STEPS)
     examiner = Examiner(source)
-    options = StreamOptions(selector="last-kept", retention=RETENTION, window=SCENE, span=SCENE + 4, max_tokens=8)
+    options = StreamOptions(selector="last-kept", retention=RETENTION, window=SCENE, max_tokens=8)
     with Pipeline(Bundle.open("reference"), context=1024, threads=1) as pipeline:
         examiner.stream = Stream(pipeline, source, options, [examiner])
         examiner.stream.run()
-        renewals = examiner.stream.memory.renewals
+        rebased = examiner.stream.memory.rebased
     seconds = np.array(examiner.seconds)
     quarter = STEPS // 4
     first, last = (np.percentile(part, 99) for part in (seconds[:quarter], seconds[-quarter:]))
@@ -100,7 +100,7 @@ def test_a_stream_without_end_stays_as_it_is() -> None:
         f"{STEPS} steps: {seconds.mean() * 1e3:.2f} ms per step, p50 first/last quarter "
         f"{np.median(seconds[:quarter]) * 1e3:.2f}/{np.median(seconds[-quarter:]) * 1e3:.2f} ms, p99 "
         f"{first * 1e3:.2f}/{last * 1e3:.2f} ms, resident {settled / 1e6:.1f} MB at first, {growth:+.2%} at the end, "
-        f"{renewals} renewals, {examiner.right}/{examiner.asked} right ({low:.1%}-{high:.1%})"
+        f"re-based {rebased} times, {examiner.right}/{examiner.asked} right ({low:.1%}-{high:.1%})"
     )
     assert len(seconds) == STEPS
     assert growth < 0.02

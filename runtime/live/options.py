@@ -1,0 +1,55 @@
+"""How a stream is watched."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from score_edge.errors import ScoreEdgeError
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How to watch.
+
+    Attributes:
+        fps: frames per second to take from each source; None takes the bundle's.
+        retention, selector: None takes the bundle's.
+        gate: whether steps in which nothing changed are spared the encoder.
+        gate_threshold: grey levels; None takes the bundle's, or 0 where it was never calibrated.
+        memory: ``kept`` remembers the tokens that the selector keeps; ``newest`` the newest `window` steps entirely and
+            nothing else (SimpleStream): the baseline to beat.
+        window: newest steps of a camera that are remembered.
+        pinned: share of the memory for the highest-scoring tokens of older steps.
+        question: asked again and again of each camera, every `every_s` seconds of its stream or when it surprises.
+        every_s: 0 never.
+        when_surprised: whether a jump of kept tokens asks it, at most every 10 s.
+        max_tokens: longest answer.
+
+    Raises:
+        ScoreEdgeError: options that contradict each other.
+    """
+
+    fps: float | None = None
+    retention: float | None = None
+    selector: str | None = None
+    gate: bool = True
+    gate_threshold: float | None = None
+    memory: Literal["kept", "newest"] = "kept"
+    window: int | None = 64
+    pinned: float = 0.0
+    question: str = ""
+    every_s: float = 0.0
+    when_surprised: bool = False
+    max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        selects = self.selector not in (None, "all") or self.retention not in (None, 1.0) or self.pinned
+        if self.memory == "newest" and selects:
+            raise ScoreEdgeError(
+                "a memory of the newest steps keeps them entirely and nothing else",
+                "leave out selector, retention and pinned, or take the memory 'kept'",
+            )
+
+    @property
+    def select_by(self) -> str | None:
+        """The selector; a memory of the newest steps keeps every token."""
+        return "all" if self.memory == "newest" else self.selector

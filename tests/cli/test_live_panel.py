@@ -1,0 +1,33 @@
+"""What the panel shows."""
+
+import pytest
+from rich.console import Console
+
+from score_edge.bundle.folder import Bundle
+from score_edge.cli.live_panel import LivePanel
+from score_edge.runtime.live.stream import Stream, StreamOptions
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.runs_on import describe_pipeline
+from score_edge.runtime.sources.open_source import open_source
+
+pytest.importorskip("llama_cpp")
+
+
+@pytest.mark.parametrize("names", [[""], ["front", "yard"]])
+def test_figures_of_each_camera(names: list[str]) -> None:
+    with Pipeline(Bundle.open("reference"), context=1024, threads=1, sequences=3) as pipeline:
+        sources = {name: open_source(f"synthetic://?steps={6 + n}") for n, name in enumerate(names)}
+        stream = Stream(pipeline, sources, StreamOptions())
+        panel = LivePanel(stream, "here", 6, describe_pipeline(pipeline))
+        stream.listen(panel)
+        console = Console(width=150, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+        console.print(panel)
+        stream.ask("what moved?", camera=names[0])
+        stream.run()
+        console.print(panel)
+    shown = console.export_text()
+    assert "waiting for the first frames" in shown
+    for n, name in enumerate(names):
+        assert name in shown and f"step {5 + n}," in shown and f"{2 * (6 + n)} frames, 0 dropped" in shown
+    assert shown.count("preprocess") == shown.count("cells") == len(names)
+    assert "visual tokens" in shown and (not names[0] or "front> what moved?" in shown)
