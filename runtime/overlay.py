@@ -18,23 +18,22 @@ _PAPER: Final = (18, 20, 24)
 _INK: Final = (214, 218, 224)
 _SHEET_WIDTH: Final = 1920
 _FRAME_WIDTH: Final = 640
-_FRAME_HEIGHT: Final = 1280
 _MARGIN: Final = 12
 _CAPTION: Final = 26
 
 
-def thumbnail(frame: Frame) -> Frame:
-    """A frame small enough to be held for a picture: at most 640 x 1280, 2.5 MB; the same frame where it is already.
+def thumbnail(frame: Frame, width: int = _FRAME_WIDTH) -> Frame:
+    """A frame small enough to be held for a picture: at most `width` x 2 `width`; the same frame where it is already.
 
     The image is a copy, so that a smaller view never keeps a large picture in memory.
     """
     import cv2
 
-    height, width = frame.image.shape[:2]
-    shrink = max(width / _FRAME_WIDTH, height / _FRAME_HEIGHT)
+    rows, columns = frame.image.shape[:2]
+    shrink = max(columns / width, rows / (2 * width))
     if shrink <= 1:
         return frame
-    size = max(1, round(width / shrink)), max(1, round(height / shrink))
+    size = max(1, round(columns / shrink)), max(1, round(rows / shrink))
     small = np.asarray(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), np.uint8)
     return Frame(small, frame.time_s, frame.index, frame.gap)
 

@@ -1,12 +1,13 @@
 """From captured frames to kept tokens, step by step: preprocess, gate, encode, score, budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError, error_text
 from score_edge.runtime.live.gate import EncoderGate
+from score_edge.runtime.overlay import thumbnail
 from score_edge.runtime.pipeline import Pipeline, Stopwatch
 from score_edge.runtime.sources.capture import Captured
 from score_edge.selection.causal_budget import CausalBudget
@@ -15,6 +16,7 @@ from score_edge.selection.residual import Residual
 
 _SURPRISING = 3.0  # times as many tokens as usual
 _AT_LEAST = 3
+_PICTURE = 1280  # pixels, width of what listeners get
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Perception:
         self._steps += 1
         with watch.stage("preprocess"):
             pixels = self._pipeline.preprocessing.fit(captured.frames)
+            # Some dozen steps may wait for the language model: none holds a frame at full size.
+            captured = replace(captured, frames=[thumbnail(frame, _PICTURE) for frame in captured.frames])
         if self._gate is not None:
             with watch.stage("gate"):
                 unchanged = self._gate.unchanged(pixels)

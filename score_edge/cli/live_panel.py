@@ -5,7 +5,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -21,6 +23,7 @@ from score_edge.runtime.runs_on import RunsOn
 
 OWN_STAGES = ("preprocess", "gate", "encode", "select", "append")
 _FULL, _EMPTY = "█", "·"
+_NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures, which the panel does not show
 _REFRESH = 8  # times a second
 
 
@@ -32,7 +35,7 @@ class _View:
         self.kept = self.total = 0
 
     def take(self, event: StepSeen) -> None:
-        self._recent.append((time.monotonic(), event))
+        self._recent.append((time.monotonic(), replace(event, frame=replace(event.frame, image=_NOTHING))))
         self.kept += int(event.keep.sum())
         self.total += event.keep.size
 

@@ -87,7 +87,10 @@ def evaluate(
         if differences:
             out.print(paired_table(differences))
     if plot:  # last: the figures are shown whatever becomes of the picture
-        plot_retention([dataclasses.asdict(row) for row in rows], plot)
+        drawn = [dataclasses.asdict(row) for row in rows]
+        for row in drawn if plan.tuned else ():  # one line per selector, whatever it was tuned to at each retention
+            row["selector"] = row["selector"].partition(":")[0]
+        plot_retention(drawn, plot)
 
 
 def _selectivity(

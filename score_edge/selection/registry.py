@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.selection.base import Causal, Selector, StepScorer
+from score_edge.selection.change import Change
 from score_edge.selection.dithered import Dithered, SelectorSpec
 from score_edge.selection.dtd import Dtd
 from score_edge.selection.every_token import EveryToken
@@ -36,6 +37,7 @@ def _score(settings: _Settings) -> Selector:
 
 _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
     "score": _score,
+    "change": lambda settings: Change(),
     "evs": lambda settings: Evs(),
     "dtd": lambda settings: Dtd(),
     "surge": lambda settings: Surge(settings.grid),

@@ -21,7 +21,7 @@ def clip(steps: int = 12, width: int = 16, seed: int = 0, tokens: int = GRID.tok
 
 
 @pytest.mark.parametrize("width", [1, 16, 37, 192, 896])
-@pytest.mark.parametrize("name", ["evs", "surge", "random", "all"])
+@pytest.mark.parametrize("name", ["change", "evs", "surge", "random", "all"])
 def test_a_stream_is_scored_as_a_clip(name: str, width: int) -> None:
     tokens = clip(width=width)
     selector = get_selector(name, grid=GRID, seed=5)

@@ -63,6 +63,13 @@ def first_step(tokens: np.ndarray) -> dict[tuple[int, int], float]:
     return {(0, i): math.inf for i in range(tokens.shape[1])}
 
 
+def plain_change(tokens: np.ndarray, count: int) -> set[tuple[int, int]]:
+    rows = tokens.astype(float)
+    sizes = {(t, i): np.linalg.norm(rows[t, i] - rows[t - 1, i]) for t, i in np.ndindex(tokens.shape[:2]) if t}
+    best = sorted(sizes, key=lambda place: (-sizes[place], place))
+    return set([*first_step(tokens), *best][:count])
+
+
 def plain_evs(tokens: np.ndarray, count: int) -> set[tuple[int, int]]:
     return largest(first_step(tokens) | plain_cosine_change(tokens), count)
 
@@ -143,6 +150,7 @@ def plain_vidcom2(tokens: np.ndarray, count: int) -> set[tuple[int, int]]:
 
 
 PLAIN: dict[str, Callable[[np.ndarray, int], set[tuple[int, int]]]] = {
+    "change": plain_change,
     "evs": plain_evs,
     "dtd": plain_dtd,
     "vidcom2": plain_vidcom2,
@@ -279,7 +287,7 @@ def test_no_change_is_exactly_zero() -> None:
     assert not open_selector("evs").score(tokens, 20)[1:].any()
 
 
-@pytest.mark.parametrize("name", ["evs", "dtd", "surge", "last-kept"])
+@pytest.mark.parametrize("name", ["change", "evs", "dtd", "surge", "last-kept"])
 def test_the_one_token_that_moves_is_kept(name: str) -> None:
     tokens = np.repeat(clip(steps=1), 8, axis=0)
     tokens[4:, 7] += 1
@@ -289,10 +297,10 @@ def test_the_one_token_that_moves_is_kept(name: str) -> None:
 def test_unknown_selector() -> None:
     with pytest.raises(ScoreEdgeError, match="there is no selector 'last_kept'") as caught:
         get_selector("last_kept")
-    assert caught.value.hint.startswith("did you mean last-kept? known: score, evs")
+    assert caught.value.hint.startswith("did you mean last-kept? known: score, change, evs")
     with pytest.raises(ScoreEdgeError) as caught:
         get_selector("zzz")
-    assert caught.value.hint.startswith("known: score, evs")
+    assert caught.value.hint.startswith("known: score, change, evs")
 
 
 @pytest.mark.parametrize("name", FREE_NAMES)
