@@ -15,8 +15,8 @@ from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATC
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
-TRAINED = 96
-"""Positions: of clips much longer the answers fall off (tools/far_from_prompt.py)."""
+TRAINED = 24
+"""Positions: what stands much further behind the prompt is answered worse (tools/far_from_prompt.py)."""
 
 
 def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
