@@ -27,7 +27,7 @@ def thumbnail(frame: Frame, width: int = _FRAME_WIDTH) -> Frame:
 
     The image is a copy, so that a smaller view never keeps a large picture in memory.
     """
-    import cv2
+    cv2 = require("cv2")
 
     rows, columns = frame.image.shape[:2]
     shrink = max(columns / width, rows / (2 * width))
@@ -170,9 +170,9 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
 
 
 def _frames_in(path: Path) -> int:
-    import cv2
+    cv2 = require("cv2")
 
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(native_path(path))
     count = 0
     while capture.grab():
         count += 1

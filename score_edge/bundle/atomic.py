@@ -81,7 +81,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         yield target
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    stem = os.fsencode(target.stem)[:100].decode("utf-8", "ignore")
+    stem = target.stem if len(os.fsencode(target.stem)) <= 100 else "file"  # a name cut off may be no UTF-8
     unfinished = target.with_name(f".{stem}.{secrets.token_hex(4)}.partial{target.suffix}")
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))  # the umask applies

@@ -44,7 +44,7 @@ def test_from_the_command_to_a_bundle_that_selects_with_score(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("--videos", "nowhere"), 1, "there is no folder nowhere"),
+        (("--images", "nowhere"), 1, "there is no folder nowhere"),
         (("--questions", "q.jsonl"), 1, "questions without videos"),
         (("--advantage", "spilt"), 1, "did you mean split?"),
         (("--backend", "tensorrt-llm"), 1, "needs the folder of an engine"),

@@ -431,7 +431,7 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.delitem(sys.modules, "llama_cpp.llama_cpp", raising=False)
     llama_library.library.cache_clear()
-    with pytest.raises(ScoreEdgeError, match=r"score-edge\[llama\]"):
+    with pytest.raises(ScoreEdgeError, match=r"score-edge\[pc\]"):
         LlamaCpp(tmp_path / "any.gguf")
 
 
