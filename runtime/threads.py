@@ -1,11 +1,13 @@
 """How many CPUs there are to compute on, and how many of them others are using."""
 
+import math
 import os
 import time
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
 _LOOK_EVERY_S = 0.1  # the kernel counts in hundredths of a second
+_NOISE = 0.3  # of a CPU
 _IDLE = (3, 4)  # columns of /proc/stat: idle and waiting for a disk
 
 
@@ -61,7 +63,8 @@ class FreeThreads:
         """How many to use now; cheap enough for every call of a model."""
         others = self._load.cpus() if self._most > 1 else None
         if others is not None:
-            self._count = max(1, self._most - round(others))
+            # One that wants a whole CPU gets less while we hold it: a third of one counts as taken.
+            self._count = max(1, self._most - max(0, math.ceil(others - _NOISE)))
         return self._count
 
 

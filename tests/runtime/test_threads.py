@@ -89,19 +89,20 @@ def test_prefill_beside_a_busy_process() -> None:
         keep = np.random.default_rng(0).random(tokens.shape[:2]) < 0.15
         segments = adapted.layout.clip(KeptTokens.gather(tokens, keep, adapted.layout.grid)).segments
 
-        def prefill(name: str, count: int) -> None:
+        def prefill(name: str, count: int, *pipelines: tuple[str, Pipeline]) -> None:
             for _ in range(count):
-                for how, pipeline in (("adapted", adapted), ("fixed", fixed)):
+                for how, pipeline in pipelines:
                     pipeline.sequence.clear()
                     began = time.perf_counter()
                     pipeline.sequence.append(*segments)
                     seconds.setdefault(f"{how}, {name}", []).append(time.perf_counter() - began)
 
-        prefill("idle", 100)
+        prefill("idle", 300, ("adapted", adapted), ("fixed", fixed))
         spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
             time.sleep(0.5)
-            prefill("busy", 100)
+            prefill("busy", 300, ("adapted", adapted))
+            prefill("busy", 100, ("fixed", fixed))
         finally:
             spin.kill()
             spin.wait()
