@@ -88,9 +88,10 @@ def evaluate(
             out.print(paired_table(differences))
     if plot:  # last: the figures are shown whatever becomes of the picture
         drawn = [dataclasses.asdict(row) for row in rows]
-        for row in drawn if plan.tuned else ():  # one line per selector, whatever it was tuned to at each retention
-            row["selector"] = row["selector"].partition(":")[0]
-        plot_retention(drawn, plot)
+        paired = [dataclasses.asdict(row) for row in differences]
+        for row in (*drawn, *paired) if plan.tuned else ():  # one line per selector, whatever it was tuned to
+            row.update({key: row[key].partition(":")[0] for key in ("selector", "against") if key in row})
+        plot_retention(drawn, plot, paired)
 
 
 def _selectivity(

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_retention(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
+def plot_retention(rows: Sequence[dict[str, Any]], picture: Path, differences: Sequence[dict[str, Any]] = ()) -> Path:
     """Draw overall accuracy over retention, one line per selector and one panel per clip length.
 
     Args:
         rows: of `score-edge evaluate --json`; those of kind "overall" are drawn.
         picture: .png, .svg or .pdf.
+        differences: of the same, drawn below: paired, in points, with their interval.
 
     Raises:
         ScoreEdgeError: nothing to draw, or a picture of an unknown kind.
@@ -28,8 +29,12 @@ def plot_retention(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
     lengths = sorted({row["steps"] for row in overall})
     if not lengths:
         raise ScoreEdgeError("there is no accuracy to draw")
-    figure = Figure(figsize=(5 * len(lengths), 3.6), layout="constrained")
-    for axes, steps in zip(figure.subplots(1, len(lengths), squeeze=False)[0], lengths, strict=True):
+    below = bool(differences)
+    figure = Figure(figsize=(5 * len(lengths), 6.4 if below else 3.6), layout="constrained")
+    panels = figure.subplots(1 + below, len(lengths), squeeze=False)
+    for axes, steps in zip(panels[-1], lengths, strict=True) if below else ():
+        _draw_differences(axes, [row for row in differences if row["steps"] == steps])
+    for axes, steps in zip(panels[0], lengths, strict=True):
         here = [row for row in overall if row["steps"] == steps]
         for name in dict.fromkeys(row["selector"] for row in here):
             points = sorted((row for row in here if row["selector"] == name), key=lambda row: float(row["retention"]))
@@ -46,6 +51,21 @@ def plot_retention(rows: Sequence[dict[str, Any]], picture: Path) -> Path:
         axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return _save(figure, picture)
+
+
+def _draw_differences(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    for name in dict.fromkeys(row["selector"] for row in rows):
+        points = sorted((row for row in rows if row["selector"] == name), key=lambda row: float(row["retention"]))
+        ends = [[100 * abs(point[end] - point["difference"]) for point in points] for end in ("low", "high")]
+        share, ahead = ([100 * point[key] for point in points] for key in ("retention", "difference"))
+        axes.errorbar(share, ahead, yerr=ends, label=name, marker="o", markersize=3, capsize=2, linewidth=1)
+    axes.axhline(0, color="black", linestyle=":")
+    against = rows[0]["against"] if rows else ""
+    axes.set(xlabel="visual tokens kept, %", ylabel=f"ahead of {against}, points", xscale="log", ylim=(-15, 5))
+    ticks = sorted({100 * row["retention"] for row in rows})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
 
 
 def plot_layers(layers: Sequence[dict[str, Any]], excluded: Collection[str], picture: Path) -> Path:

@@ -31,3 +31,11 @@ def test_layers_are_drawn(tmp_path):
     assert picture.read_text(encoding="utf-8").count("<path") > len(layers)
     with pytest.raises(ScoreEdgeError, match="cannot write"):
         plot_layers(layers, [], tmp_path / "layers.nonsense")
+
+
+def test_paired_differences_are_drawn_below(tmp_path):
+    rows = [row("all", 1.0, 32, 0.9), *(row("evs", share, 32, 0.8) for share in (0.1, 0.05))]
+    ahead = {"selector": "evs", "against": "score", "steps": 32, "difference": -0.03, "low": -0.05, "high": -0.01}
+    alone = plot_retention(rows, tmp_path / "alone.svg").read_text(encoding="utf-8")
+    both = plot_retention(rows, tmp_path / "both.svg", [{**ahead, "retention": share} for share in (0.1, 0.05)])
+    assert both.read_text(encoding="utf-8").count("<path") > alone.count("<path")
