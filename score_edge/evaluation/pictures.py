@@ -1,6 +1,6 @@
 """Measurements as pictures."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,8 @@ from score_edge.errors import ScoreEdgeError, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_LINE: dict[str, Any] = {"marker": "o", "markersize": 3, "capsize": 2, "linewidth": 1}
 
 
 def plot_retention(rows: Sequence[dict[str, Any]], picture: Path, differences: Sequence[dict[str, Any]] = ()) -> Path:
@@ -30,10 +32,12 @@ def plot_retention(rows: Sequence[dict[str, Any]], picture: Path, differences: S
     if not lengths:
         raise ScoreEdgeError("there is no accuracy to draw")
     below = bool(differences)
+    names = dict.fromkeys(row["selector"] for row in overall if row["selector"] != "all")
+    colours = {name: f"C{i}" for i, name in enumerate(names)}
     figure = Figure(figsize=(5 * len(lengths), 6.4 if below else 3.6), layout="constrained")
     panels = figure.subplots(1 + below, len(lengths), squeeze=False)
     for axes, steps in zip(panels[-1], lengths, strict=True) if below else ():
-        _draw_differences(axes, [row for row in differences if row["steps"] == steps])
+        _draw_differences(axes, [row for row in differences if row["steps"] == steps], colours)
     for axes, steps in zip(panels[0], lengths, strict=True):
         here = [row for row in overall if row["steps"] == steps]
         for name in dict.fromkeys(row["selector"] for row in here):
@@ -43,7 +47,7 @@ def plot_retention(rows: Sequence[dict[str, Any]], picture: Path, differences: S
                 axes.axhline(accuracy[0], color="black", linestyle=":", label="unpruned")
                 continue
             ends = [[100 * abs(point[end] - point["accuracy"]) for point in points] for end in ("low", "high")]
-            axes.errorbar(share, accuracy, yerr=ends, label=name, marker="o", markersize=3, capsize=2, linewidth=1)
+            axes.errorbar(share, accuracy, yerr=ends, label=name, color=colours[name], **_LINE)
         axes.set(title=f"{steps} steps", xlabel="visual tokens kept, %", ylabel="right answers, %", xscale="log")
         ticks = sorted({100 * row["retention"] for row in here if row["selector"] != "all"})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
@@ -53,12 +57,12 @@ def plot_retention(rows: Sequence[dict[str, Any]], picture: Path, differences: S
     return _save(figure, picture)
 
 
-def _draw_differences(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _draw_differences(axes: Any, rows: Sequence[dict[str, Any]], colours: Mapping[str, str]) -> None:
     for name in dict.fromkeys(row["selector"] for row in rows):
         points = sorted((row for row in rows if row["selector"] == name), key=lambda row: float(row["retention"]))
         ends = [[100 * abs(point[end] - point["difference"]) for point in points] for end in ("low", "high")]
         share, ahead = ([100 * point[key] for point in points] for key in ("retention", "difference"))
-        axes.errorbar(share, ahead, yerr=ends, label=name, marker="o", markersize=3, capsize=2, linewidth=1)
+        axes.errorbar(share, ahead, yerr=ends, color=colours.get(name), **_LINE)
     axes.axhline(0, color="black", linestyle=":")
     against = rows[0]["against"] if rows else ""
     axes.set(xlabel="visual tokens kept, %", ylabel=f"ahead of {against}, points", xscale="log", ylim=(-15, 5))
