@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,6 +108,12 @@ def test_raw_frames() -> None:
 @pytest.mark.parametrize("place", ["stream", "picture", "file.mp4"])
 def test_over_http(http_at: str, place: str) -> None:
     stop_often(f"http://{http_at}/{place}", 0.02)
+
+
+@pytest.mark.slow
+def test_rtsp(rtsp: Any) -> None:
+    rtsp.start()
+    stop_often(rtsp.uri, 0.1, stops=20)  # two seconds each: the server's first picture
 
 
 @pytest.mark.slow
