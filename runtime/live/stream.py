@@ -159,7 +159,8 @@ class Stream:
             camera: its name; None asks the only one, or all of them in one prompt.
 
         Returns:
-            What the answer will be, also when it fails: then `Answered.error` says why.
+            What the answer will be, also when it fails: then `Answered.error` says why. Cancelled before the answer
+            began, the question is not put.
 
         Raises:
             ScoreEdgeError: no such camera, too many questions wait already, or the stream has ended.
@@ -331,6 +332,8 @@ class Stream:
                 self.ask(self.options.question, why, about=seen.captured.arrived, camera=camera.name)
 
     def _answer(self, waiting: Waiting) -> None:
+        if not waiting.done.set_running_or_notify_cancel():
+            return
         began, asked, camera = time.monotonic(), self._cameras.asked(waiting.camera), waiting.camera or ""
         time_s, arrived = asked.time_s, asked.arrived
         pieces: list[str] = []
@@ -390,4 +393,5 @@ class Stream:
 
 def _refuse(waiting: list[Waiting], reason: str) -> None:
     for each in waiting:
-        each.done.set_exception(ScoreEdgeError(reason))
+        if each.done.set_running_or_notify_cancel():
+            each.done.set_exception(ScoreEdgeError(reason))

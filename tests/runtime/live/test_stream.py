@@ -201,6 +201,21 @@ def test_an_answer_can_be_stopped_and_the_stream_goes_on(pipeline: Pipeline, mon
     assert len(steps_of(events)) == 20
 
 
+def test_a_cancelled_question_is_not_put_and_the_stream_goes_on(pipeline: Pipeline) -> None:
+    events: list[Event] = []
+    stream = Stream(pipeline, Frames(world_frames(8)), StreamOptions(), [events.append])
+    assert stream.ask("how many things are there?").cancel()
+    kept = stream.ask(QUESTION)
+    stream.run()
+    assert [answer.question for answer in answers_of(events)] == [QUESTION]
+    assert kept.result(0).text and not kept.cancel()
+
+    stopped = Stream(pipeline, Frames(world_frames(8)), StreamOptions())
+    assert stopped.ask(QUESTION).cancel()
+    stopped.stop()
+    stopped.run()
+
+
 def test_stop_is_quick_even_during_an_answer_and_a_wait_for_the_signal(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
