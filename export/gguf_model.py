@@ -72,32 +72,12 @@ def write_gguf(
         if levels := getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None):
             writer.add_num_deepstack_layers(len(levels))
         _add_tokenizer(writer, tokenizer, config.vocab_size)
-        for tensor_name, tensor in _named_tensors(model):
+        for tensor_name, tensor in named_tensors(model):
             writer.add_tensor(tensor_name, _array(tensor, dtype))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
     return path
-
-
-def load_gguf(model: Any, path: str | Path) -> None:
-    """Put the weights of a file written by `write_gguf` back into the decoder and head of a model of the same shape.
-
-    Args:
-        model: a ``Qwen2VLForConditionalGeneration`` or ``Qwen2ForCausalLM``, changed in place.
-        path: the GGUF.
-
-    Raises:
-        ScoreEdgeError: a tensor is missing or has another shape, or the file holds it in another order.
-    """
-    if _architecture(model.get_decoder().config) == "llama":
-        raise ScoreEdgeError("weights of a Llama GGUF lie in another order and cannot be read back here")
-    gguf, torch = require("gguf", "export"), require("torch", "export")
-    found = {str(tensor.name): tensor.data for tensor in gguf.GGUFReader(path).tensors}
-    for name, tensor in _named_tensors(model):
-        if name not in found or found[name].shape != tuple(tensor.shape):
-            raise ScoreEdgeError(f"{path} does not hold {name} of shape {tuple(tensor.shape)}: it is of another model")
-        tensor.data.copy_(torch.from_numpy(found[name].astype(np.float32)))
 
 
 def _rope(config: Any) -> dict[str, Any]:
@@ -162,7 +142,7 @@ def _architecture(config: Any) -> str:
     return ARCHITECTURES[config.model_type]
 
 
-def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
+def named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield (GGUF name, torch tensor); a head tied to the embeddings is left out, llama.cpp ties it too."""
     gguf = require("gguf", "export")
     decoder = model.get_decoder()

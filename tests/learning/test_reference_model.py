@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.core import KeptTokens  # noqa: E402
-from score_edge.export.gguf_model import load_gguf, write_gguf  # noqa: E402
+from score_edge.export.gguf_model import named_tensors, write_gguf  # noqa: E402
 from score_edge.learning.batches import EncoderBatch, collate, hidden_states, predict  # noqa: E402
 from score_edge.learning.reference_model import GRID, MERGE, SAME_CELL_LAGS, build_model, step_encoder  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
@@ -28,7 +29,9 @@ STEPS = 24
 @pytest.fixture(scope="module")
 def model():
     model = build_model().eval()
-    load_gguf(model, BUNDLE.gguf_path)
+    weights = {tensor.name: tensor.data for tensor in gguf.GGUFReader(BUNDLE.gguf_path).tensors}
+    for name, tensor in named_tensors(model):
+        tensor.data.copy_(torch.from_numpy(weights[name].astype(np.float32)))
     return model
 
 
