@@ -272,7 +272,8 @@ def _manifest(before: Manifest, int8: Int8) -> Manifest:
     provenance = Provenance.now(f"{before.provenance.source}; score-edge calibrate", "onnx")
     return dataclasses.replace(
         before,
-        vision=dataclasses.replace(before.vision, int8=int8),
+        # One form of the encoder: a graph of single cells in FP32 beside it would run in its place.
+        vision=dataclasses.replace(before.vision, int8=int8, incremental=None),
         provenance=dataclasses.replace(provenance, versions={**before.provenance.versions, **provenance.versions}),
     )
 
@@ -281,6 +282,9 @@ def _files(bundle: Bundle, encoder: Path) -> dict[str, Path | bytes]:
     """Every file of a bundle with another encoder; weights beside the old one go, those beside the new one come."""
     name = bundle.manifest.vision.graph.file
     gone = {str(Path(name).parent / file) for file in external_files(bundle.encoder_path)}
+    incremental = bundle.manifest.vision.incremental
+    if incremental is not None:
+        gone |= {incremental.graph.file, f"{incremental.graph.file}.data"}
     kept: dict[str, Path | bytes] = {file: path for file, path in bundle.paths.items() if file not in gone}
     beside = {str(Path(name).parent / file): encoder.parent / file for file in external_files(encoder)}
     return {**kept, **beside, name: encoder}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from score_edge.bundle.external import sealed_language
 from score_edge.bundle.folder import Bundle, check_shapes, check_target, scratch_beside, write_bundle
@@ -14,8 +15,9 @@ from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, V
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
-from score_edge.export.family import ENCODER, Family, find_family
+from score_edge.export.family import ENCODER, find_family
 from score_edge.export.gguf_check import Gguf, check_gguf
+from score_edge.export.incremental import INCREMENTAL, CellEncoder, export_incremental
 from score_edge.export.onnx_export import OPSET, Precision, export_onnx
 from score_edge.onnx_files.difference import Difference
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
@@ -110,7 +112,15 @@ def export_bundle(
     model = checkpoint.load(family.model_class)
     with scratch_beside(Path(folder), "export") as scratch:
         on_stage("ONNX graph")
-        differences = export_encoder(family, model, vision, scratch / ENCODER.file, precision, tolerance, video)
+        encoder = family.encoder(model, vision)
+        differences = export_encoder(encoder, vision, scratch / ENCODER.file, precision, tolerance, video)
+        if isinstance(encoder, CellEncoder):
+            on_stage("incremental graph")
+            differences += export_incremental(
+                encoder, vision, scratch / INCREMENTAL.file, precision=precision, tolerance=tolerance
+            )
+            vision = dataclasses.replace(vision, incremental=encoder.cache())
+            manifest = dataclasses.replace(manifest, vision=vision)
         if (rows := family.newline(model)) is not None:
             np.save(scratch / NEWLINE.file, rows)
             manifest = dataclasses.replace(manifest, vision=dataclasses.replace(vision, newline=NEWLINE))
@@ -123,8 +133,7 @@ def export_bundle(
 
 
 def export_encoder(
-    family: Family,
-    model: object,
+    encoder: nn.Module,
     vision: Vision,
     path: Path,
     precision: Precision = "fp32",
@@ -136,7 +145,7 @@ def export_encoder(
     real = [{name: torch.from_numpy(array) for name, array in step.items()} for step in sample_steps(vision, video)]
     data: Mapping[str, Sequence[Mapping[str, torch.Tensor]]] = {"video" if video else "rendered": real}
     return export_onnx(
-        family.encoder(model, vision),
+        encoder,
         {vision.input_name: random},
         "tokens",
         path,

@@ -2,15 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
 
-from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.difference import Difference, compare_outputs
 from score_edge.onnx_files.precision import convert_to_fp16, load
@@ -20,28 +20,32 @@ from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 OPSET = 18  # TensorRT 10 reads 9..20; from 23 on attention becomes one operator that its parser does not know
 
 Precision = Literal["fp32", "fp16"]
+Example: TypeAlias = Mapping[str, torch.Tensor | Sequence[torch.Tensor]]
+"""Argument name to tensor, or to several, which become inputs ``name.0``, ``name.1``, ..."""
+
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 
 
 def export_onnx(
     module: nn.Module,
-    example: Mapping[str, torch.Tensor],
-    output: str,
+    example: Example,
+    output: str | Sequence[str],
     path: Path,
     *,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     tolerance: float | None = None,
     precision: Precision = "fp32",
-    data: Mapping[str, Sequence[Mapping[str, torch.Tensor]]] | None = None,
+    data: Mapping[str, Sequence[Example]] | None = None,
 ) -> list[Difference]:
     """Trace a module, write it, check it, run it on ONNX Runtime and compare.
 
-    Weights of more than 2 GB go into `path` + ``.data`` beside it. Inputs and outputs are float32 in either precision.
+    Weights of more than 2 GB go into `path` + ``.data`` beside it. Inputs and outputs are float32 in either precision,
+    but for caches of keys and values, which have the precision of the arithmetic.
 
     Args:
-        module: with tensors as arguments and one tensor as result.
-        example: argument name to example tensor; also what is compared.
-        output: name of the result.
+        module: with tensors as arguments, and as result one tensor or a tuple of them.
+        example: of its arguments; also what is compared.
+        output: name of the result, or names.
         path: the .onnx file to write.
         dynamic: argument name to {axis: name of the free dimension}.
         tolerance: largest difference allowed, over the largest value of torch's; None takes the precision's.
@@ -49,20 +53,20 @@ def export_onnx(
         data: more to compare_outputs, by what it is called.
 
     Returns:
-        A row for the example and one for each kind of data, the worst of it.
+        A row for the example and one for each kind of data: the worst of it.
 
     Raises:
         ScoreEdgeError: ONNX Runtime and torch disagree.
     """
-    module = module.eval()
-    _trace(module, example, output, path, dynamic)
+    module, outputs = module.eval(), [output] if isinstance(output, str) else list(output)
+    _trace(module, example, outputs, path, dynamic)
     if precision == "fp16":
         save_onnx(convert_to_fp16(load(path)), path)
     _check(path)
     graph = OnnxGraph(path)
     rows = []
     for kind, inputs in {"random": [example], **(data or {})}.items():
-        found = [_difference(module, graph, given, output, kind) for given in inputs]
+        found = [row for given in inputs for row in _differences(module, graph, given, outputs, kind)]
         rows.append(max(found, key=lambda row: row.relative))
     allowed = TOLERANCE[precision] if tolerance is None else tolerance
     for row in rows:
@@ -79,8 +83,8 @@ def export_onnx(
 
 def _trace(
     module: nn.Module,
-    example: Mapping[str, torch.Tensor],
-    output: str,
+    example: Example,
+    outputs: Sequence[str],
     path: Path,
     dynamic: Mapping[str, Mapping[int, str]] | None,
 ) -> None:
@@ -91,8 +95,8 @@ def _trace(
         program = torch.onnx.export(
             module,
             kwargs=dict(example),
-            input_names=list(example),
-            output_names=[output],
+            input_names=[name for name, _ in _tensors(example)],
+            output_names=list(outputs),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -115,17 +119,32 @@ def _check(path: Path) -> None:
         raise ScoreEdgeError(f"{path.name}: the exporter wrote a graph that is not valid: {reason}") from error
 
 
-def _difference(
-    module: nn.Module, graph: OnnxGraph, given: Mapping[str, torch.Tensor], output: str, kind: str
-) -> Difference:
+def _differences(
+    module: nn.Module, graph: OnnxGraph, given: Example, outputs: Sequence[str], kind: str
+) -> list[Difference]:
     with torch.no_grad():
-        expected: Float32 = module(**given).numpy()
-    found = graph.run(**{name: tensor.numpy() for name, tensor in given.items()})[output]
-    return compare_outputs(output, expected, found, kind)
+        result = module(**given)
+    expected = [result] if isinstance(result, torch.Tensor) else result
+    inputs = {name: tensor.numpy().astype(graph.dtypes[name], copy=False) for name, tensor in _tensors(given)}
+    found = graph.run(**inputs)
+    return [
+        compare_outputs(name, tensor.numpy(), found[name].astype(np.float32), kind)
+        for name, tensor in zip(outputs, expected, strict=True)
+    ]
 
 
-def _dimensions(
-    example: Mapping[str, torch.Tensor], dynamic: Mapping[str, Mapping[int, str]]
-) -> dict[str, dict[int, torch.export.Dim]]:
+def _tensors(example: Example) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, given in example.items():
+        if isinstance(given, torch.Tensor):
+            yield name, given
+        else:
+            yield from ((f"{name}.{i}", tensor) for i, tensor in enumerate(given))
+
+
+def _dimensions(example: Example, dynamic: Mapping[str, Mapping[int, str]]) -> dict[str, Any]:
     """The same name is the same free dimension."""
-    return {name: {axis: torch.export.Dim(free) for axis, free in dynamic.get(name, {}).items()} for name in example}
+    shapes: dict[str, Any] = {}
+    for name, given in example.items():
+        free = {axis: torch.export.Dim(free) for axis, free in dynamic.get(name, {}).items()}
+        shapes[name] = free if isinstance(given, torch.Tensor) else [{}] * len(given)
+    return shapes

@@ -6,15 +6,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from score_edge.bundle.manifest import Prompt, Vision
+from score_edge.bundle.manifest import Incremental, Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, split_chat
+from score_edge.export.incremental import INCREMENTAL, Attention, CachedAttention, CellEncoder, attend
 
 SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. The models themselves take any size.
 
 
-class StepEncoder(nn.Module):
+class StepEncoder(CellEncoder):
     """The encoder of a Qwen2-VL checkpoint with the grid of one step baked in.
 
     The encoder attends within a step only, so a fixed grid needs none of its data-dependent splitting by `cu_seqlens`
@@ -52,13 +53,20 @@ class StepEncoder(nn.Module):
         Returns:
             (..., P / merge^2, D) float32, raster order.
         """
-        hidden = self.embed(patches)
-        for layer, block in enumerate(self.visual.blocks):
-            hidden = hidden + self._attend(block.attn, block.norm1(hidden), self.mask(layer))
-            hidden = hidden + block.mlp(block.norm2(hidden))
-        return self.merge(hidden)
+        return self._encode(patches, slice(None), attend)
 
-    def embed(self, patches: torch.Tensor) -> torch.Tensor:
+    def encode_cells(self, patches: torch.Tensor, cells: torch.Tensor, attention: CachedAttention) -> torch.Tensor:
+        """Patches stand cell by cell here: the rows of a cell follow each other."""
+        attention.rows = (cells[:, None] * patches.shape[1] + torch.arange(patches.shape[1])).flatten()
+        return self._encode(patches.flatten(0, 1), attention.rows, attention)
+
+    def cache(self) -> Incremental:
+        """A row per patch."""
+        return Incremental(
+            INCREMENTAL, len(self.visual.blocks), len(self.cos), self.visual.patch_embed.proj.out_channels
+        )
+
+    def embed(self, patches: torch.Tensor, rows: slice | torch.Tensor) -> torch.Tensor:
         """Patches to the encoder's width; kernel = stride = patch, so its Conv3d is a product, five times faster."""
         filters = self.visual.patch_embed.proj
         weight = filters.weight.flatten(1) if self.still is None else self.still
@@ -74,23 +82,37 @@ class StepEncoder(nn.Module):
         merged: torch.Tensor = merger.mlp(merger.ln_q(hidden).reshape(*hidden.shape[:-2], -1, merger.hidden_size))
         return merged
 
-    def _attend(self, attention: Any, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        heads = attention.num_heads
-        q, k, v = attention.qkv(hidden).unflatten(-1, (3, heads, -1)).unbind(-3)  # each (..., P, heads, head_dim)
+    def levels(self, layer: int, hidden: torch.Tensor) -> list[torch.Tensor]:
+        """What is put beside the tokens after a layer, (P / merge^2, D) each."""
+        return []
+
+    def _encode(self, patches: torch.Tensor, rows: slice | torch.Tensor, attention: Attention) -> torch.Tensor:
+        hidden = self.embed(patches, rows)
+        levels: list[torch.Tensor] = []
+        for layer, block in enumerate(self.visual.blocks):
+            hidden = hidden + self._attend(block.attn, block.norm1(hidden), layer, rows, attention)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+            levels += self.levels(layer, hidden)
+        tokens = self.merge(hidden)
+        return torch.cat([tokens, *levels], dim=-1) if levels else tokens
+
+    def _attend(
+        self, layers: Any, hidden: torch.Tensor, layer: int, rows: slice | torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        heads = layers.num_heads
+        q, k, v = layers.qkv(hidden).unflatten(-1, (3, heads, -1)).unbind(-3)  # each (..., P, heads, head_dim)
         four = (-1, hidden.shape[-2], heads, q.shape[-1])  # the exporter takes no other number of axes
-        q, k, v = (x.reshape(four).transpose(1, 2) for x in (self._rotate(q), self._rotate(k), v))
-        if mask is None:
-            mixed = functional.scaled_dot_product_attention(q, k, v)
-        else:
-            # Written out: torch's own, given a mask, exports a search for rows without any patch.
-            scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-            mixed = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
-        out: torch.Tensor = attention.proj(mixed.transpose(1, 2).reshape(hidden.shape))
+        cos, sin = self.cos[rows], self.sin[rows]
+        q, k, v = (x.reshape(four).transpose(1, 2) for x in (_rotate(q, cos, sin), _rotate(k, cos, sin), v))
+        mask = self.mask(layer)
+        mixed = attention(q, k, v, None if mask is None else mask[rows])
+        out: torch.Tensor = layers.proj(mixed.transpose(1, 2).reshape(hidden.shape))
         return out
 
-    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return x * self.cos[:, None] + torch.cat([-second, first], dim=-1) * self.sin[:, None]
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
 
 
 class Qwen2VL(Family):

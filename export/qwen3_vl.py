@@ -34,17 +34,19 @@ class DeepStackEncoder(StepEncoder):
             places = (visual.pos_embed(indices) * weights[:, :, None]).sum(1)
         self.register_buffer("places", places, persistent=False)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """(P, C) patches of one step to (P / merge^2, D * (1 + levels)) tokens."""
-        hidden = self.embed(patches) + self.places
-        levels: list[torch.Tensor] = []
-        for layer, block in enumerate(self.visual.blocks):
-            hidden = hidden + self._attend(block.attn, block.norm1(hidden), None)
-            hidden = hidden + block.mlp(block.norm2(hidden))
-            if layer in self.visual.deepstack_visual_indexes:
-                merger = self.visual.deepstack_merger_list[len(levels)]
-                levels.append(merger(hidden))
-        return torch.cat([self.visual.merger(hidden), *levels], dim=-1)
+    def embed(self, patches: torch.Tensor, rows: slice | torch.Tensor) -> torch.Tensor:
+        """With the learned positions of these patches."""
+        return super().embed(patches, rows) + self.places[rows]
+
+    def merge(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Its merger reshapes by itself."""
+        tokens: torch.Tensor = self.visual.merger(hidden)
+        return tokens
+
+    def levels(self, layer: int, hidden: torch.Tensor) -> list[torch.Tensor]:
+        """The DeepStack level that is taken after this layer, if one is."""
+        chosen = list(self.visual.deepstack_visual_indexes)
+        return [self.visual.deepstack_merger_list[chosen.index(layer)](hidden)] if layer in chosen else []
 
 
 class Qwen3VL(Qwen2VL):

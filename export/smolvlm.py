@@ -5,23 +5,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from score_edge.bundle.manifest import TOKENS, Prompt, Vision
+from score_edge.bundle.manifest import TOKENS, Incremental, Prompt, Vision
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, one_frame, split_chat, square
+from score_edge.export.incremental import (
+    INCREMENTAL,
+    CachedAttention,
+    CellEncoder,
+    as_product,
+    attention_of,
+    cell_table,
+)
 
 
-class FrameEncoder(nn.Module):
+class FrameEncoder(CellEncoder):
     """SigLIP and the connector at one resolution.
 
     Args:
         model: the inner model (`SmolVLMModel`).
-        side: pixels of a frame.
+        vision: sizes.
     """
 
     places: torch.Tensor
+    table: torch.Tensor
 
-    def __init__(self, model: Any, side: int) -> None:
+    def __init__(self, model: Any, vision: Vision) -> None:
         super().__init__()
+        side = vision.height
         self.vision = model.vision_model
         self.connector = model.connector
         # Where each patch of a frame lies in the learned table depends on the resolution alone: transformers is asked
@@ -33,6 +43,7 @@ class FrameEncoder(nn.Module):
             whole = embeddings(blank, torch.ones(1, patches, patches, dtype=torch.bool))
             places = whole - embeddings.patch_embedding(blank).flatten(2).transpose(1, 2)
         self.register_buffer("places", places, persistent=False)
+        self.register_buffer("table", cell_table(vision), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, side, side) pixels to (N, D) tokens, raster order."""
@@ -41,6 +52,23 @@ class FrameEncoder(nn.Module):
             hidden = layer(hidden, None)
         tokens: torch.Tensor = self.connector(self.vision.post_layernorm(hidden))[0]
         return tokens
+
+    def encode_cells(self, patches: torch.Tensor, cells: torch.Tensor, attention: CachedAttention) -> torch.Tensor:
+        """Pixel shuffle puts the patches of a cell side by side, in raster order."""
+        attention.rows = self.table[cells].flatten()
+        hidden = as_product(self.vision.embeddings.patch_embedding, patches.flatten(0, 1))
+        hidden = hidden[None] + self.places[:, attention.rows]
+        with attention_of(self.vision.config, attention):
+            for layer in self.vision.encoder.layers:
+                hidden = layer(hidden, None)
+        shuffled = self.vision.post_layernorm(hidden)[0].unflatten(0, (-1, patches.shape[1])).flatten(1)
+        tokens: torch.Tensor = self.connector.modality_projection(shuffled)
+        return tokens
+
+    def cache(self) -> Incremental:
+        """A row per patch."""
+        layers = len(self.vision.encoder.layers)
+        return Incremental(INCREMENTAL, layers, self.places.shape[1], self.places.shape[2])
 
 
 class SmolVLM(Family):
@@ -75,7 +103,7 @@ class SmolVLM(Family):
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
         """The encoder at one resolution."""
-        return FrameEncoder(model.model, vision.height)
+        return FrameEncoder(model.model, vision)
 
     def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:
         """What transformers' SmolVLMProcessor makes of a video; its words are taken from there."""

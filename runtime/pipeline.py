@@ -1,46 +1,28 @@
 """The loop: frames -> encode -> select -> prefill -> answer. Every arrow of docs/architecture.md is a call here."""
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings, Uint8
+from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.graphs.base import Graph
+from score_edge.runtime.graphs.engine_files import read_records
 from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
 from score_edge.runtime.language.layout import Layout
 from score_edge.runtime.overlay import thumbnail
 from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.stopwatch import Stopwatch
+from score_edge.runtime.vision_encoder import VisionEncoder
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector
 from score_edge.selection.score import KeepProbability
-
-
-@dataclass
-class Stopwatch:
-    """Seconds per named stage, summed over calls."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what happens inside towards a stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, began, time.perf_counter())
-
-    def add(self, name: str, began: float, ended: float) -> None:
-        """Count a stretch that is over, by `time.perf_counter()`."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +31,14 @@ class EncodedClip:
 
     Attributes:
         tokens: (T, N, D) float32.
+        encoded: (T, N) bool, the cells that were encoded; the tokens of the others are those of the step before.
         frames: the newest frame of each step, T of them, as thumbnails for pictures.
         seconds: per stage: read, preprocess, encode.
         times: seconds from the start of the source to the middle of each step.
     """
 
     tokens: Float32
+    encoded: Mask
     frames: list[Frame]
     seconds: dict[str, float]
     times: list[float]
@@ -71,9 +55,12 @@ class Pipeline:
         sequences: how many the language model has places for; `sequence` is one of them.
         model: a language model that is open already, in its place; closed with the pipeline.
         provider: what runs encoder and policy, see `open_graph`.
+        full_encoder: encode every cell of every step, by the plain graph.
+        threshold: grey levels that a cell must change by to be encoded, see `VisionEncoder`; None takes the bundle's.
 
     Attributes:
-        encoder: the vision encoder.
+        encoder: the graph of the vision encoder; `vision` runs it.
+        vision: frames to tokens.
         layout: how a clip becomes a prompt.
         sequence: of the language model, for `watch` and `ask`.
         skipped_providers: by provider, why it does not run the encoder.
@@ -99,6 +86,8 @@ class Pipeline:
         sequences: int = 1,
         model: LanguageModel | None = None,
         provider: Provider = "auto",
+        full_encoder: bool = False,
+        threshold: float | None = None,
     ) -> None:
         self.bundle = bundle
         vision = bundle.manifest.vision
@@ -106,7 +95,10 @@ class Pipeline:
         newline = None if bundle.newline_path is None else _read_rows(bundle.newline_path, vision.dim)
         self.layout = Layout.of(bundle.manifest, newline)
         self._provider, self._threads = provider, threads
-        self.encoder, self.skipped_providers = open_graph(bundle, "encoder", provider, threads=threads)
+        whole = full_encoder or vision.incremental is None
+        self.encoder, self.skipped_providers = _open_encoder(bundle, whole, provider, threads)
+        least = vision.change_threshold if threshold is None else threshold
+        self.vision = VisionEncoder(self.preprocessing, vision.dim, self.encoder, -1.0 if full_encoder else least)
         self.model = model or open_language_model(
             bundle, backend, context=context, sequences=sequences, threads=threads
         )
@@ -143,32 +135,30 @@ class Pipeline:
             ScoreEdgeError: there is no frame.
         """
         watch = watch or Stopwatch()
+        state = self.vision.start()
         tokens: list[Float32] = []
+        encoded: list[Mask] = []
         shown: list[Frame] = []
         times: list[float] = []
-        group: list[tuple[float, Uint8]] = []  # times and resized frames: none is held at full size
+        group: list[Frame] = []
 
         def close_step() -> None:
-            with watch.stage("preprocess"):
-                inputs = self.preprocessing.encoder_input(self.preprocessing.stacked([image for _, image in group]))
-            with watch.stage("encode"):
-                tokens.append(self.encoder.run(**inputs)["tokens"])
-            times.append((group[0][0] + group[-1][0]) / 2)
+            found, cells = self.vision.encode(group, state, watch)
+            tokens.append(found)
+            encoded.append(cells)
+            shown.append(thumbnail(group[-1]))
+            times.append((group[0].time_s + group[-1].time_s) / 2)
             group.clear()
 
         for frame in _timed(frames, watch):
-            with watch.stage("preprocess"):
-                group.append((frame.time_s, self.preprocessing.resized(frame.image)))
-                small = thumbnail(frame)
-            del frame
-            shown[len(tokens) :] = [small]
+            group.append(frame)
             if len(group) == self.preprocessing.frames_per_step:
                 close_step()
         if group:
             close_step()
         if not tokens:
             raise ScoreEdgeError("the source has no frames", "check the file, or give a longer clip")
-        return EncodedClip(np.stack(tokens), shown, watch.seconds, times)
+        return EncodedClip(np.stack(tokens), np.stack(encoded), shown, watch.seconds, times)
 
     def select(self, tokens: Float32, selector: Selector, retention: float) -> Mask:
         """(T, N) bool: the tokens of a clip that a selector and the clip budget keep; `all` keeps every one."""
@@ -239,6 +229,17 @@ class Pipeline:
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))
         return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
+
+
+def _open_encoder(bundle: Bundle, whole: bool, provider: Provider, threads: int | None) -> tuple[Graph, dict[str, str]]:
+    """The plain graph, or the incremental one; but not where only the plain one has an engine here."""
+    if not whole:
+        incremental, skipped = open_graph(bundle, "incremental", provider, threads=threads)
+        if "tensorrt" not in skipped or not read_records(bundle):
+            return incremental, skipped
+        plain, missing = open_graph(bundle, "encoder", provider, threads=threads)
+        return (incremental, skipped) if "tensorrt" in missing else (plain, missing)
+    return open_graph(bundle, "encoder", provider, threads=threads)
 
 
 def _read_rows(path: Path, width: int) -> Float32:

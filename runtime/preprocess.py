@@ -1,20 +1,23 @@
 """Frames to encoder input: antialiased resize as Pillow does it, normalisation, pixels or Qwen2-VL's patches."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from score_edge.bundle.manifest import Vision
-from score_edge.core import Float32, Frame, Grid, Uint8
+from score_edge.core import Float32, Frame, Grid, Mask, Uint8
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.runtime.resize import Resample, Size, resize, resize_part
 
-Resample = Literal["bicubic", "bilinear", "lanczos", "area"]
 Layout = Literal["patches", "pixels"]
+
+
+_WHOLE = 0.4
+"""Share of cells from which on the whole frame is resized faster than they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,25 @@ class Preprocessing:
         """The visual tokens of one step."""
         return Grid(*(-(side // self.patch // -self.merge) for side in (self.height, self.width)))
 
+    def cell_patches(self) -> NDArray[np.int64]:
+        """(N, merge * merge) the patches of each cell, in raster order, by their places in the whole grid of patches.
+
+        A cell is what yields one visual token. Where tokens do not divide the patches evenly (LLaVA-OneVision pools 27
+        of them to 14), neighbouring cells share patches.
+        """
+        rows, columns = (
+            self._starts(side, cells)[:, None] + np.arange(self.merge)
+            for side, cells in ((self.height, self.grid.height), (self.width, self.grid.width))
+        )
+        table: NDArray[np.int64] = rows[:, None, :, None] * (self.width // self.patch) + columns[None, :, None, :]
+        return table.reshape(self.grid.tokens, -1)
+
+    def _starts(self, side: int, cells: int) -> NDArray[np.int64]:
+        """The first patch of each of the cells along a side."""
+        patches = side // self.patch
+        first = np.floor((np.arange(cells) + 0.5) * patches / cells - (self.merge - 1) / 2).astype(np.int64)
+        return np.clip(first, 0, patches - self.merge)
+
     @property
     def shape(self) -> tuple[int, int]:
         """(patches, values per patch) of what patchify returns."""
@@ -123,10 +145,56 @@ class Preprocessing:
 
     def resized(self, image: Uint8) -> Uint8:
         """(height, width, 3) uint8 of a frame of any size."""
-        if self.longest_edge is not None:
-            height, width = _longest_edge(image.shape[0], image.shape[1], self.longest_edge)
+        for height, width in self._sizes(image):
             image = resize(image, height, width, self.resample)
-        return resize(image, self.height, self.width, self.resample)
+        return image
+
+    def update(self, pixels: Uint8, image: Uint8, cells: Mask) -> None:
+        """Resize those parts of a frame that some cells show, in place; of many cells the whole frame.
+
+        Args:
+            pixels: (height, width, 3) uint8, of an earlier frame.
+            image: (H, W, 3) uint8.
+            cells: (N,) bool.
+        """
+        if cells.mean() > _WHOLE:
+            pixels[...] = self.resized(image)
+            return
+        sizes = self._sizes(image)
+        for rows, columns in _runs(cells.reshape(self.grid.height, self.grid.width)):
+            part = (self._span(rows, self.height), self._span(columns, self.width))
+            pixels[part] = resize_part(image, sizes, *part, self.resample)
+
+    def cut_cells(self, pixels: Uint8, cells: NDArray[np.int64]) -> Float32:
+        """The patches of some cells.
+
+        Args:
+            pixels: (frames_per_step, height, width, 3) uint8.
+            cells: (c,) their numbers, in raster order.
+
+        Returns:
+            (c, merge * merge, 3 * frames_per_step * patch * patch) float32; values as in `patchify`.
+        """
+        p, frames = self.patch, len(pixels)
+        rows, columns = self.height // p, self.width // p
+        whole = pixels[:, : rows * p, : columns * p].reshape(frames, rows, p, columns, p, 3)
+        row, column = np.divmod(self.cell_patches()[cells], columns)
+        # numpy puts the axis of the fancy indices first: (c, M, frames, p, p, 3)
+        values = whole[:, row, :, column].transpose(0, 1, 5, 2, 3, 4)
+        apart = self._normalised(values.reshape(*row.shape, 3, frames * p * p), (3, 1))
+        return apart.reshape(*row.shape, self.shape[1])
+
+    def _span(self, cells: slice, side: int) -> slice:
+        """The pixels along a side that the patches of a run of cells show."""
+        starts = self._starts(side, -(side // self.patch // -self.merge))
+        return slice(int(starts[cells.start]) * self.patch, (int(starts[cells.stop - 1]) + self.merge) * self.patch)
+
+    def _sizes(self, image: Uint8) -> list[Size]:
+        """What a frame is resized to, in this order."""
+        last = (self.height, self.width)
+        if self.longest_edge is None:
+            return [last]
+        return [_longest_edge(image.shape[0], image.shape[1], self.longest_edge), last]
 
     def _cut(self, pixels: Uint8) -> Float32:
         """(patches, values) float32 of (frames_per_step, height, width, 3) uint8."""
@@ -161,85 +229,9 @@ def _longest_edge(height: int, width: int, longest: int) -> tuple[int, int]:
     return longest, max(other + other % 2, 1)
 
 
-def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic") -> Uint8:
-    """Resize bit for bit as Pillow does: antialiased, width first, rounded to 8 bits after each direction.
-
-    cv2.resize does not antialias bicubic and bilinear, and models feel the difference. Pillow 13 goes height first
-    where only the height shrinks; torchvision and the older Pillows that models were trained with never do.
-
-    Args:
-        image: (H, W, 3) uint8.
-        height, width: of the result, pixels.
-        resample: "bicubic", "bilinear" and "lanczos" are Pillow's; "area" averages what each pixel covers, as
-            cv2.INTER_AREA.
-
-    Raises:
-        ScoreEdgeError: the image is not (H, W, 3) uint8.
-    """
-    cv2 = require("cv2")
-
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    if image.shape[1] != width:
-        narrow = np.empty((image.shape[0], width, 3), np.uint8)
-        for start in range(0, len(image), _STRIP):  # a strip at a time, or a large frame would be held twice
-            # Columns first become rows: a product from the left then runs over contiguous memory.
-            columns = np.asarray(cv2.transpose(image[start : start + _STRIP]), np.uint8)
-            cv2.transpose(_resize_rows(columns, width, resample), dst=narrow[start : start + _STRIP])
-        image = narrow
-    return image if image.shape[0] == height else _resize_rows(image, height, resample)
-
-
-_KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.float64]]]] = {
-    # weight of a source pixel at a distance (in source pixels) from the centre of a target pixel `scale` wide
-    "bicubic": lambda distance, scale: _cubic(np.abs(distance) / scale),
-    "bilinear": lambda distance, scale: np.maximum(0.0, 1 - np.abs(distance) / scale),
-    "lanczos": lambda distance, scale: _lanczos(distance / scale),
-    "area": lambda distance, scale: np.clip((1 + scale) / 2 - np.abs(distance), 0.0, 1.0),
-}
-_BAND: Final = 8
-"""Target rows per product: narrow bands skip the zeros that most of a resampling matrix is."""
-_STRIP: Final = 256
-"""Source rows whose columns are resized together."""
-_FIXED_POINT: Final = 1 << 22
-"""Pillow's weights are whole multiples of 1 / 2**22; float64 sums of them are exact, in whatever order BLAS adds."""
-
-
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic with a = -0.5."""
-    inner = (1.5 * x - 2.5) * x * x + 1
-    outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
-
-
-def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A sinc, windowed by one three times as wide."""
-    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
-
-
-@lru_cache(maxsize=64)
-def _bands(source: int, target: int, resample: Resample) -> list[tuple[slice, slice, NDArray[np.float64]]]:
-    """The (target, source) resampling matrix, cut into bands: target rows, the source rows they need, weights."""
-    centre = (np.arange(target) + 0.5) * (source / target)
-    distance = np.arange(source) + 0.5 - centre[:, None]
-    weights = _KERNELS[resample](distance, max(1.0, source / target))
-    weights *= _FIXED_POINT / weights.sum(axis=1, keepdims=True)
-    weights = np.trunc(weights + np.copysign(0.5, weights)) / _FIXED_POINT
-    bands = []
-    for start in range(0, target, _BAND):
-        rows = slice(start, min(start + _BAND, target))
-        needed = np.flatnonzero(weights[rows].any(axis=0))
-        columns = slice(int(needed[0]), int(needed[-1]) + 1)
-        bands.append((rows, columns, np.ascontiguousarray(weights[rows, columns])))
-    return bands
-
-
-def _resize_rows(image: Uint8, target: int, resample: Resample) -> Uint8:
-    source, *rest = image.shape
-    flat = image.reshape(source, -1)
-    resized = np.empty((target, flat.shape[1]), np.uint8)
-    for rows, columns, weights in _bands(source, target, resample):
-        grey = weights @ flat[columns].astype(np.float64)
-        grey += 0.5
-        resized[rows] = np.clip(grey, 0, 255, out=grey)
-    return resized.reshape(target, *rest)
+def _runs(cells: Mask) -> Iterator[tuple[slice, slice]]:
+    """(rows, columns) of rectangles that cover just these cells of a (gh, gw) grid: each a run within one row."""
+    for row, active in enumerate(cells):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
+        for start, stop in zip(edges[::2], edges[1::2], strict=True):
+            yield slice(row, row + 1), slice(int(start), int(stop))

@@ -132,3 +132,8 @@ class Answer:
     kept: int
     total: int
     timings: Timings
+
+
+def is_cache(tensor: str) -> bool:
+    """Whether an input or output of a graph is a cache of the incremental encoder, by its name."""
+    return tensor.removeprefix("new_").partition(".")[0] in ("keys", "values")

@@ -189,5 +189,6 @@ def _quantised(bundle: Any, folder: Path, variant: Any = "s8s8") -> Any:
     ranges = collect_ranges(OnnxGraph(folder / "exposed.onnx"), names, sample_steps(vision, None), symmetric=True)
     save_onnx(quantize(model, layers, ranges, variant, folder), path)
     int8 = Int8("int8" if variant == "s8s8" else "int8-cpu", variant, "minmax", 2, 0, 2.0, 1.0)
-    manifest = dataclasses.replace(bundle.manifest, vision=dataclasses.replace(vision, int8=int8))
-    return write_bundle(folder / "bundle", manifest, {**bundle.paths, vision.graph.file: path})
+    manifest = dataclasses.replace(bundle.manifest, vision=dataclasses.replace(vision, int8=int8, incremental=None))
+    files = {name: place for name, place in bundle.paths.items() if place != bundle.incremental_path}
+    return write_bundle(folder / "bundle", manifest, {**files, vision.graph.file: path})

@@ -48,6 +48,8 @@ class TensorIOMode(enum.IntEnum):
 
 class DataType(enum.IntEnum):
     FLOAT = 0
+    HALF = 1
+    INT64 = 8
 
 
 class ILogger:
@@ -209,7 +211,9 @@ class Engine:
         return list(self.tensors)[index]
 
     def get_tensor_dtype(self, name):
-        return DataType.FLOAT
+        return {"tensor(float)": DataType.FLOAT, "tensor(float16)": DataType.HALF, "tensor(int64)": DataType.INT64}[
+            self.tensors[name].type
+        ]
 
     def get_tensor_shape(self, name):
         return [size if isinstance(size, int) else -1 for size in self.tensors[name].shape]
@@ -259,5 +263,7 @@ class Context:
 
     def memory(self, name):
         shape = self.get_tensor_shape(name)
-        size = int(np.prod(shape))
-        return np.ctypeslib.as_array((ctypes.c_float * size).from_address(self.addresses[name])).reshape(shape)
+        dtype = np.dtype({"FLOAT": "float32", "HALF": "float16"}.get(self.engine.get_tensor_dtype(name).name, "int64"))
+        size = int(np.prod(shape)) * dtype.itemsize
+        memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.addresses[name]))
+        return memory.view(dtype).reshape(shape)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "evaluation": "bundle reference selection runtime runtime.graphs runtime.live runtime.sources",
     "calibration": "bundle evaluation onnx_files selection runtime runtime.graphs runtime.live runtime.sources",
     "engines": "bundle calibration onnx_files runtime runtime.graphs runtime.sources",
-    "export": "bundle onnx_files runtime.graphs runtime.language runtime.sources",
+    "export": "bundle onnx_files runtime runtime.graphs runtime.language runtime.sources",
     "learning": "bundle export reference selection runtime runtime.graphs runtime.language runtime.sources",
     "profiling": "bundle reference selection runtime runtime.graphs runtime.language runtime.sources",
     "doctor": "bundle onnx_files profiling runtime.graphs runtime.language runtime.sources",

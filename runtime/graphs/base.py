@@ -1,7 +1,7 @@
 """What runs a graph: named arrays in and named arrays out."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -29,4 +29,20 @@ class Graph(Protocol):
 
     def run(self, **inputs: Array) -> dict[str, Array]:
         """Run once; arrays of the graph's own dtypes, a ScoreEdgeError for any others."""
+        ...
+
+
+@runtime_checkable
+class CachedGraph(Graph, Protocol):
+    """A graph with caches among its inputs (`is_cache`), each of which comes back as the output ``new_...``.
+
+    Caches stay where the graph runs. Several sources share one graph and have a cache each.
+    """
+
+    def start(self) -> Any:
+        """A cache of a new source."""
+        ...
+
+    def run_cached(self, cache: Any, **inputs: Array) -> dict[str, Array]:
+        """Run once: `run` with the caches left out on both sides, which are brought up to date if it succeeds."""
         ...

@@ -17,10 +17,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from score_edge.bundle.external import file_sha256
-from score_edge.bundle.folder import REFERENCE, Bundle
+from score_edge.bundle.folder import REFERENCE, Bundle, GraphName
 from score_edge.bundle.record import read_record
 from score_edge.bundle.user_cache import private, user_cache
 from score_edge.errors import ScoreEdgeError
@@ -31,8 +30,6 @@ from score_edge.runtime.graphs.tensorrt_library import short_version
 ENGINES = "engines"
 RECORD = "engine.json"
 _RECORD_LIMIT = 1 << 20
-
-GraphName = Literal["encoder", "policy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +77,7 @@ class EngineRecord:
 
 def engines_of(bundle: Bundle) -> Path:
     """The folder of all engines that were made of these graphs; it need not exist."""
-    graphs: list[GraphName] = ["encoder"] if bundle.policy_path is None else ["encoder", "policy"]
-    key = hashlib.sha256("".join(graph_hash(bundle, graph) for graph in graphs).encode()).hexdigest()
+    key = hashlib.sha256("".join(graph_hash(bundle, graph) for graph in bundle.graphs).encode()).hexdigest()
     return user_cache(ENGINES) / key[:12]
 
 
@@ -130,9 +126,8 @@ def build_command(bundle: Bundle, precision: str | None = None, implicit: bool =
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:
     """The sha256 of a graph; of a graph with its weights beside it, one of both."""
-    manifest = bundle.manifest
-    policy = manifest.selector.policy
-    ref = policy if graph == "policy" and policy is not None else manifest.vision.graph
+    manifest, path = bundle.manifest, bundle.graphs[graph]
+    ref = next(ref for ref in manifest.files.values() if bundle.folder / ref.file == path)
     beside = [extra.sha256 for extra in manifest.extra if extra.file == f"{ref.file}.data"]
     return hashlib.sha256("".join([ref.sha256, *beside]).encode()).hexdigest() if beside else ref.sha256
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle.folder import Bundle, check_shapes
+from score_edge.bundle.folder import Bundle, GraphName, check_shapes
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.base import Graph
 from score_edge.runtime.graphs.cpu_int8 import OVERFLOWS, REMEDY, overflows
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
-from score_edge.runtime.graphs.engine_files import GraphName, build_command, find_engine, read_records
+from score_edge.runtime.graphs.engine_files import build_command, find_engine, read_records
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.selection.score import KeepProbability
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def open_graph(
     bundle: Bundle, name: GraphName, provider: Provider = "auto", *, threads: int | None = None
 ) -> tuple[Graph, dict[str, str]]:
-    """Open a bundle's encoder or policy.
+    """Open one of a bundle's graphs.
 
     Args:
         bundle: which has one.
@@ -96,13 +96,13 @@ def _cuda(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
 
 
 def _cpu(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
-    if name == "encoder" and overflows(bundle.manifest.vision.int8):
+    if name != "policy" and overflows(bundle.manifest.vision.int8):
         _log.warning("%s (%s)", OVERFLOWS, REMEDY)
     return OnnxGraph(_onnx(bundle, name), threads=threads)
 
 
 def _onnx(bundle: Bundle, name: GraphName) -> Path:
-    path = bundle.encoder_path if name == "encoder" else bundle.policy_path
+    path = bundle.graphs.get(name)
     if path is None:
         raise ScoreEdgeError(f"{bundle.folder} has no {name}", "export it with one, or take another selector")
     return path

@@ -5,13 +5,15 @@ Which of its calls were checked against which version's bindings is in docs/hard
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from score_edge.core import is_cache
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.base import Array, Shape
 from score_edge.runtime.graphs.cuda_driver import require_gpu
@@ -27,6 +29,22 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "INT8": np.dtype(np.int8),
     "BOOL": np.dtype(np.bool_),
 }
+
+
+@dataclass
+class TensorRTCache:
+    """Caches of a source on the GPU, by input; the engine reads one and writes the other.
+
+    Attributes:
+        launches: recorded runs, by which of the two is read and by the number of cells.
+        warm: runs that were made once without being recorded.
+    """
+
+    current: dict[str, Buffer]
+    next: dict[str, Buffer]
+    turn: int = 0
+    launches: dict[tuple[int, int], Callable[[], None]] = field(default_factory=dict)
+    warm: set[tuple[int, int]] = field(default_factory=set)
 
 
 class TensorRTGraph:
@@ -96,6 +114,8 @@ class TensorRTGraph:
         self._set_shapes({name: most for name, (_, most) in self._limits.items()})
         buffers = {}
         for name, dtype in self._dtypes.items():
+            if is_cache(name):  # a source brings its own
+                continue
             shape = tuple(self._context.get_tensor_shape(name))
             if min(shape, default=1) < 0:
                 raise ScoreEdgeError(f"{self._name}: the size of {name} depends on the data", "export the bundle again")
@@ -115,7 +135,57 @@ class TensorRTGraph:
         Raises:
             ScoreEdgeError: an input is missing, unknown, or of the wrong shape or dtype; the GPU failed.
         """
-        if inputs.keys() != self.inputs.keys():
+        self._upload(inputs)
+        self._execute()
+        return self._download()
+
+    def start(self) -> TensorRTCache:
+        """A cache of zeros; see `CachedGraph`."""
+        self._cuda.enter()
+
+        def zeros() -> dict[str, Buffer]:
+            buffers = {}
+            for name, (_, shape) in self._limits.items():
+                if is_cache(name):
+                    buffers[name] = self._cuda.allocate(math.prod(shape) * self._dtypes[name].itemsize)
+                    buffers[name].host[:] = 0
+                    self._cuda.upload(buffers[name], len(buffers[name].host))
+            self._cuda.wait()
+            return buffers
+
+        return TensorRTCache(zeros(), zeros())
+
+    def run_cached(self, cache: TensorRTCache, **inputs: Array) -> dict[str, Array]:
+        """See `CachedGraph`; inputs and errors as for `run`.
+
+        The number of cells is rounded up, the last of them repeated: so few numbers occur, and each is recorded as a
+        CUDA graph. Encoding a cell twice changes nothing.
+        """
+        cells = len(inputs["cells"])
+        most = self._limits["cells"][1][0]
+        bucket = min(1 << (cells - 1).bit_length(), most)
+        if cells < bucket:
+            more = bucket - cells
+            inputs = {name: np.concatenate([array, array[-1:].repeat(more, 0)]) for name, array in inputs.items()}
+        self._upload(inputs, cache.current.keys())
+        for name, buffer in cache.current.items():
+            self._context.set_tensor_address(name, buffer.pointer)
+            self._context.set_tensor_address(f"new_{name}", cache.next[name].pointer)
+        self._launch_cached(cache, (cache.turn, bucket))
+        found = self._download()
+        cache.current, cache.next, cache.turn = cache.next, cache.current, 1 - cache.turn
+        return {name: array[:cells] for name, array in found.items()}
+
+    def _launch_cached(self, cache: TensorRTCache, kind: tuple[int, int]) -> None:
+        """As `_execute`, for each of the addresses and sizes that occur."""
+        if kind in cache.warm and kind not in cache.launches:
+            with contextlib.suppress(ScoreEdgeError):
+                cache.launches[kind] = self._cuda.record(self._queue)
+        cache.warm.add(kind)
+        cache.launches.get(kind, self._queue)()
+
+    def _upload(self, inputs: Mapping[str, Array], cached: Collection[str] = ()) -> None:
+        if inputs.keys() | set(cached) != self.inputs.keys():
             raise ScoreEdgeError(f"{self._name} takes {sorted(self.inputs)}, but was given {sorted(inputs)}")
         self._cuda.enter()
         for name, array in inputs.items():
@@ -124,8 +194,9 @@ class TensorRTGraph:
         for name, array in inputs.items():
             np.copyto(self._host(name, array.shape), array, casting="no")
             self._cuda.upload(self._buffers[name], array.nbytes)
-        self._execute()
-        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self.outputs}
+
+    def _download(self) -> dict[str, Array]:
+        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self.outputs if not is_cache(name)}
         for name, shape in shapes.items():
             self._cuda.download(self._buffers[name], math.prod(shape) * self._dtypes[name].itemsize)
         self._cuda.wait()

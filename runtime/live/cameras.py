@@ -142,8 +142,6 @@ class Cameras:
     def __init__(self, pipeline: Pipeline, options: StreamOptions) -> None:
         self._pipeline, self._options = pipeline, options
         vision = pipeline.bundle.manifest.vision
-        threshold = options.gate_threshold if options.gate_threshold is not None else vision.gate or 0.0
-        self._gate = threshold if options.gate else None
         self._fps, self._per_step = vision.fps if options.fps is None else options.fps, vision.frames_per_step
         self._budget = stream_budget(pipeline, options.select_by, options.retention)
         self._free = [pipeline.sequence]  # which stays the pipeline's
@@ -175,7 +173,7 @@ class Cameras:
                 pinned=options.pinned,
                 trained=pipeline.bundle.manifest.language.trained,
             )
-            perception = Perception(pipeline, options.select_by, options.retention, self._gate, self._budget)
+            perception = Perception(pipeline, options.select_by, options.retention, self._budget)
         except BaseException:
             self._give_back(sequence)
             raise

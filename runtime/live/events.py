@@ -17,10 +17,10 @@ class StepSeen:
         step: counts from 0.
         frame: the newest of the step.
         keep: (N,) bool.
-        encoded: False where the gate reused the tokens of an earlier step.
+        encoded: (N,) bool, the cells that were encoded; the tokens of the others are those of an earlier step.
         surprise: far more was kept than usual.
         gap: the source was interrupted before this step.
-        seconds: own time per stage: preprocess, gate, encode, select, append.
+        seconds: own time per stage: preprocess, encode, select, append.
         late_s: from the arrival of the frame to now.
         frames, dropped: of the source so far.
         used, cells: KV cells with visual tokens, and how many there may be.
@@ -31,7 +31,7 @@ class StepSeen:
     step: int
     frame: Frame
     keep: Mask
-    encoded: bool
+    encoded: Mask
     surprise: bool
     gap: bool
     seconds: dict[str, float]

@@ -13,8 +13,6 @@ class StreamOptions:
     Attributes:
         fps: frames per second to take from each source; None takes the bundle's.
         retention, selector: None takes the bundle's.
-        gate: whether steps in which nothing changed are spared the encoder.
-        gate_threshold: grey levels; None takes the bundle's, or 0 where it was never calibrated.
         memory: ``kept`` remembers the tokens that the selector keeps; ``newest`` the newest `window` steps entirely and
             nothing else (SimpleStream): the baseline to beat.
         window: newest steps of a camera that are remembered.
@@ -31,8 +29,6 @@ class StreamOptions:
     fps: float | None = None
     retention: float | None = None
     selector: str | None = None
-    gate: bool = True
-    gate_threshold: float | None = None
     memory: Literal["kept", "newest"] = "kept"
     window: int | None = 64
     pinned: float = 0.0

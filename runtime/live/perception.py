@@ -1,15 +1,15 @@
-"""From captured frames to kept tokens, step by step: preprocess, gate, encode, score, budget."""
+"""From captured frames to kept tokens, step by step: preprocess, encode what changed, score, budget."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from score_edge.core import Float32, Mask
-from score_edge.errors import ScoreEdgeError, error_text
-from score_edge.runtime.live.gate import EncoderGate
+from score_edge.errors import error_text
 from score_edge.runtime.overlay import thumbnail
-from score_edge.runtime.pipeline import Pipeline, Stopwatch
+from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.capture import Captured
+from score_edge.runtime.stopwatch import Stopwatch
 from score_edge.selection.causal_budget import CausalBudget
 from score_edge.selection.registry import step_scorer
 from score_edge.selection.residual import Residual
@@ -25,7 +25,7 @@ class Seen:
 
     Attributes:
         tokens: (N, D) float32; scores (N,) float32; keep (N,) bool.
-        encoded: False where the gate reused the tokens of an earlier step; none of them is kept again.
+        encoded: (N,) bool, the cells that were encoded. Of a step in which none was, nothing is kept again.
         surprise: far more was kept than usual.
         seconds: per stage.
     """
@@ -34,7 +34,7 @@ class Seen:
     tokens: Float32
     scores: Float32
     keep: Mask
-    encoded: bool
+    encoded: Mask
     surprise: bool
     seconds: dict[str, float]
 
@@ -62,7 +62,6 @@ class Perception:
         pipeline: for its preprocessing and encoder.
         selector: a causal selector's name; None takes the bundle's.
         retention: kept / all visual tokens; None takes the bundle's.
-        gate: threshold of the encoder gate; None encodes every step.
         budget: from `stream_budget`, where several cameras share one; None takes its own.
 
     Raises:
@@ -74,7 +73,6 @@ class Perception:
         pipeline: Pipeline,
         selector: str | None,
         retention: float | None,
-        gate: float | None,
         budget: CausalBudget | None = None,
     ) -> None:
         grid = pipeline.layout.grid
@@ -85,11 +83,10 @@ class Perception:
         self._scorer = step_scorer(chosen)
         self._budget = budget.share()
         self._residual = Residual()
-        self._gate = None if gate is None else EncoderGate(gate, grid)
+        self._state = pipeline.vision.start()
         # Of a step in which nothing changed; unpruned means unpruned.
         self._of_unchanged: Mask = np.full(grid.tokens, chosen.name == "all")
         self._lowest = np.full(grid.tokens, -np.inf, np.float32)
-        self._tokens: Float32 | None = None
         self._usual = max(self.retention * grid.tokens, 1.0)
         self._steps = 0
 
@@ -100,12 +97,20 @@ class Perception:
             ScoreEdgeError: tokens that are not finite, a failing encoder: the step is then as if never captured.
         """
         watch = Stopwatch()
-        try:
-            return self._see(captured, watch)
-        except Exception:
-            if self._gate is not None:
-                self._gate.reset()  # it took this step for encoded
-            raise
+        self._steps += 1
+        tokens, encoded = self._pipeline.vision.encode(captured.frames, self._state, watch)
+        with watch.stage("preprocess"):
+            # Some dozen steps may wait for the language model: none holds a frame at full size.
+            captured = replace(captured, frames=[thumbnail(frame, _PICTURE) for frame in captured.frames])
+        if not encoded.any():
+            self._budget.rest()
+            return Seen(captured, tokens, self._lowest, self._of_unchanged, encoded, False, watch.seconds)
+        with watch.stage("select"):
+            scores = self._scorer.score(tokens, self._residual.advance(tokens))
+            keep = self._budget.keep(scores)
+            self._scorer.kept(tokens, keep)
+            surprise = self._is_surprise(int(np.count_nonzero(keep)))
+        return Seen(captured, tokens, scores, keep, encoded, surprise, watch.seconds)
 
     def try_to_see(self, captured: Captured) -> Seen | Unseen:
         """The same; whatever is wrong with a step costs this step and no other."""
@@ -117,32 +122,6 @@ class Perception:
     def close(self) -> None:
         """Leave the budget to the others."""
         self._budget.close()
-
-    def _see(self, captured: Captured, watch: Stopwatch) -> Seen:
-        self._steps += 1
-        with watch.stage("preprocess"):
-            pixels = self._pipeline.preprocessing.fit(captured.frames)
-            # Some dozen steps may wait for the language model: none holds a frame at full size.
-            captured = replace(captured, frames=[thumbnail(frame, _PICTURE) for frame in captured.frames])
-        if self._gate is not None:
-            with watch.stage("gate"):
-                unchanged = self._gate.unchanged(pixels)
-            if unchanged and self._tokens is not None:
-                self._budget.rest()
-                return Seen(captured, self._tokens, self._lowest, self._of_unchanged, False, False, watch.seconds)
-        with watch.stage("preprocess"):
-            inputs = self._pipeline.preprocessing.encoder_input(pixels)
-        with watch.stage("encode"):
-            tokens: Float32 = self._pipeline.encoder.run(**inputs)["tokens"]
-        if not np.isfinite(tokens).all():
-            raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
-        with watch.stage("select"):
-            scores = self._scorer.score(tokens, self._residual.advance(tokens))
-            keep = self._budget.keep(scores)
-            self._scorer.kept(tokens, keep)
-            surprise = self._is_surprise(int(np.count_nonzero(keep)))
-        self._tokens = tokens
-        return Seen(captured, tokens, scores, keep, True, surprise, watch.seconds)
 
     def _is_surprise(self, kept: int) -> bool:
         surprise = self._steps > 1 and kept >= max(_AT_LEAST, _SURPRISING * self._usual)

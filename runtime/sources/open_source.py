@@ -9,6 +9,7 @@ from typing import Final
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
+from score_edge.runtime.sources.ahead import read_ahead
 from score_edge.runtime.sources.base import Source, Ticks, sample, stop_reading
 
 _LOG: Final = logging.getLogger(__name__)
@@ -58,8 +59,9 @@ def sample_clip(
 ) -> Iterator[Frame]:
     """A clip at a rate, or, where that gives too many frames, max_frames spread evenly over all of it.
 
-    Frames come as they are decoded and none is held; the source is opened on the first. A clip of a source without an
-    end is what it gives in its next max_frames / fps seconds. What could not be read goes to the log as a warning.
+    Frames come as they are decoded, in another thread and a few ahead; the source is opened on the first. A clip of a
+    source without an end is what it gives in its next max_frames / fps seconds. What could not be read goes to the log
+    as a warning.
 
     Args:
         uri: as for open_source.
@@ -73,7 +75,7 @@ def sample_clip(
     if max_frames < 1:
         raise ScoreEdgeError(f"at most {max_frames} frames leave nothing to look at", "give a positive number")
     Ticks(fps)  # refuses an impossible rate here
-    return _clip(Address(uri), fps, max_frames, on_progress)
+    return read_ahead(_clip(Address(uri), fps, max_frames, on_progress))
 
 
 def _clip(address: Address, fps: float, max_frames: int, on_progress: Callable[[float], None]) -> Iterator[Frame]:

@@ -4,6 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from score_edge.bundle.manifest import Vision
@@ -41,3 +42,23 @@ def sample_steps(vision: Vision, video: str | Path | None, steps: int = STEPS) -
         raise ScoreEdgeError(f"{video} has no frames", "give another video to compare on")
     preprocessing = Preprocessing.of(vision)
     return [preprocessing.prepare(frames[i : i + per_step]) for i in range(0, len(frames), per_step)]
+
+
+def cells_of(vision: Vision, step: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """What the incremental graph takes for all cells of a step that was prepared for the plain graph.
+
+    Args:
+        vision: of the bundle.
+        step: `vision.input_name` to an array of `vision.input_shape`.
+
+    Returns:
+        (N, M, patch_values) float32.
+    """
+    (array,) = step.values()
+    preprocessing, p = Preprocessing.of(vision), vision.patch
+    if vision.layout == "patches":
+        return np.asarray(array).reshape(vision.token_grid.tokens, -1, vision.patch_values)
+    rows, columns = vision.height // p, vision.width // p
+    whole = array[:, :, : rows * p, : columns * p].reshape(-1, 3, rows, p, columns, p)
+    patches = whole.transpose(2, 4, 1, 0, 3, 5).reshape(rows * columns, -1)
+    return np.asarray(patches[preprocessing.cell_patches()])

@@ -14,7 +14,7 @@ from typing import Literal
 
 from score_edge.bundle.atomic import atomic_folder, remove_leftovers, write_text
 from score_edge.bundle.external import check_external, file_sha256
-from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest
+from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest, Vision
 from score_edge.bundle.record import read_record
 from score_edge.errors import ScoreEdgeError, did_you_mean
 
@@ -23,6 +23,7 @@ MANIFEST = "bundle.json"
 MANIFEST_LIMIT = 1 << 20
 CHUNK = 1 << 20
 
+GraphName = Literal["encoder", "incremental", "policy"]
 Shapes = Mapping[str, Sequence[int | str | None]]
 
 
@@ -72,6 +73,12 @@ class Bundle:
         return self.folder / self.manifest.vision.graph.file
 
     @property
+    def incremental_path(self) -> Path | None:
+        """The ONNX graph that encodes single cells; None where the encoder has none."""
+        incremental = self.manifest.vision.incremental
+        return self.folder / incremental.graph.file if incremental else None
+
+    @property
     def newline_path(self) -> Path | None:
         """The rows that close a clip; None for models without them."""
         newline = self.manifest.vision.newline
@@ -82,6 +89,16 @@ class Bundle:
         """The ONNX policy; None for a bundle whose selectors need none."""
         policy = self.manifest.selector.policy
         return self.folder / policy.file if policy else None
+
+    @property
+    def graphs(self) -> dict[GraphName, Path]:
+        """Every ONNX graph by name."""
+        found: dict[GraphName, Path | None] = {
+            "encoder": self.encoder_path,
+            "incremental": self.incremental_path,
+            "policy": self.policy_path,
+        }
+        return {name: path for name, path in found.items() if path is not None}
 
     @property
     def gguf_path(self) -> Path:
@@ -180,7 +197,7 @@ def _cannot_write(what: str, error: OSError) -> ScoreEdgeError:
     return ScoreEdgeError(f"cannot write {what}: {error}", hint)
 
 
-def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs: Shapes, outputs: Shapes) -> None:
+def check_shapes(manifest: Manifest, graph: GraphName, inputs: Shapes, outputs: Shapes) -> None:
     """Compare the shapes of a loaded graph with what the manifest promises; whoever loads a graph calls this.
 
     Args:
@@ -197,6 +214,8 @@ def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs
     if graph == "encoder":
         tokens = (vision.token_grid.tokens, vision.dim)
         expected = {vision.input_name: vision.input_shape}, {"tokens": tokens}
+    elif graph == "incremental":
+        expected = _incremental_shapes(vision)
     else:
         expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim)}, {"keep": ("M",)}
     for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
@@ -209,6 +228,19 @@ def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs
                     f"{graph} graph: {kind} {name} has the shape {_show(found[name])}, expected {_show(shape)}",
                     "the graph and bundle.json do not belong together: export the bundle again",
                 )
+
+
+def _incremental_shapes(vision: Vision) -> tuple[Shapes, Shapes]:
+    cache = vision.incremental
+    if cache is None:
+        raise ScoreEdgeError("bundle.json names no incremental graph", "export the bundle again")
+    size = (cache.rows, cache.width)
+    inputs = {
+        "patches": ("c", vision.merge**2, vision.patch_values),
+        "cells": ("c",),
+        **dict.fromkeys(cache.caches, size),
+    }
+    return inputs, {"tokens": ("c", vision.dim), **{f"new_{name}": size for name in cache.caches}}
 
 
 def _fits(wanted: Sequence[int | str | None], found: Sequence[int | str | None]) -> bool:
@@ -259,6 +291,8 @@ def _read_manifest(folder: Path) -> Manifest:
     if type(schema) is int and schema != SCHEMA:
         hint = "install a newer score-edge" if schema > SCHEMA else "export the bundle again"
         raise ScoreEdgeError(f"bundle.json: schema is {schema}, this score-edge reads {SCHEMA}", hint)
+    if isinstance(document, dict) and isinstance(document.get("vision"), dict):
+        document["vision"].pop("gate", None)  # before 0.9 a threshold of another measure stood there
     manifest = read_record(Manifest, document, MANIFEST)
     manifest.check()
     return manifest

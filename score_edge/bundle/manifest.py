@@ -13,6 +13,8 @@ from score_edge.errors import ScoreEdgeError
 SCHEMA = 1
 QUESTION = "{question}"
 TOKENS = "{tokens}"
+CHANGE_THRESHOLD = 6.0
+"""Grey levels, see `Vision.threshold`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,29 @@ class Int8:
 
 
 @dataclass(frozen=True, slots=True)
+class Incremental:
+    """The second graph of the encoder, which encodes some cells and has the rest in a cache of keys and values.
+
+    Attributes:
+        graph: ONNX; ``patches`` (c, M, patch_values), ``cells`` (c,) and, for each layer, ``keys.0`` and ``values.0``
+            (rows, width) to ``tokens`` (c, dim), ``new_keys.0`` and ``new_values.0``. A cell is what yields one token.
+        layers: that have a cache.
+        rows: of a layer's keys: one per patch, and those of rows that are no patch.
+        width: floats per row.
+    """
+
+    graph: FileRef
+    layers: int
+    rows: int
+    width: int
+
+    @property
+    def caches(self) -> list[str]:
+        """Names of the graph's inputs that are caches; of each, ``new_`` in front of it is the output."""
+        return [f"{kind}.{layer}" for kind in ("keys", "values") for layer in range(self.layers)]
+
+
+@dataclass(frozen=True, slots=True)
 class Vision:
     """The vision encoder and how frames are brought into its shape.
 
@@ -76,9 +101,10 @@ class Vision:
             width).
         longest_edge: frames are first resized to this longest edge, with their shape kept; None does it in one go.
         newline: .npy (n, dim) float32, rows that close a clip (LLaVA-OneVision's image newline).
-        gate: a live step whose pixels changed less than this since the last encoded one is not encoded again, see
-            `runtime/live/gate.py`; null where it was never calibrated: then only a step without any change is spared.
+        threshold: grey levels; a cell that changed by less since it was last encoded is not encoded again, see
+            `runtime/changed_cells.py`. Null where nobody looked for one: see `change_threshold`.
         int8: how the graph was quantised; null where it was not.
+        incremental: the second graph; null where a step is encoded as a whole or not at all.
     """
 
     graph: FileRef
@@ -96,8 +122,16 @@ class Vision:
     layout: Literal["patches", "pixels"] = "patches"
     longest_edge: int | None = None
     newline: FileRef | None = None
-    gate: float | None = None
+    threshold: float | None = None
     int8: Int8 | None = None
+    incremental: Incremental | None = None
+
+    @property
+    def change_threshold(self) -> float:
+        """The threshold, or what is safe without one: a graph that encodes whole steps spares only identical ones."""
+        if self.threshold is not None:
+            return self.threshold
+        return 0.0 if self.incremental is None else CHANGE_THRESHOLD
 
     @property
     def token_grid(self) -> Grid:
@@ -210,8 +244,10 @@ class Manifest:
     @property
     def files(self) -> dict[str, FileRef]:
         """Every file of the bundle, by the place in the manifest that names it."""
+        incremental = self.vision.incremental
         named = {
             "vision.graph": self.vision.graph,
+            "vision.incremental.graph": None if incremental is None else incremental.graph,
             "vision.newline": self.vision.newline,
             "selector.policy": self.selector.policy,
             "language.gguf": self.language.gguf,
@@ -233,11 +269,15 @@ class Manifest:
             refs: by file name; at least all of `files`.
         """
         newline, policy, gguf = self.vision.newline, self.selector.policy, self.language.gguf
+        incremental = self.vision.incremental
         used = {ref.file for where, ref in self.files.items() if not where.startswith("extra")}
         return dataclasses.replace(
             self,
             vision=dataclasses.replace(
-                self.vision, graph=refs[self.vision.graph.file], newline=newline and refs[newline.file]
+                self.vision,
+                graph=refs[self.vision.graph.file],
+                incremental=incremental and dataclasses.replace(incremental, graph=refs[incremental.graph.file]),
+                newline=newline and refs[newline.file],
             ),
             selector=dataclasses.replace(self.selector, policy=policy and refs[policy.file]),
             language=dataclasses.replace(self.language, gguf=gguf and refs[gguf.file]),
@@ -263,7 +303,13 @@ class Manifest:
             vision.longest_edge is None or vision.longest_edge > 0,
             f"vision.longest_edge must be above 0, not {vision.longest_edge}",
         )
-        _expect(vision.gate is None or vision.gate >= 0, f"vision.gate must not be below 0, not {vision.gate}")
+        _expect(
+            vision.threshold is None or vision.threshold >= 0,
+            f"vision.threshold must not be below 0, not {vision.threshold}",
+        )
+        for where in ("layers", "rows", "width") if vision.incremental else ():
+            size = getattr(vision.incremental, where)
+            _expect(size > 0, f"vision.incremental.{where} must be above 0, not {size}")
         _expect(all(value > 0 for value in vision.std), f"vision.std must be above 0, not {list(vision.std)}")
         _expect(
             0 < self.selector.retention <= 1, f"selector.retention must be in (0, 1], not {self.selector.retention}"

@@ -10,6 +10,8 @@ import typer
 from score_edge.cli.options import (
     BackendName,
     BundleArgument,
+    ChangeThreshold,
+    FullEncoder,
     Json,
     ProviderName,
     Retention,
@@ -29,6 +31,7 @@ app = typer.Typer()
 
 @app.command()
 def ask(
+    context_: typer.Context,
     bundle: BundleArgument,
     video: Annotated[str, typer.Argument(help="Video file, image, or folder of images.")],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
@@ -39,6 +42,8 @@ def ask(
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     threads: Threads = None,
+    full_encoder: FullEncoder = False,
+    change_threshold: ChangeThreshold = None,
     backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
     save_overlay: Annotated[
@@ -55,12 +60,21 @@ def ask(
     from score_edge.runtime.runs_on import describe_pipeline
 
     refuse_retention_of_all(retention, selector)
+    if full_encoder:
+        refuse_unused(context_, "with --full-encoder", "change_threshold")
     check_outputs([save_overlay], [bundle, video])
     if save_overlay:
         check_overlay(save_overlay)
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
-    with Pipeline(opened, threads=threads, backend=backend, provider=provider) as pipeline:
+    with Pipeline(
+        opened,
+        threads=threads,
+        backend=backend,
+        provider=provider,
+        full_encoder=full_encoder,
+        threshold=change_threshold,
+    ) as pipeline:
         chosen = pipeline.selector(selector)
         if compare:
             with progress_bar() as progress:
@@ -137,11 +151,8 @@ def stream(
     when_surprised: Annotated[
         bool, typer.Option("--when-surprised", help="Ask it when far more changed than usual.")
     ] = False,
-    gate: Annotated[bool, typer.Option(help="Spare the encoder steps in which nothing changed.")] = True,
-    gate_threshold: Annotated[
-        float | None,
-        typer.Option(min=0, callback=finite, help="Grey levels that count as no change. Default: the bundle's, or 0."),
-    ] = None,
+    full_encoder: FullEncoder = False,
+    change_threshold: ChangeThreshold = None,
     context: Annotated[
         int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
     ] = 4096,
@@ -176,8 +187,8 @@ def stream(
     every_s = seconds(every or "10s") if every or (ask and not when_surprised) else 0.0
     if not ask.strip():
         refuse_unused(context_, "without a question in --ask", "ask", "every", "when_surprised")
-    if not gate:
-        refuse_unused(context_, "with --no-gate", "gate_threshold")
+    if full_encoder:
+        refuse_unused(context_, "with --full-encoder", "change_threshold")
     refuse_retention_of_all(retention, selector)
     if memory == "newest":
         refuse_unused(context_, "with --memory newest", "retention", "selector", "pinned")
@@ -190,8 +201,6 @@ def stream(
         fps=fps,
         retention=retention,
         selector=selector,
-        gate=gate,
-        gate_threshold=gate_threshold,
         memory=memory,
         window=window,
         pinned=pinned,
@@ -211,6 +220,8 @@ def stream(
                 context=min(context, opened.manifest.language.context),
                 threads=threads,
                 backend=backend,
+                full_encoder=full_encoder,
+                threshold=change_threshold,
                 # One more, for a question to all of them.
                 sequences=len(frames) + 1 if several else 1,
                 provider=provider,

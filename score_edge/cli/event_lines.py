@@ -14,7 +14,8 @@ def event_json(event: Event) -> dict[str, Any] | None:
         return None
     if isinstance(event, StepSeen):
         values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        frame, keep = values.pop("frame"), values.pop("keep")
+        frame, keep, encoded = (values.pop(name) for name in ("frame", "keep", "encoded"))
+        values["encoded"] = [int(i) for i in encoded.nonzero()[0]]
         kept = [int(i) for i in keep.nonzero()[0]]
         return {"event": "step", "time_s": round(frame.time_s, 3), "kept": kept, "of": len(keep), **values}
     name = "answer" if isinstance(event, Answered) else "notice"

@@ -21,7 +21,7 @@ from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, E
 from score_edge.runtime.live.stream import Stream
 from score_edge.runtime.runs_on import RunsOn
 
-OWN_STAGES = ("preprocess", "gate", "encode", "select", "append")
+OWN_STAGES = ("preprocess", "encode", "select", "append")
 _FULL, _EMPTY = "█", "·"
 _NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures, which the panel does not show
 _REFRESH = 8  # times a second
@@ -48,9 +48,10 @@ class _View:
         return self._recent[-1][1]
 
     @property
-    def skipped(self) -> float:
+    def encoded(self) -> float:
+        """Share of cells."""
         recent = list(self._recent)
-        return sum(not event.encoded for _, event in recent) / len(recent)
+        return float(sum(event.encoded.mean() for _, event in recent)) / len(recent)
 
     def rates(self) -> str:
         recent, newest = list(self._recent), self.newest
@@ -124,14 +125,14 @@ class LivePanel:
             (view,) = views.values()
             rows = {
                 "time": f"{view.newest.frame.time_s:.1f} s, {view.rates()}",
-                "kept": f"{budget}, encoder skipped {view.skipped:.0%}",
+                "kept": f"{budget}, encoded {view.encoded:.0%}",
                 "memory": view.memory(),
                 "ms": view.times(),
                 "runs on": str(self._runs_on),
             }
         else:
             rows = {
-                name: f"{view.rates()}, kept {view.kept / view.total:.1%}, skipped {view.skipped:.0%}\n"
+                name: f"{view.rates()}, kept {view.kept / view.total:.1%}, encoded {view.encoded:.0%}\n"
                 f"{view.memory()}\nms  {view.times()}"
                 for name, view in views.items()
             }

@@ -72,39 +72,39 @@ def export(
 def gate(
     bundle: BundleArgument,
     video: Annotated[list[str], typer.Option(help="Footage of the place to watch; may be given several times.")],
-    error: Annotated[
-        float, typer.Option(min=1e-6, callback=finite, help="Largest relative error of reused tokens.")
-    ] = 0.01,
+    divergence: Annotated[
+        float, typer.Option(min=1e-6, callback=finite, help="How far the next word may be off, in nats.")
+    ] = 0.05,
     fps: Annotated[
         float | None, typer.Option(callback=finite, help="Frames per second to sample. Default: the bundle's.")
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Write the threshold into the bundle.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find from footage how little change `stream` may take for none and spare the encoder."""
+    """Find from footage how little a cell may change without being encoded again."""
     from score_edge.bundle.folder import Bundle
-    from score_edge.calibration.gate_threshold import check_saving, find_threshold, read_footage, save_threshold
-    from score_edge.cli.tables import gate_table
+    from score_edge.calibration.change_threshold import check_saving, find_threshold, read_footage, save_threshold
+    from score_edge.cli.tables import change_table
     from score_edge.runtime.pipeline import Pipeline
 
     opened = Bundle.open(bundle)
     if save:
         check_saving(opened)
-    with progress_bar() as progress, Pipeline(opened, context=512) as pipeline:
+    with progress_bar() as progress, Pipeline(opened) as pipeline:
         task = progress.add_task("encoding", total=len(video))
         footage = []
         for path in video:
             footage.append(read_footage(pipeline, path, fps or opened.manifest.vision.fps))
             progress.advance(task)
-        report = find_threshold(footage, error)
+        report = find_threshold(pipeline, footage, divergence)
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
-        out.print(gate_table(report))
+        out.print(change_table(report))
     if save:
         save_threshold(opened, report.threshold)
     if not as_json:
-        err.print("written into the bundle" if save else "not saved: add --save, or stream with --gate-threshold")
+        err.print("written into the bundle" if save else "not saved: add --save, or give --change-threshold")
 
 
 @app.command()

@@ -40,6 +40,18 @@ BackendName = Annotated[
     str,
     typer.Option("--backend", help="What runs the language model: llama.cpp, or tensorrt-llm:FOLDER of an engine."),
 ]
+FullEncoder = Annotated[
+    bool, typer.Option("--full-encoder", help="Encode every cell of every frame, not only those that changed.")
+]
+ChangeThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--change-threshold",
+        min=0,
+        callback=finite,
+        help="Grey levels that a cell must change by to be encoded again. Default: the bundle's.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads. Default: as many as CPUs are free at any time."),

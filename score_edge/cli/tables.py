@@ -13,7 +13,7 @@ from score_edge.evaluation.comparison import Comparison, Reply
 from score_edge.evaluation.selectivity import Selectivity
 
 if TYPE_CHECKING:
-    from score_edge.calibration.gate_threshold import GateReport
+    from score_edge.calibration.change_threshold import ChangeReport
     from score_edge.engines.rtx_check import Verdict
     from score_edge.evaluation.demo import Demo
     from score_edge.evaluation.paired import PairedDifference
@@ -178,17 +178,20 @@ def verdict_table(rows: "Sequence[Verdict]") -> Table:
     return table
 
 
-def gate_table(report: "GateReport") -> Table:
-    """What the threshold found does on each clip."""
+def change_table(report: "ChangeReport") -> Table:
+    """What each threshold does on each clip."""
     table = Table(
-        title=f"encoder gate: threshold {report.threshold:.2f} grey levels for at most {report.bound:.1%} token error",
-        caption="error: of reused tokens, relative to fresh ones; worst token: the one token furthest off",
+        title=f"cells are encoded again from {report.threshold:g} grey levels of change on",
+        caption=f"against encoding every cell; divergence: of the next word, at most {report.bound:g} nats allowed",
     )
-    for name in ("clip", "steps", "not encoded", "error", "worst step", "worst token"):
+    names = ("clip", "grey levels", "cells encoded", "token error", "its last quarter", "kept the same", "divergence")
+    for name in names:
         table.add_column(name, justify="left" if name == "clip" else "right")
-    for clip in report.clips:
-        errors = (f"{value:.2%}" for value in (clip.error, clip.worst_step, clip.worst_token))
-        table.add_row(clip.clip, str(clip.steps), f"{clip.skipped / clip.steps:.0%}", *errors)
+    for trial in report.trials:
+        shares = (trial.encoded, trial.error, trial.late_error, trial.agreement)
+        style = "bold" if trial.threshold == report.threshold else ""
+        figures = (f"{trial.threshold:g}", *(f"{share:.1%}" for share in shares), f"{trial.divergence:.4f}")
+        table.add_row(trial.clip, *figures, style=style)
     return table
 
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from score_edge.bundle.folder import Bundle
+from score_edge.bundle.folder import Bundle, GraphName
+from score_edge.bundle.manifest import Incremental, Vision
 from score_edge.engines.worker import Profile
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.onnx_files.precision import Precision, convert_to_fp16, load, to_older_opset
 from score_edge.onnx_files.rules import lint, precision_of
 from score_edge.onnx_files.save import save_onnx
-from score_edge.runtime.graphs.engine_files import GraphName, bundle_name
+from score_edge.runtime.graphs.engine_files import bundle_name
 
 JUDGED_ON = 16  # encoder steps that an engine is compared with ONNX Runtime on
 POLICY_ROWS = 4096  # rows of one call of the policy, at most
@@ -54,12 +55,27 @@ def plan_graphs(bundle: Bundle, precision: Precision | None = None, *, implicit:
     _check_precision(bundle, made_as, wanted, implicit)
     fixed = Profile(*[vision.input_shape] * 3)
     plans = [_plan("encoder", bundle.encoder_path, encoder, wanted, {vision.input_name: fixed})]
+    if bundle.incremental_path is not None and vision.incremental is not None and not implicit:
+        profiles = _incremental_profiles(vision, vision.incremental)
+        plans.append(_plan("incremental", bundle.incremental_path, load(bundle.incremental_path), wanted, profiles))
     if bundle.policy_path is not None:
         least, usual, most = ((rows, vision.dim) for rows in (1, vision.token_grid.tokens, POLICY_ROWS))
         shapes = dict.fromkeys(("tokens", "previous"), Profile(least, usual, most))
         policy = load(bundle.policy_path)
         plans.append(_plan("policy", bundle.policy_path, policy, "fp32", shapes))
     return plans
+
+
+def _incremental_profiles(vision: Vision, cache: Incremental) -> dict[str, Profile]:
+    """Any number of cells; caches of one size."""
+    cells = vision.token_grid.tokens
+    counts = (1, max(cells // 8, 1), cells)
+    rows = (cache.rows, cache.width)
+    return {
+        "patches": Profile(*((count, vision.merge**2, vision.patch_values) for count in counts)),
+        "cells": Profile(*((count,) for count in counts)),
+        **{name: Profile(rows, rows, rows) for name in cache.caches},
+    }
 
 
 def prepare(plan: GraphPlan, folder: Path, *, typed: bool, newest_opset: int) -> Path:

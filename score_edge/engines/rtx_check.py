@@ -9,13 +9,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from score_edge.bundle.folder import Bundle
+from score_edge.bundle.folder import Bundle, GraphName
 from score_edge.engines.build import OnProgress, run_worker
 from score_edge.engines.plan import GraphPlan, plan_graphs, prepare
 from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.precision import Precision
-from score_edge.runtime.graphs.engine_files import GraphName
 
 MODULE = "tensorrt_rtx"
 _OPSET = 20
@@ -64,7 +63,8 @@ def parse_and_build(
         )
     plans = plan_graphs(bundle, precision)
     if precision is None and plans[0].made_as == "fp32":
-        plans = [*plan_graphs(bundle, "fp32")[:1], *plans]
+        full = [plan for plan in plan_graphs(bundle, "fp32") if plan.graph != "policy"]
+        plans = [*full, *plans]
     return [check_graph(plan, on_progress) for plan in plans]
 
 

@@ -10,11 +10,14 @@ from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.export.gguf_model import write_gguf
+from score_edge.export.incremental import INCREMENTAL, export_incremental
 from score_edge.export.onnx_export import export_onnx
 from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATCH, build_model, step_encoder
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
+CHANGE = 12.0
+"""Grey levels, the largest threshold that cost no answer on validation clips (docs/incremental.md)."""
 TRAINED = 24
 """Positions: what stands much further behind the prompt is answered worse (tools/far_from_prompt.py)."""
 
@@ -34,25 +37,31 @@ def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = Fal
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: Path(scratch) / name for name in ("encoder.onnx", "llm.gguf")}
         example = torch.randn((GRID * MERGE) ** 2, 3 * world.FRAMES_PER_STEP * PATCH**2)
-        export_onnx(step_encoder(model), {"patches": example}, "tokens", files["encoder.onnx"])
+        encoder = step_encoder(model)
+        export_onnx(encoder, {"patches": example}, "tokens", files["encoder.onnx"])
         write_gguf(model, build_tokenizer(), files["llm.gguf"], dtype="f16", name="score-edge reference")
+        vision = Vision(
+            graph=FileRef("encoder.onnx"),
+            height=world.SIZE,
+            width=world.SIZE,
+            patch=PATCH,
+            merge=MERGE,
+            frames_per_step=world.FRAMES_PER_STEP,
+            mean=HALF,
+            std=HALF,
+            resample="bicubic",
+            fps=world.FPS,
+            dim=width,
+            grid=(GRID, GRID),
+            threshold=CHANGE,
+            incremental=encoder.cache(),
+        )
+        files[INCREMENTAL.file] = Path(scratch) / INCREMENTAL.file
+        export_incremental(encoder, vision, files[INCREMENTAL.file])
         manifest = Manifest(
             name="reference",
             family="qwen2_vl",
-            vision=Vision(
-                graph=FileRef("encoder.onnx"),
-                height=world.SIZE,
-                width=world.SIZE,
-                patch=PATCH,
-                merge=MERGE,
-                frames_per_step=world.FRAMES_PER_STEP,
-                mean=HALF,
-                std=HALF,
-                resample="bicubic",
-                fps=world.FPS,
-                dim=width,
-                grid=(GRID, GRID),
-            ),
+            vision=vision,
             selector=Selection("last-kept", None, retention=0.1),
             language=Language("mrope", CONTEXT, width, FileRef("llm.gguf"), trained=TRAINED),
             prompt=Prompt(PROMPT_BEFORE, PROMPT_AFTER),

@@ -4,13 +4,14 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from score_edge.core import is_cache
 from score_edge.errors import ScoreEdgeError, require
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 def convert_to_fp16(model: Any) -> Any:
-    """Weights and arithmetic in float16, inputs and outputs as they were.
+    """Weights and arithmetic in float16, inputs and outputs as they were; but caches are not converted back and forth.
 
     Args:
         model: onnx.ModelProto; taken over. Q/DQ graphs must be of opset 19 or later, before it scales were float32.
@@ -21,7 +22,8 @@ def convert_to_fp16(model: Any) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it names every weight it rounds to zero
-        half: Any = convert_float_to_float16(model, keep_io_types=True)
+        tensors = [tensor.name for tensor in (*model.graph.input, *model.graph.output)]
+        half: Any = convert_float_to_float16(model, keep_io_types=[name for name in tensors if not is_cache(name)])
     OnnxModel.graph_topological_sort(half.graph)  # it puts its casts last
     return half
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from score_edge.runtime.pipeline import Stopwatch
+from score_edge.runtime.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, slots=True)

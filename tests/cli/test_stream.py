@@ -167,11 +167,12 @@ def test_gate_finds_a_threshold_and_writes_it_into_the_bundle(tmp_path: Path) ->
     writer.release()
     reference = Bundle.open("reference")
     bundle = write_bundle(tmp_path / "bundle", reference.manifest, reference.paths)
-    command = [*COMMAND[:3], "gate", str(bundle.folder), "--video", str(video), "--error", "0.2"]
+    command = [*COMMAND[:3], "gate", str(bundle.folder), "--video", str(video), "--divergence", "0.2"]
     done = subprocess.run([*command, "--json", "--save"], capture_output=True, timeout=120, check=True)
     report = json.loads(done.stdout)
-    assert report["clips"][0]["skipped"] > 0 and report["clips"][0]["worst_step"] <= 0.2
-    assert Bundle.open(bundle.folder).manifest.vision.gate == report["threshold"] > 0
+    (chosen,) = (trial for trial in report["trials"] if trial["threshold"] == report["threshold"])
+    assert chosen["divergence"] <= 0.2 and chosen["encoded"] < 0.2 and chosen["agreement"] > 0.5
+    assert Bundle.open(bundle.folder).manifest.vision.threshold == report["threshold"] > 0
 
 
 def in_terminal(term: str, typed: bytes, until: str) -> str:

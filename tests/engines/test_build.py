@@ -53,6 +53,7 @@ def contents(bundle: Bundle) -> dict[Path, bytes]:
 FILED = [
     "sm87x16-trt10.3.0-fp16/encoder.engine",
     "sm87x16-trt10.3.0-fp16/engine.json",
+    "sm87x16-trt10.3.0-fp16/incremental.engine",
     "sm87x16-trt10.3.0-fp16/policy.engine",
     "sm87x16-trt10.3.0.timing",
 ]
@@ -67,9 +68,11 @@ def test_engines_are_built_compared_filed_and_taken(fake_gpu, bundle):
     built = build_engines(bundle, on_progress=lambda *phase: phases.append(phase))
     assert files(bundle) == FILED
     assert ("encoder: tactics", 2, 2) in phases
-    encoder, policy = built.record.engines
-    assert (encoder.graph, encoder.precision, policy.graph, policy.precision) == ("encoder", "fp16", "policy", "fp32")
-    assert 0 < encoder.relative < 2e-2 and encoder.cosine > 0.999  # really halved, and really compared
+    encoder, incremental, policy = built.record.engines
+    kinds = [(engine.graph, engine.precision) for engine in built.record.engines]
+    assert kinds == [("encoder", "fp16"), ("incremental", "fp16"), ("policy", "fp32")]
+    for engine in (encoder, incremental):  # really halved, and really compared
+        assert 0 < engine.relative < 2e-2 and engine.cosine > 0.999
     assert policy.relative < 1e-5
     graph, passed_over = open_graph(Bundle.open(bundle.folder), "encoder")
     assert graph.provider == "TensorRT 10.3.0" and passed_over == {}
@@ -119,9 +122,9 @@ def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
 def test_a_second_build_takes_the_kernel_timings_along(fake_gpu, bundle):
     build_engines(bundle, "fp16")
     timing = user_cache("engines") / "sm87x16-trt10.3.0.timing"
-    assert timing.read_bytes() == b"timed timed "
+    assert timing.read_bytes() == b"timed " * 3
     build_engines(bundle, "fp32")
-    assert timing.read_bytes() == b"timed " * 4
+    assert timing.read_bytes() == b"timed " * 6
     assert len(read_records(bundle)) == 2
 
 
@@ -255,14 +258,16 @@ def test_a_cache_that_others_may_write_is_not_trusted(fake_gpu, bundle):
 
 def test_engines_are_judged_on_sixteen_steps_of_the_footage(fake_gpu, bundle, monkeypatch):
     seen = []
-    real = building._difference
-    monkeypatch.setattr(building, "_difference", lambda *given: seen.append(given[2]) or real(*given))
+    real = building.compare_outputs
+    monkeypatch.setattr(building, "compare_outputs", lambda *given: seen.append(given) or real(*given))
     build_engines(bundle, "fp32", video="synthetic://?seed=5&steps=20")
-    assert sum("patches" in given for given in seen) == 16
+    assert [sum(given[0] == output for given in seen) for output in ("tokens", "keep")] == [2 * 16, 16]
+    assert {given[3] for given in seen} == {"video"}
     first = Preprocessing.of(bundle.manifest.vision)
     with open_source("synthetic://?seed=5&steps=20") as source:
         frames = list(islice(source, 2))
-    np.testing.assert_array_equal(seen[0]["patches"], first.prepare(frames)["patches"])
+    judged = building.steps_to_judge(bundle, "synthetic://?seed=5&steps=20")
+    np.testing.assert_array_equal(judged[0]["patches"], first.prepare(frames)["patches"])
     assert len(building.steps_to_judge(bundle, "synthetic://?seed=5&steps=3")) == 16
 
 

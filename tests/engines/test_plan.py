@@ -36,8 +36,8 @@ def tokens(path: Path, step: dict[str, Any]) -> Any:
 
 
 def test_fp16_lies_in_the_file_where_networks_are_strongly_typed(bundle, tmp_path):
-    encoder, policy = plan_graphs(bundle)
-    assert (encoder.precision, policy.precision) == ("fp16", "fp32")
+    encoder, incremental, policy = plan_graphs(bundle)
+    assert [plan.precision for plan in (encoder, incremental, policy)] == ["fp16", "fp16", "fp32"]
     half = prepare(encoder, tmp_path, typed=True, newest_opset=20)
     kinds = {tensor.data_type for tensor in onnx.load(half).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds and onnx.TensorProto.FLOAT not in kinds
@@ -51,7 +51,7 @@ def test_fp16_lies_in_the_file_where_networks_are_strongly_typed(bundle, tmp_pat
 
 
 def test_opset_17_for_tensorrt_8_computes_the_same(bundle, tmp_path):
-    (encoder, policy) = plan_graphs(bundle, "fp32")
+    encoder, _, policy = plan_graphs(bundle, "fp32")
     older = prepare(encoder, tmp_path, typed=False, newest_opset=17)
     assert opset(older) == 17
     assert opset(prepare(policy, tmp_path, typed=False, newest_opset=17)) == 17

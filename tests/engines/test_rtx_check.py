@@ -25,10 +25,12 @@ def test_the_reference_bundle_in_every_precision():
     rows = rtx_check.parse_and_build(Bundle.open("reference"))
     assert [(row.graph, row.precision, row.problem) for row in rows] == [
         ("encoder", "fp32", ""),
+        ("incremental", "fp32", ""),
         ("encoder", "fp16", ""),
+        ("incremental", "fp16", ""),
         ("policy", "fp32", ""),
     ]
-    full, half, _ = rows
+    full, _, half, *_ = rows
     assert 0 < half.bytes < full.bytes
 
 
@@ -55,7 +57,7 @@ def test_the_command():
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "build", "reference", "--check"]
     done = subprocess.run([*command, "--precision", "fp32", "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [row["problem"] for row in json.loads(done.stdout)["verdicts"]] == ["", ""]
+    assert [row["problem"] for row in json.loads(done.stdout)["verdicts"]] == [""] * 3
 
 
 def test_without_it_the_extra_is_named(monkeypatch):

@@ -56,9 +56,9 @@ def test_every_family_is_here(families: tuple[str, ...]) -> None:
     assert families == FAMILIES
 
 
-def compared(path: Path, inputs: dict[str, Any], exact: bool) -> tuple[float, str]:
+def compared(path: Path, inputs: dict[str, Any], simulate: bool) -> tuple[float, str]:
     """(largest difference over largest value, words)."""
-    graph, cpu = OnnxGraph(path, providers=(CUDA,)), OnnxGraph(path, exact=exact)
+    graph, cpu = OnnxGraph(path, providers=(CUDA,)), OnnxGraph(path, simulate=simulate)
     assert graph.provider == CUDA, f"ran on {graph.provider}"
     (found,), (expected,) = (one.run(**inputs).values() for one in (graph, cpu))
     relative = float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -81,7 +81,8 @@ OUTPUTS: list[Case] = [
 OPTIONS: list[Case] = [
     ("stream reference --source synthetic:// --every 3s", 2, "--every does nothing"),
     ("stream reference --source synthetic:// --when-surprised", 2, "--when-surprised does nothing"),
-    ("stream reference --source synthetic:// --no-gate --gate-threshold 1", 2, "--gate-threshold does nothing"),
+    ("stream reference --source synthetic:// --full-encoder --change-threshold 1", 2, "--change-threshold does"),
+    ("ask reference images what? --full-encoder --change-threshold 1", 2, "--change-threshold does nothing"),
     ("stream reference --source synthetic:// --ask a --every nan", 2, "is not a time"),
     ("stream reference --source synthetic:// --ask a --every -5s", 2, "is not a time"),
     ("stream reference --source synthetic:// --ask a --every 0s", 2, "is not a time"),

@@ -28,11 +28,14 @@ def encoded(pipeline, clip):
     return pipeline.encode(clip.frames())
 
 
-def test_encode_gives_every_token_of_every_step(pipeline, clip, encoded):
+def test_encode_gives_every_token_of_every_step(pipeline, clip, encoded, monkeypatch):
     assert encoded.tokens.shape == (STEPS, 36, 192) and encoded.tokens.dtype == np.float32
     assert [frame.index for frame in encoded.frames] == list(range(1, 2 * STEPS, 2))
+    assert encoded.encoded.shape == (STEPS, 36) and encoded.encoded[0].all() and encoded.encoded.mean() < 0.9
+    monkeypatch.setattr(pipeline.vision, "threshold", -1.0)
     alone = pipeline.encode(clip.frames()[4:6]).tokens[0]
-    assert np.array_equal(alone, encoded.tokens[2])
+    whole = pipeline.encode(clip.frames())
+    assert whole.encoded.all() and np.array_equal(alone, whole.tokens[2])
 
 
 def test_a_last_step_short_of_frames_repeats_its_last_frame(pipeline, clip):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from score_edge.core import Grid, KeptTokens
+from score_edge.runtime.changed_cells import cell_change, changed_cells, small_picture
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
-from score_edge.runtime.live.gate import EncoderGate
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.selection.base import Selector
 from score_edge.selection.causal_budget import CausalBudget
@@ -86,18 +86,15 @@ def test_scoring_costs_under_a_hundredth_of_the_encoder(encoder: OnnxGraph) -> N
 def test_a_live_step_costs_under_a_twentieth_of_the_encoder(encoder: OnnxGraph) -> None:
     """Two 640 x 480 frames to kept tokens, everything but the encoder; medians interleaved with it, CPU seconds."""
     preprocessing = Preprocessing(392, 392, 14, 2, 2, (0.5,) * 3, (0.5,) * 3)
-    gate, scorer, budget = (
-        EncoderGate(0.0, Grid(14, 14)),
-        step_scorer(get_selector("last-kept")),
-        CausalBudget(196, 0.1),
-    )
+    grid, scorer, budget = Grid(14, 14), step_scorer(get_selector("last-kept")), CausalBudget(196, 0.1)
     residual, rng = Residual(), np.random.default_rng(0)
     frames = rng.integers(0, 255, (16, 2, 480, 640, 3)).astype(np.uint8)
     own, encoding = [], []
     for step, tokens in zip(frames, clip(), strict=False):
         began = time.process_time()
         pixels = preprocessing.fit(step)
-        gate.unchanged(pixels)
+        small = np.stack([small_picture(image, grid) for image in step]).astype(np.int16)
+        changed_cells(cell_change(small, small, grid), 6.0)
         inputs = preprocessing.encoder_input(pixels)
         between = time.process_time()
         encoder.run(**inputs)

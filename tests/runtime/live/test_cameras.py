@@ -152,8 +152,11 @@ def test_each_camera_answers_as_it_does_alone(pipeline: Pipeline, first_logits: 
 
 
 @pytest.mark.parametrize("retention", [0.1, 0.25])
-def test_one_budget_goes_to_what_surprises_and_nobody_starves(pipeline: Pipeline, retention: float) -> None:
+def test_one_budget_goes_to_what_surprises_and_nobody_starves(
+    pipeline: Pipeline, retention: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = 260
+    monkeypatch.setattr(pipeline.vision, "threshold", -1.0)  # noise counts as change: the budget has to choose
     sources = {"busy": Frames(world(3, steps)), "still": Frames(noisy_still(steps))}
     _, events = watch(pipeline, sources, retention=retention, selector="last-kept", window=None)
     seen = [event for event in events if isinstance(event, StepSeen)]
@@ -185,17 +188,17 @@ def test_the_stream_fails_when_all_cameras_did(pipeline: Pipeline) -> None:
 
 
 def test_a_step_that_one_camera_loses_is_the_others_gain(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = pipeline.encoder.run
+    run = pipeline.encoder.run_cached
     dark = np.zeros((96, 96, 3), np.uint8)
 
-    def no_dark(**inputs: Any) -> Any:
-        if np.ptp(next(iter(inputs.values()))) == 0:
+    def no_dark(cache: Any, **inputs: Any) -> Any:
+        if np.ptp(inputs["patches"]) == 0:
             raise RuntimeError("CUDA error 700")
-        return run(**inputs)
+        return run(cache, **inputs)
 
-    monkeypatch.setattr(pipeline.encoder, "run", no_dark)
+    monkeypatch.setattr(pipeline.encoder, "run_cached", no_dark)
     sources = {"front": Frames([Frame(dark, i / 4, i) for i in range(20)]), "yard": Frames(world(4, 20))}
-    _, events = watch(pipeline, sources, gate=False)
+    _, events = watch(pipeline, sources)
     assert not steps_of(events, "front") and len(steps_of(events, "yard")) == 20
     assert "front: step 0 is left out: RuntimeError: CUDA error 700" in notices_of(events)
 
@@ -327,13 +330,15 @@ def test_no_camera_waits_for_the_encoder_for_ever() -> None:
 
 
 def test_an_encoder_too_slow_for_all_serves_them_in_turn(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = pipeline.encoder.run
-    monkeypatch.setattr(pipeline.encoder, "run", lambda **inputs: (time.sleep(0.06), run(**inputs))[1])
+    run = pipeline.encoder.run_cached
+    monkeypatch.setattr(
+        pipeline.encoder, "run_cached", lambda cache, **inputs: (time.sleep(0.06), run(cache, **inputs))[1]
+    )
     sources = {}
     for n, name in enumerate(NAMES[:3]):
         sources[name] = Frames(world(3 + n, 40), wait_s=0.02)
         sources[name].live = True
-    _, events = watch(pipeline, sources, gate=False)
+    _, events = watch(pipeline, sources)
     counts = [len(steps_of(events, name)) for name in sources]
     assert sum(counts) < 60 and max(counts) - min(counts) <= 4
     assert all(steps_of(events, name)[-1].dropped > 10 for name in sources)

@@ -109,16 +109,19 @@ def test_surprise_asks_by_itself_and_not_too_often(pipeline: Pipeline) -> None:
     assert all(b - a >= 10 for a, b in itertools.pairwise(surprises)) or len(cuts) < len(surprises)
 
 
-def test_a_still_camera_spares_the_encoder_and_costs_nothing(pipeline: Pipeline) -> None:
+def test_a_still_camera_spares_the_encoder_and_costs_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = EndlessWorld().scene(0).images[0]
     still = [Frame(image, i / 4, i) for i in range(60)]
     _, events = watch(pipeline, Frames(still))
     steps = steps_of(events)
-    assert [event.encoded for event in steps] == [True] + [False] * 29
+    assert [event.encoded.mean() for event in steps] == [1] + [0] * 29
     assert sum(int(event.keep.sum()) for event in steps) == 36
     assert steps[-1].held == 1  # of the others nothing had to be kept
-    _, events = watch(pipeline, Frames(still), gate=False)
-    assert all(event.encoded for event in steps_of(events))
+    monkeypatch.setattr(pipeline.vision, "threshold", -1.0)
+    _, events = watch(pipeline, Frames(still))
+    assert all(event.encoded.all() for event in steps_of(events))
 
 
 def test_noise_below_the_threshold_is_no_change(pipeline: Pipeline) -> None:
@@ -128,8 +131,22 @@ def test_noise_below_the_threshold_is_no_change(pipeline: Pipeline) -> None:
         Frame(np.clip(image + rng.standard_normal(image.shape) * 2, 0, 255).astype(np.uint8), i / 4, i)
         for i in range(40)
     ]
-    _, events = watch(pipeline, Frames(noisy), gate_threshold=4.0)
-    assert sum(event.encoded for event in steps_of(events)) == 1
+    _, events = watch(pipeline, Frames(noisy))
+    assert sum(event.encoded.any() for event in steps_of(events)) == 1
+
+
+def test_only_what_moves_is_encoded(pipeline: Pipeline) -> None:
+    """A square of two by two cells moves along the bottom of a still picture."""
+    image = EndlessWorld().scene(0).images[0]
+    frames = []
+    for i in range(40):
+        moved = image.copy()
+        moved[64:96, 4 * (i % 16) : 4 * (i % 16) + 32] = (255, 255, 0)
+        frames.append(Frame(moved, i / 4, i))
+    _, events = watch(pipeline, Frames(frames))
+    cells = np.stack([event.encoded for event in steps_of(events)[1:]]).reshape(-1, 6, 6)
+    assert cells[:, 4:].any((1, 2)).all()  # every step moves
+    assert cells[:, :3].mean() < 0.01  # what is far from it is encoded for its age alone
 
 
 def test_fifty_questions_at_once_are_bounded_and_the_rest_refused(pipeline: Pipeline) -> None:
@@ -283,15 +300,15 @@ def test_a_question_too_long_is_an_answer_with_an_error(pipeline: Pipeline) -> N
 def test_broken_tokens_are_left_out_and_said(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, selector: str
 ) -> None:
-    run, calls = pipeline.encoder.run, iter(range(1000))
+    run, calls = pipeline.encoder.run_cached, iter(range(1000))
 
-    def sometimes_broken(**inputs: Any) -> dict[str, Any]:
-        found = run(**inputs)
+    def sometimes_broken(cache: Any, **inputs: Any) -> dict[str, Any]:
+        found = run(cache, **inputs)
         if next(calls) == 4:
             found["tokens"][:] = np.inf
         return found
 
-    monkeypatch.setattr(pipeline.encoder, "run", sometimes_broken)
+    monkeypatch.setattr(pipeline.encoder, "run_cached", sometimes_broken)
     _, events = watch(pipeline, Frames(world_frames(40)), selector=selector)
     assert [event.step for event in steps_of(events)] == [*range(4), *range(5, 20)]
     (notice,) = (event for event in events if isinstance(event, Notice))
@@ -301,15 +318,16 @@ def test_broken_tokens_are_left_out_and_said(
 def test_an_encoder_that_fails_costs_its_steps_and_one_notice(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, calls = pipeline.encoder.run, iter(range(1000))
+    run, calls = pipeline.encoder.run_cached, iter(range(1000))
 
-    def sometimes_failing(**inputs: Any) -> dict[str, Any]:
+    def sometimes_failing(cache: Any, **inputs: Any) -> dict[str, Any]:
         if 4 <= next(calls) < 8:
             raise RuntimeError("CUDA error 700")
-        return run(**inputs)
+        return run(cache, **inputs)
 
-    monkeypatch.setattr(pipeline.encoder, "run", sometimes_failing)
-    _, events = watch(pipeline, Frames(world_frames(40)), gate=False)
+    monkeypatch.setattr(pipeline.encoder, "run_cached", sometimes_failing)
+    _, events = watch(pipeline, Frames(world_frames(40)))
+    assert steps_of(events)[4].encoded.all()  # nothing is taken for encoded that failed
     assert len(steps_of(events)) == 16
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert notices == ["step 4 is left out: RuntimeError: CUDA error 700"]

@@ -1,0 +1,177 @@
+"""Frames of a step to its visual tokens, at the price of what changed since the step before.
+
+The cells that changed are encoded, the others keep their tokens. With the bundle's incremental graph their keys and
+values come from a cache; without it a step is encoded as a whole, or not at all where no cell changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from score_edge.core import Float32, Frame, Mask, Uint8
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.changed_cells import cell_change, changed_cells, small_picture
+from score_edge.runtime.graphs.base import CachedGraph, Graph
+from score_edge.runtime.preprocess import Preprocessing
+from score_edge.runtime.stopwatch import Stopwatch
+
+MAX_AGE = 256
+"""Steps after which a cell is encoded again, changed or not; the stalest first, a few in every step."""
+_HALVES = 2.0
+"""Steps in which a threshold halves: what goes on changing is encoded now and then, what came to rest is soon."""
+_LEAST = 0.3
+"""Share of the threshold that is left of it at last."""
+_ALL = 0.6
+"""Share of changed cells from which on all are encoded: a cut, a pan, an exposure step."""
+
+
+@dataclass
+class EncoderState:
+    """What an encoder knows of a source: a camera, or a clip from its start. Made by `VisionEncoder.start`.
+
+    Attributes:
+        small: (F, h, w, 3) int16, of each cell what it was when it was last encoded; None: nothing was encoded yet.
+        pixels: (F, height, width, 3) uint8, as `Preprocessing.fit`; true of the cells encoded last.
+        tokens: (N, D) float32.
+        age: (N,) steps since each cell was encoded, of those in which any was.
+        due: cells to encode for their age alone.
+        cache: keys and values, where the graph has them.
+    """
+
+    small: NDArray[np.int16] | None
+    pixels: Uint8
+    tokens: Float32
+    age: NDArray[np.int64]
+    due: float = 0.0
+    cache: Any = None
+
+    def forget(self) -> None:
+        """The next step is encoded as a whole."""
+        self.small = None
+
+
+class VisionEncoder:
+    """A bundle's vision encoder.
+
+    Args:
+        preprocessing: of the bundle.
+        dim: D, floats per token.
+        graph: the plain graph, or the incremental one.
+        threshold: grey levels that a cell must change by to be encoded, see `cell_change`; below 0 all are, always.
+
+    Attributes:
+        incremental: whether the graph encodes single cells.
+
+    Example:
+        >>> encoder = VisionEncoder(preprocessing, 192, graph, threshold=6.0)  # doctest: +SKIP
+        >>> state = encoder.start()  # doctest: +SKIP
+        >>> tokens, encoded = encoder.encode(frames, state, Stopwatch())  # doctest: +SKIP
+    """
+
+    def __init__(self, preprocessing: Preprocessing, dim: int, graph: Graph, threshold: float) -> None:
+        self.preprocessing = preprocessing
+        self.graph = graph
+        self.threshold = threshold
+        self.incremental = "cells" in graph.inputs
+        self._dim = dim
+
+    def start(self) -> EncoderState:
+        """What is known of a source before its first step."""
+        ours = self.preprocessing
+        cells = ours.grid.tokens
+        return EncoderState(
+            small=None,
+            pixels=np.empty((ours.frames_per_step, ours.height, ours.width, 3), np.uint8),
+            tokens=np.empty((cells, self._dim), np.float32),
+            age=np.zeros(cells, np.int64),
+            cache=self.graph.start() if isinstance(self.graph, CachedGraph) and self.incremental else None,
+        )
+
+    def encode(self, frames: Sequence[Frame | Uint8], state: EncoderState, watch: Stopwatch) -> tuple[Float32, Mask]:
+        """The tokens of the next step of a source.
+
+        Args:
+            frames: of the step, as `Preprocessing.fit` takes them.
+            state: of the source; brought up to date.
+            watch: counts the stages ``preprocess`` and ``encode``.
+
+        Returns:
+            (N, D) float32 tokens, an array of its own, and which of the cells were encoded, (N,) bool.
+
+        Raises:
+            ScoreEdgeError: the graph failed, or its tokens are not finite; the step is then as if it had never come.
+        """
+        try:
+            with watch.stage("preprocess"):
+                images = self._images(frames)
+                encoded = self._choose(images, state)
+                if not encoded.any():
+                    return state.tokens, encoded
+                inputs = self._inputs(images, state, encoded)
+            with watch.stage("encode"):
+                tokens = self._run(inputs, state)
+            if not np.isfinite(tokens).all():
+                raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
+        except BaseException:
+            state.forget()
+            raise
+        if encoded.all():
+            state.tokens = tokens
+        else:
+            state.tokens = state.tokens.copy()  # whoever holds those of the last step keeps them
+            state.tokens[encoded] = tokens
+        state.age += 1
+        state.age[encoded] = 0
+        return state.tokens, encoded
+
+    def _images(self, frames: Sequence[Frame | Uint8]) -> list[Uint8]:
+        images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
+        wanted = self.preprocessing.frames_per_step
+        if not 1 <= len(images) <= wanted:
+            raise ScoreEdgeError(f"{len(images)} frames do not make a step of {wanted}")
+        return images
+
+    def _choose(self, images: list[Uint8], state: EncoderState) -> Mask:
+        """(N,) bool, the cells to encode; `state.small` is what they show now."""
+        grid = self.preprocessing.grid
+        every: Mask = np.ones(grid.tokens, np.bool_)
+        small = self.preprocessing.stacked([small_picture(image, grid) for image in images]).astype(np.int16)
+        if state.small is None or self.threshold < 0:
+            state.small = small
+            return every
+        needed = self.threshold * np.maximum(0.5 ** (state.age / _HALVES), _LEAST).astype(np.float32)
+        change = cell_change(small, state.small, grid)
+        changed = changed_cells(change, needed.reshape(change.shape)).reshape(-1)
+        if not changed.any():
+            return changed
+        if not self.incremental or changed.mean() > _ALL:
+            state.small = small
+            return every
+        state.due += grid.tokens / MAX_AGE
+        stalest = np.argsort(np.where(changed, -1, state.age), kind="stable")[grid.tokens - int(state.due) :]
+        state.due %= 1
+        changed[stalest] = True
+        cells = changed.reshape(grid.height, grid.width)
+        side = [size // cells for size, cells in zip(small.shape[1:3], (grid.height, grid.width), strict=True)]
+        where = np.repeat(np.repeat(cells, side[0], 0), side[1], 1)
+        state.small[:, where] = small[:, where]
+        return changed
+
+    def _inputs(self, images: list[Uint8], state: EncoderState, encoded: Mask) -> dict[str, NDArray[Any]]:
+        for pixels, image in zip(state.pixels, images, strict=False):
+            self.preprocessing.update(pixels, image, encoded)
+        state.pixels[len(images) :] = state.pixels[len(images) - 1]
+        if not self.incremental:
+            return dict(self.preprocessing.encoder_input(state.pixels))
+        cells = np.flatnonzero(encoded)
+        return {"patches": self.preprocessing.cut_cells(state.pixels, cells), "cells": cells}
+
+    def _run(self, inputs: dict[str, NDArray[Any]], state: EncoderState) -> Float32:
+        if isinstance(self.graph, CachedGraph) and state.cache is not None:
+            tokens: Float32 = self.graph.run_cached(state.cache, **inputs)["tokens"]
+        else:
+            tokens = self.graph.run(**inputs)["tokens"]
+        return tokens
