@@ -289,6 +289,7 @@ def test_without_a_gpu_build_says_what_to_run_where(bundle):
     assert plan["folder"] == str(engines_of(bundle) / "smXXxN-trtX.Y.Z-fp16")
     assert [(graph["graph"], graph["precision"]) for graph in plan["graphs"]] == [
         ("encoder", "fp16"),
+        ("incremental", "fp16"),
         ("policy", "fp32"),
     ]
     assert "no NVIDIA driver" in plan["machine"] or "NVIDIA" in plan["machine"]
