@@ -16,7 +16,7 @@ import numpy as np
 from score_edge.core import Float32, Int32
 
 # Elsewhere the graph scales what it looks up, or looks up more than one table.
-_PLAIN_LOOKUP = frozenset({"llama", "qwen2", "qwen2vl", "qwen3", "qwen3vl"})
+_PLAIN_LOOKUP = frozenset({"lfm2", "llama", "qwen2", "qwen2vl", "qwen3", "qwen35", "qwen3vl"})
 _TABLE = "token_embd.weight"
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes per value of a GGUF type
 _STRING, _ARRAY = 8, 9
