@@ -9,7 +9,7 @@ from torch.nn import functional
 from score_edge.bundle.manifest import Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
-from score_edge.export.family import ENCODER, Family, split_chat
+from score_edge.export.family import ENCODER, Family, check_cells, split_chat
 
 SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. The models themselves take any size.
 
@@ -108,11 +108,7 @@ class Qwen2VL(Family):
         )
         cell = patch * merge
         height, width = size or (SIDE // cell * cell,) * 2
-        if height % cell or width % cell or min(height, width) < cell:
-            nearest = "x".join(str(max(cell, round(side / cell) * cell)) for side in (height, width))
-            raise ScoreEdgeError(
-                f"{height}x{width} pixels are no multiple of patch * merge = {cell}", f"--resolution {nearest}"
-            )
+        check_cells(height, width, cell)
         frames = frames_per_step or most
         if frames not in (1, most):
             raise ScoreEdgeError(f"a step of {self.name} has 1 or {most} frames, not {frames}")

@@ -41,7 +41,7 @@ class DeepStackEncoder(StepEncoder):
         for layer, block in enumerate(self.visual.blocks):
             hidden = hidden + self._attend(block.attn, block.norm1(hidden), None)
             hidden = hidden + block.mlp(block.norm2(hidden))
-            if layer in self.visual.deepstack_visual_indexes:
+            if layer in getattr(self.visual, "deepstack_visual_indexes", ()):
                 merger = self.visual.deepstack_merger_list[len(levels)]
                 levels.append(merger(hidden))
         return torch.cat([self.visual.merger(hidden), *levels], dim=-1)
@@ -56,7 +56,7 @@ class Qwen3VL(Qwen2VL):
 
     def dim(self, config: Any) -> int:
         """D for the token and for each of its DeepStack levels."""
-        levels = list(config.vision_config.deepstack_visual_indexes)
+        levels = list(getattr(config.vision_config, "deepstack_visual_indexes", ()))
         if levels != sorted(levels):
             raise ScoreEdgeError(f"DeepStack levels out of order: {levels}", "this config.json is damaged")
         return super().dim(config) * (1 + len(levels))

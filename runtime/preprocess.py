@@ -1,4 +1,7 @@
-"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, pixels or Qwen2-VL's patches."""
+"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, pixels or Qwen2-VL's patches.
+
+A frame of another shape than the encoder's input is stretched to it, or letterboxed where the bundle says so.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from score_edge.bundle.manifest import Vision
 from score_edge.core import Float32, Frame, Grid, Uint8
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.runtime.letterbox import Place, letterbox, padded
 
 Resample = Literal["bicubic", "bilinear", "lanczos", "area"]
 Layout = Literal["patches", "pixels"]
@@ -19,7 +23,7 @@ Layout = Literal["patches", "pixels"]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model wants its frames. Every frame is stretched to one fixed size, because graphs have fixed shapes.
+    """How a model wants its frames. Every frame is brought to one fixed size, because graphs have fixed shapes.
 
     Attributes:
         height, width: pixels of the encoder's input; multiples of patch * merge where the layout is patches.
@@ -30,6 +34,7 @@ class Preprocessing:
         resample: the resizing filter.
         layout: what the encoder takes, see `prepare`.
         longest_edge: resize to this longest edge first, as SmolVLM does; None goes to height x width at once.
+        letterbox: pad a frame of another shape, see `runtime/letterbox.py`; else it is stretched.
 
     Raises:
         ScoreEdgeError: a number is out of range or the sizes do not divide.
@@ -45,6 +50,7 @@ class Preprocessing:
     resample: Resample = "bicubic"
     layout: Layout = "patches"
     longest_edge: int | None = None
+    letterbox: bool = False
 
     @staticmethod
     def of(vision: Vision) -> "Preprocessing":
@@ -126,7 +132,20 @@ class Preprocessing:
         if self.longest_edge is not None:
             height, width = _longest_edge(image.shape[0], image.shape[1], self.longest_edge)
             image = resize(image, height, width, self.resample)
-        return resize(image, self.height, self.width, self.resample)
+        if not self.letterbox:
+            return resize(image, self.height, self.width, self.resample)
+        place = self.place(image)
+        colour = tuple(int(255 * mean) for mean in self.mean)  # as LLaVA pads
+        small = resize(image, place.height, place.width, self.resample)
+        return padded(small, place, (self.height, self.width), colour)
+
+    def place(self, image: Uint8) -> Place:
+        """Where a frame lies in the encoder's input: all of it where frames are stretched."""
+        _check(image)
+        target = self.height, self.width
+        if not self.letterbox:
+            return Place(0, 0, *target)
+        return letterbox((image.shape[0], image.shape[1]), target, self.patch * self.merge)
 
     def _cut(self, pixels: Uint8) -> Float32:
         """(patches, values) float32 of (frames_per_step, height, width, 3) uint8."""
@@ -178,8 +197,7 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     """
     cv2 = require("cv2")
 
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    _check(image)
     if image.shape[1] != width:
         narrow = np.empty((image.shape[0], width, 3), np.uint8)
         for start in range(0, len(image), _STRIP):  # a strip at a time, or a large frame would be held twice
@@ -188,6 +206,11 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
             cv2.transpose(_resize_rows(columns, width, resample), dst=narrow[start : start + _STRIP])
         image = narrow
     return image if image.shape[0] == height else _resize_rows(image, height, resample)
+
+
+def _check(image: Uint8) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
 
 
 _KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.float64]]]] = {

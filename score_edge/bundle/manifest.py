@@ -75,6 +75,7 @@ class Vision:
         layout: ``"patches"`` (P, patch_values), cut as Qwen2-VL does, or ``"pixels"`` (frames_per_step, 3, height,
             width).
         longest_edge: frames are first resized to this longest edge, with their shape kept; None does it in one go.
+        letterbox: frames of another shape are not stretched but padded, see `runtime/letterbox.py`.
         newline: .npy (n, dim) float32, rows that close a clip (LLaVA-OneVision's image newline).
         gate: a live step whose pixels changed less than this since the last encoded one is not encoded again, see
             `runtime/live/gate.py`; null where it was never calibrated: then only a step without any change is spared.
@@ -95,6 +96,7 @@ class Vision:
     grid: tuple[int, int]
     layout: Literal["patches", "pixels"] = "patches"
     longest_edge: int | None = None
+    letterbox: bool = False
     newline: FileRef | None = None
     gate: float | None = None
     int8: Int8 | None = None
