@@ -145,7 +145,7 @@ def square(checkpoint: Checkpoint, size: tuple[int, int], patch: int, merge: int
     if height != width or not height // patch or height // patch % merge:
         cell = patch * merge
         raise ScoreEdgeError(
-            f"{checkpoint.model_type} takes square frames of a multiple of {cell} pixels, not {height}x{width}",
+            f"{checkpoint.model_type} takes square frames of a multiple of {cell} pixels, not {width}x{height}",
             f"--resolution {max(cell, round((height * width) ** 0.5 / cell) * cell)}",
         )
     return height
@@ -158,9 +158,9 @@ def check_cells(height: int, width: int, cell: int) -> None:
         ScoreEdgeError: with the nearest that is.
     """
     if height % cell or width % cell or min(height, width) < cell:
-        nearest = "x".join(str(max(cell, round(side / cell) * cell)) for side in (height, width))
+        nearest = "x".join(str(max(cell, round(side / cell) * cell)) for side in (width, height))
         raise ScoreEdgeError(
-            f"{height}x{width} pixels are no multiple of patch * merge = {cell}", f"--resolution {nearest}"
+            f"{width}x{height} pixels are no multiple of patch * merge = {cell}", f"--resolution {nearest}"
         )
 
 

@@ -11,7 +11,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, check_cells, split_chat
 
-SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. The models themselves take any size.
+SIDE = 448  # of the square whose number of tokens a frame has where none is named. The models take any size.
 
 
 class StepEncoder(nn.Module):
@@ -99,7 +99,17 @@ class Qwen2VL(Family):
     name = "qwen2_vl"
     model_class = "Qwen2VLForConditionalGeneration"
     positions = "mrope"
+    grids = "any"
     step_encoder: type[StepEncoder] = StepEncoder
+
+    def cell(self, checkpoint: Checkpoint) -> int:
+        """Patch * merge."""
+        return int(checkpoint.setting("patch_size")) * int(checkpoint.setting("merge_size"))
+
+    def tokens(self, checkpoint: Checkpoint) -> int:
+        """Those of a square of `SIDE` pixels."""
+        tokens: int = (SIDE // self.cell(checkpoint)) ** 2
+        return tokens
 
     def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
         """Any multiple of patch * merge; one or two frames per step."""
@@ -107,7 +117,7 @@ class Qwen2VL(Family):
             int(checkpoint.setting(key)) for key in ("patch_size", "merge_size", "temporal_patch_size")
         )
         cell = patch * merge
-        height, width = size or (SIDE // cell * cell,) * 2
+        height, width = size or self.size(checkpoint)
         check_cells(height, width, cell)
         frames = frames_per_step or most
         if frames not in (1, most):
@@ -122,6 +132,7 @@ class Qwen2VL(Family):
             fps=float(checkpoint.setting("fps", 2.0)),
             dim=self.dim(checkpoint.config),
             grid=(height // cell, width // cell),
+            letterbox=True,
             **checkpoint.normalisation,
         )
 

@@ -34,6 +34,13 @@ def letterbox(frame: tuple[int, int], target: tuple[int, int], token: float) -> 
     return Place((target[0] - height) // 2, (target[1] - width) // 2, height, width)
 
 
+def framed(image: Uint8, place: Place, target: tuple[int, int], colour: tuple[int, ...]) -> Uint8:
+    """A picture of any size with the padding around it that `letterbox` puts into the target: a token grid fits it."""
+    grow = image.shape[0] / place.height
+    whole = round(target[0] * grow), round(target[1] * image.shape[1] / place.width)
+    return padded(image, Place(round(place.top * grow), round(place.left * grow), *image.shape[:2]), whole, colour)
+
+
 def padded(image: Uint8, place: Place, target: tuple[int, int], colour: tuple[int, ...]) -> Uint8:
     """An image of the place's size in the target: (height, width, 3) uint8; the image itself where it fills it."""
     if image.shape[:2] == target:

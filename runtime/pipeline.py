@@ -159,7 +159,7 @@ class Pipeline:
         for frame in _timed(frames, watch):
             with watch.stage("preprocess"):
                 group.append((frame.time_s, self.preprocessing.resized(frame.image)))
-                small = thumbnail(frame)
+                small = self.preprocessing.framed(thumbnail(frame))
             del frame
             shown[len(tokens) :] = [small]
             if len(group) == self.preprocessing.frames_per_step:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from score_edge.bundle.manifest import Vision
 from score_edge.core import Float32, Frame, Grid, Uint8
 from score_edge.errors import ScoreEdgeError, require
-from score_edge.runtime.letterbox import Place, letterbox, padded
+from score_edge.runtime.letterbox import Place, framed, letterbox, padded
 
 Resample = Literal["bicubic", "bilinear", "lanczos", "area"]
 Layout = Literal["patches", "pixels"]
@@ -134,18 +134,27 @@ class Preprocessing:
             image = resize(image, height, width, self.resample)
         if not self.letterbox:
             return resize(image, self.height, self.width, self.resample)
-        place = self.place(image)
-        colour = tuple(int(255 * mean) for mean in self.mean)  # as LLaVA pads
-        small = resize(image, place.height, place.width, self.resample)
-        return padded(small, place, (self.height, self.width), colour)
-
-    def place(self, image: Uint8) -> Place:
-        """Where a frame lies in the encoder's input: all of it where frames are stretched."""
         _check(image)
+        place = self.place(image.shape[0], image.shape[1])
+        small = resize(image, place.height, place.width, self.resample)
+        return padded(small, place, (self.height, self.width), self._colour)
+
+    def place(self, height: int, width: int) -> Place:
+        """Where a frame of this size lies in the encoder's input: all of it where frames are stretched."""
         target = self.height, self.width
-        if not self.letterbox:
-            return Place(0, 0, *target)
-        return letterbox((image.shape[0], image.shape[1]), target, self.patch * self.merge)
+        return letterbox((height, width), target, self.patch * self.merge) if self.letterbox else Place(0, 0, *target)
+
+    def framed(self, frame: Frame) -> Frame:
+        """A frame with the padding around it that the encoder sees, for pictures; itself where there is none."""
+        place = self.place(*frame.image.shape[:2])
+        if place == (0, 0, self.height, self.width):
+            return frame
+        return dataclasses.replace(frame, image=framed(frame.image, place, (self.height, self.width), self._colour))
+
+    @property
+    def _colour(self) -> tuple[int, ...]:
+        """Of the padding: the mean, as LLaVA pads."""
+        return tuple(int(255 * mean) for mean in self.mean)
 
     def _cut(self, pixels: Uint8) -> Float32:
         """(patches, values) float32 of (frames_per_step, height, width, 3) uint8."""

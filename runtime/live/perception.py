@@ -122,8 +122,9 @@ class Perception:
         self._steps += 1
         with watch.stage("preprocess"):
             pixels = self._pipeline.preprocessing.fit(captured.frames)
+            framed = self._pipeline.preprocessing.framed
             # Some dozen steps may wait for the language model: none holds a frame at full size.
-            captured = replace(captured, frames=[thumbnail(frame, _PICTURE) for frame in captured.frames])
+            captured = replace(captured, frames=[framed(thumbnail(each, _PICTURE)) for each in captured.frames])
         if self._gate is not None:
             with watch.stage("gate"):
                 unchanged = self._gate.unchanged(pixels)

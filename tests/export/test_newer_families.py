@@ -12,9 +12,10 @@ from score_edge.errors import ScoreEdgeError
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from score_edge.export.bundle_export import export_bundle
+from score_edge.export.bundle_export import _size, export_bundle
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import find_family
+from score_edge.export.qwen2_vl import Qwen2VL
 from score_edge.runtime.preprocess import Preprocessing
 
 
@@ -54,6 +55,28 @@ def test_the_default_frame_has_the_tokens_of_the_checkpoint_at_16_to_9(gemma4_ca
             family.vision(checkpoint, (100, 100), None)
         with pytest.raises(ScoreEdgeError, match="one frame per step"):
             family.vision(checkpoint, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "grid"),
+    [((16, 9), (12, 21)), ((4, 3), (13, 17)), ((1, 1), (16, 16)), ((9, 16), (21, 12)), ((8, 1), (5, 40))],
+)
+def test_the_aspect_of_the_camera(
+    qwen2_vl_case: Any, aspect: tuple[int, int], grid: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no more than the tokens of the square, and as near to the aspect as whole rows and columns come."""
+    monkeypatch.setattr(Qwen2VL, "tokens", lambda self, checkpoint: 256)
+    family, checkpoint = find_family("qwen2_vl"), Checkpoint.open(str(qwen2_vl_case.folder))
+    vision = family.vision(checkpoint, family.size(checkpoint, aspect), None)
+    assert vision.grid == grid and vision.letterbox
+
+
+def test_a_family_with_a_frame_of_its_own_takes_no_aspect(internvl_case: Any) -> None:
+    family, checkpoint = find_family("internvl"), Checkpoint.open(str(internvl_case.folder))
+    assert _size(family, checkpoint, None) is None
+    with pytest.raises(ScoreEdgeError, match="takes no aspect"):
+        _size(family, checkpoint, (4, 3))
+    assert not family.vision(checkpoint, None, None).letterbox
 
 
 def test_an_experts_decoder_is_refused(internvl3_5_case: Any, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Where frames lie in an input of another shape."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.letterbox import letterbox
 from score_edge.runtime.preprocess import Preprocessing, resize
@@ -41,3 +44,17 @@ def test_a_frame_of_the_right_shape_fills_the_input() -> None:
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ScoreEdgeError, match="must be \\(H, W, 3\\) uint8"):
         SQUARE.resized(np.zeros((0, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (50, 50)])
+def test_a_framed_picture_is_what_the_encoder_sees(shape: tuple[int, int]) -> None:
+    """At any size: the token grid is stretched over it."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    large = np.repeat(np.repeat(image, 4, axis=0), 4, axis=1)
+    fine = dataclasses.replace(SQUARE, patch=7)
+    framed = fine.framed(Frame(large, 0.0, 0)).image
+    assert abs(framed.shape[0] - framed.shape[1]) <= 1
+    place = fine.place(*shape)
+    top, left = round(place.top * framed.shape[0] / 56), round(place.left * framed.shape[1] / 56)
+    assert np.array_equal(framed[top : top + 4 * shape[0], left : left + 4 * shape[1]], large)
+    assert (framed[:top] == (127, 63, 0)).all() and (framed[:, :left] == (127, 63, 0)).all()
