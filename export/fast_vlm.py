@@ -40,7 +40,7 @@ class FastVlm(Family):
     name = "fast_vlm"
     model_class = "FastVlmForConditionalGeneration"
     needs = ("timm",)
-    incremental = "no: a convolution sees its neighbours"
+    incremental = "no: convolutions"
 
     def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
         """The checkpoint's square unless another multiple of 64 is named; frames are padded, as it was trained."""

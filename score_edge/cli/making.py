@@ -13,6 +13,15 @@ from score_edge.errors import ScoreEdgeError
 app = typer.Typer()
 
 
+def _list_families(wanted: bool) -> None:
+    if wanted:
+        from score_edge.cli.family_table import family_table
+        from score_edge.families import ROWS
+
+        out.print(family_table(ROWS))
+        raise typer.Exit
+
+
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Checkpoint: a folder, or a Hugging Face id (OWNER/NAME).")],
@@ -38,6 +47,9 @@ def export(
     video: Annotated[Path | None, typer.Option(help="Compare with torch on this video's first frames too.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: Json = False,
+    list_: Annotated[
+        bool, typer.Option("--list", is_eager=True, callback=_list_families, help="Which checkpoints, and what works.")
+    ] = False,
 ) -> None:
     """Turn a Hugging Face checkpoint and its GGUF into a bundle, and prove the graph against torch."""
     from score_edge.cli.tables import difference_table
