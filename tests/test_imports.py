@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"": "score_edge", "runtime": "runtime", "export": "export", "calibration": "calibration"}
-# Everything may import core.py, errors.py, install.py, native_path.py and families.py. `runtime` is what lies loose in that folder.
+# Everything may import core, errors, install, native_path and families. `runtime` is what lies loose in that folder.
 MAY_IMPORT = {
     "bundle": "",
     "onnx_files": "",
