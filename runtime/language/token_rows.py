@@ -1,7 +1,8 @@
 """The embedding rows of text tokens, read from the GGUF: with them, text and visual tokens go through one batch.
 
 llama.cpp takes ids or rows in a call, not both, and a call has a price: the weights are read once for each. A pruned
-step is a handful of rows between a handful of words. Rows equal ids bit for bit in the families listed here.
+step is a handful of rows between a handful of words. Rows equal ids bit for bit in the families listed here (with a
+table in Q6_K, which ggml looks up in another order of products, to the last bit).
 """
 
 import ctypes
