@@ -28,6 +28,10 @@ path, runs = Path(sys.argv[2]), int(sys.argv[3])
 found = find_family(family)
 model_class = getattr(transformers, found.model_class)
 model = model_class(model_class.config_class(**config)).eval()
+if family == "fast_vlm":  # timm's initial weights let nothing through
+    for parameter in model.model.vision_tower.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
 module = found.encoder(model, types.SimpleNamespace(**sizes)).eval()
 pixels = torch.randn(*shape)
 began, cpu = time.perf_counter(), time.process_time()
