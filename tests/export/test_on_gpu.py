@@ -11,13 +11,14 @@ import pytest
 
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef
+from score_edge.families import ROWS
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 CUDA = "CUDAExecutionProvider"
 RUNS = 20
 # Bundles that were exported where torch and transformers are; without them they are exported here.
 PREPARED = os.environ.get("SCORE_EDGE_BUNDLES")
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl")
+FAMILIES = tuple(row.case for row in ROWS)
 needs_gpu = pytest.mark.usefixtures("gpu", "cuda_provider")
 
 
@@ -56,9 +57,9 @@ def test_every_family_is_here(families: tuple[str, ...]) -> None:
     assert families == FAMILIES
 
 
-def compared(path: Path, inputs: dict[str, Any], exact: bool) -> tuple[float, str]:
+def compared(path: Path, inputs: dict[str, Any], simulate: bool) -> tuple[float, str]:
     """(largest difference over largest value, words)."""
-    graph, cpu = OnnxGraph(path, providers=(CUDA,)), OnnxGraph(path, exact=exact)
+    graph, cpu = OnnxGraph(path, providers=(CUDA,)), OnnxGraph(path, simulate=simulate)
     assert graph.provider == CUDA, f"ran on {graph.provider}"
     (found,), (expected,) = (one.run(**inputs).values() for one in (graph, cpu))
     relative = float(np.abs(found - expected).max() / np.abs(expected).max())
