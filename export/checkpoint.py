@@ -14,6 +14,8 @@ from score_edge.errors import ScoreEdgeError, require
 
 QUESTION = "\u2e28question\u2e29"  # stands for the question while a chat template is rendered; no template holds it
 RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+# Beside the number of layers, what else sizes a decoder layer by layer.
+_NO_DECODER: dict[str, Any] = {"layer_types": [], "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0}
 DOWNLOAD = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 
 
@@ -71,7 +73,10 @@ class Checkpoint:
             part.update(_read_json(self.folder / f"{file}_config.json", needed=False))
         transformers = require("transformers", "export")
         with _reading(self.name), _quiet(transformers):
-            defaults = transformers.AutoImageProcessor.from_pretrained(self.folder, backend="pil").to_dict()
+            try:
+                defaults = transformers.AutoImageProcessor.from_pretrained(self.folder, backend="pil").to_dict()
+            except ImportError:  # a class that needs torchvision (LFM2-VL); its files say what is asked for
+                defaults = {}
         return {**defaults, **parts[0], **parts[1]}
 
     def tokenizer(self) -> Any:
@@ -79,17 +84,18 @@ class Checkpoint:
         with _reading(self.name):
             return require("transformers", "export").AutoTokenizer.from_pretrained(self.folder)
 
-    def chat(self, tokenizer: Any, template: str | None = None) -> str:
-        """A user's turn with one video and then `QUESTION`, rendered, up to where the answer begins.
+    def chat(self, tokenizer: Any, template: str | None = None, kind: str = "video") -> str:
+        """A user's turn with one video (or image) and then `QUESTION`, rendered, up to where the answer begins.
 
         Args:
             tokenizer: from `tokenizer`.
             template: a Jinja template instead of the checkpoint's own.
+            kind: what comes before the question.
         """
         template = template or self._chat_template() or tokenizer.chat_template
         if not template:
             raise ScoreEdgeError(f"{self.name} has no chat template", "add its chat_template.jinja to the folder")
-        content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
+        content = [{"type": kind}, {"type": "text", "text": QUESTION}]
         with _reading(self.name):
             text: str = tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}],
@@ -134,8 +140,11 @@ class Checkpoint:
         config = copy.deepcopy(self.config)
         text = config.get_text_config()
         text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, None
-        if getattr(text, "layer_types", None) is not None:
-            text.layer_types = []
+        for name, nothing in _NO_DECODER.items():
+            if getattr(text, name, None) is not None:
+                setattr(text, name, nothing)
+        if getattr(config, "audio_config", None) is not None:
+            config.audio_config = None
         with _reading(self.name), _quiet(transformers):
             model, report = getattr(transformers, model_class).from_pretrained(
                 self.folder,

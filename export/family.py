@@ -8,11 +8,23 @@ from torch import nn
 
 from score_edge.bundle.manifest import FileRef, Prompt, Vision
 from score_edge.core import Float32
-from score_edge.errors import ScoreEdgeError, did_you_mean
+from score_edge.errors import ScoreEdgeError, did_you_mean, require
 from score_edge.export.checkpoint import QUESTION, Checkpoint
 
 # The model_type of a checkpoint names the file of this package that exports it.
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl")
+FAMILIES = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_5",
+    "smolvlm",
+    "llava_onevision",
+    "internvl",
+    "gemma4",
+    "lfm2_vl",
+    "fast_vlm",
+)
+CAMERA = (16, 9)  # width to height where the user says nothing
 ENCODER = FileRef("encoder.onnx")
 
 
@@ -25,12 +37,37 @@ class Family(ABC):
         positions: ``"mrope"`` where kept tokens keep their (t, h, w), else ``"plain"``.
         attention: ``"causal"``, or ``"block"`` where the visual tokens attend to each other in the language model,
             which the runtime cannot do.
+        grids: ``"any"`` where a frame may have any whole number of tokens per side, else ``"fixed"``.
+        needs: packages the export needs beside torch and transformers.
+        incremental: ``"yes"`` where its encoder is a `CellEncoder`; else what stands in the way.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[str]
     positions: ClassVar[Literal["mrope", "plain"]] = "plain"
     attention: ClassVar[Literal["causal", "block"]] = "causal"
+    grids: ClassVar[Literal["any", "fixed"]] = "fixed"
+    needs: ClassVar[tuple[str, ...]] = ()
+    incremental: ClassVar[str] = "yes"
+
+    def cell(self, checkpoint: Checkpoint) -> int:
+        """Pixels per side of a visual token, for families of any grid."""
+        raise NotImplementedError
+
+    def tokens(self, checkpoint: Checkpoint) -> int:
+        """Visual tokens of a step where no size is named, at most; for families of any grid."""
+        raise NotImplementedError
+
+    def size(self, checkpoint: Checkpoint, aspect: tuple[int, int] = CAMERA) -> tuple[int, int]:
+        """(height, width) in pixels of a frame of an aspect (width, height) with about `tokens` tokens.
+
+        As many rows as a grid of that aspect and that many tokens has, rounded down, and as many columns as the aspect
+        then asks for, rounded, as long as the tokens do not become more.
+        """
+        cell, tokens, ratio = self.cell(checkpoint), self.tokens(checkpoint), aspect[0] / aspect[1]
+        short = max(1, int((tokens / max(ratio, 1 / ratio)) ** 0.5))
+        long = max(1, min(round(short * max(ratio, 1 / ratio)), tokens // short))
+        return (short * cell, long * cell) if ratio >= 1 else (long * cell, short * cell)
 
     @abstractmethod
     def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
@@ -71,16 +108,24 @@ def find_family(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise ScoreEdgeError(f"the family {model_type!r} cannot be exported", did_you_mean(model_type, FAMILIES))
     family: Family = importlib.import_module(f"score_edge.export.{model_type}").FAMILY
+    for package in family.needs:
+        require(package, model_type.replace("_", "-"))
     return family
 
 
-def split_chat(checkpoint: Checkpoint, tokenizer: Any, placeholder: str, template: str | None = None) -> Prompt:
+def split_chat(
+    checkpoint: Checkpoint,
+    tokenizer: Any,
+    placeholder: str,
+    template: str | None = None,
+    kind: Literal["video", "image"] = "video",
+) -> Prompt:
     """The rendered chat template, cut at the placeholder of the visual tokens.
 
     Raises:
-        ScoreEdgeError: the template shows no video before the question.
+        ScoreEdgeError: the template shows no video, or image, before the question.
     """
-    before, found, after = checkpoint.chat(tokenizer, template).partition(placeholder)
+    before, found, after = checkpoint.chat(tokenizer, template, kind).partition(placeholder)
     if not found or after.count(QUESTION) != 1:
         raise ScoreEdgeError(
             f"{checkpoint.name}: its chat template does not put {placeholder} before the question",
@@ -99,10 +144,23 @@ def square(checkpoint: Checkpoint, size: tuple[int, int], patch: int, merge: int
     if height != width or not height // patch or height // patch % merge:
         cell = patch * merge
         raise ScoreEdgeError(
-            f"{checkpoint.model_type} takes square frames of a multiple of {cell} pixels, not {height}x{width}",
+            f"{checkpoint.model_type} takes square frames of a multiple of {cell} pixels, not {width}x{height}",
             f"--resolution {max(cell, round((height * width) ** 0.5 / cell) * cell)}",
         )
     return height
+
+
+def check_cells(height: int, width: int, cell: int) -> None:
+    """Refuse a frame that is no whole number of tokens.
+
+    Raises:
+        ScoreEdgeError: with the nearest that is.
+    """
+    if height % cell or width % cell or min(height, width) < cell:
+        nearest = "x".join(str(max(cell, round(side / cell) * cell)) for side in (width, height))
+        raise ScoreEdgeError(
+            f"{width}x{height} pixels are no multiple of patch * merge = {cell}", f"--resolution {nearest}"
+        )
 
 
 def one_frame(checkpoint: Checkpoint, frames_per_step: int | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from score_edge.bundle.external import model_parts
 from score_edge.errors import ScoreEdgeError, require
-from score_edge.export.gguf_model import ARCHITECTURES
+from score_edge.export.gguf_decoders import DECODERS
 
 HINT = "convert this checkpoint's own text model with llama.cpp, or give the checkpoint the GGUF was made from"
 
@@ -78,12 +78,11 @@ def check_gguf(gguf: Gguf, config: Any, tokenizer: Any) -> None:
         ScoreEdgeError: they differ; the message says where.
     """
     text = config.get_text_config()
-    wanted = ARCHITECTURES.get(text.model_type)
-    if wanted is None:
+    if text.model_type not in DECODERS:
         raise ScoreEdgeError(f"llama.cpp's name for the text model {text.model_type!r} is not known here")
     levels = len(getattr(config.vision_config, "deepstack_visual_indexes", None) or ())
     for what, here, there in (
-        ("architecture", gguf.architecture, wanted),
+        ("architecture", gguf.architecture, DECODERS[text.model_type].architecture),
         ("hidden size", gguf.width, text.hidden_size),
         ("number of layers", gguf.layers, text.num_hidden_layers),
         ("number of DeepStack levels", gguf.deepstack, levels),

@@ -15,21 +15,12 @@ from numpy.typing import NDArray
 
 from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.export.gguf_decoders import decoder_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 END_OF_TURN = "<|im_end|>"
-# model_type of a text config to llama.cpp's name of the architecture.
-ARCHITECTURES = {
-    "qwen2_vl_text": "qwen2vl",
-    "qwen2_5_vl_text": "qwen2vl",
-    "qwen3_vl_text": "qwen3vl",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "llama": "llama",
-}
-
 Dtype = Literal["f32", "f16"]
 
 
@@ -64,15 +55,22 @@ def write_gguf(
     path = Path(path)
     config = model.get_decoder().config
     rope = _rope(config)
-    architecture = _architecture(config)
-    with atomic_file(path) as unfinished, contextlib.closing(gguf.GGUFWriter(unfinished, architecture)) as writer:
+    decoder = decoder_of(config)
+    tensors = dict(named_tensors(model))
+    with (
+        atomic_file(path) as unfinished,
+        contextlib.closing(gguf.GGUFWriter(unfinished, decoder.architecture)) as writer,
+    ):
         writer.add_name(name or path.stem)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if dtype == "f32" else gguf.LlamaFileType.MOSTLY_F16)
         _add_config(writer, config, rope)
+        widths = [len(tensors[f"blk.{i}.ffn_up.weight"]) for i in range(config.num_hidden_layers)]
+        writer.add_feed_forward_length(widths if len({*widths}) > 1 else widths[0])
+        decoder.settings(writer, config)
         if levels := getattr(getattr(model.config, "vision_config", None), "deepstack_visual_indexes", None):
             writer.add_num_deepstack_layers(len(levels))
         _add_tokenizer(writer, tokenizer, config.vocab_size)
-        for tensor_name, tensor in named_tensors(model):
+        for tensor_name, tensor in tensors.items():
             writer.add_tensor(tensor_name, _array(tensor, dtype))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -83,24 +81,30 @@ def write_gguf(
 def _rope(config: Any) -> dict[str, Any]:
     """The rope parameters, refused where llama.cpp would silently compute something else."""
     rope: dict[str, Any] = config.rope_parameters
-    if (kind := rope.get("rope_type", "default")) not in ("default", "mrope"):
+    windowed = "full_attention" in rope  # Gemma 4 has parameters of its own for its windowed layers
+    rope = rope["full_attention"] if windowed else rope
+    if (kind := rope.get("rope_type", "default")) not in ("default", "mrope", *(["proportional"] if windowed else [])):
         raise ScoreEdgeError(f"RoPE scaling '{kind}' cannot be written to GGUF yet", "use a model with plain RoPE")
-    if getattr(config, "sliding_window", None):
+    if getattr(config, "sliding_window", None) and not windowed:
         raise ScoreEdgeError("sliding-window attention cannot be written to GGUF for this architecture")
     return rope
 
 
 def _add_config(writer: "GGUFWriter", config: Any, rope: dict[str, Any]) -> None:
+    kinds = getattr(config, "layer_types", None)
+    first = 0 if kinds is None else kinds.index("full_attention")
+    layer = config.per_layer_config[first] if hasattr(config, "per_layer_config") else config
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    kv = layer.num_key_value_heads
+    writer.add_head_count_kv([0 if kind == "conv" else kv for kind in kinds] if kinds and "conv" in kinds else kv)
+    writer.add_layer_norm_rms_eps(config.norm_eps if hasattr(config, "norm_eps") else config.rms_norm_eps)
     writer.add_rope_freq_base(rope["rope_theta"])
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_rope_dimension_count(head)
+    head = getattr(layer, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    share = 1.0 if rope["rope_type"] == "proportional" else rope.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(head * share))
     writer.add_key_length(head)
     writer.add_value_length(head)
     if sections := rope.get("mrope_section"):
@@ -132,40 +136,27 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Any, vocabulary: int) -> Non
     writer.add_eot_token_id(end)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(False)
-
-
-def _architecture(config: Any) -> str:
-    """llama.cpp's name of the decoder."""
-    if config.model_type not in ARCHITECTURES:
-        raise ScoreEdgeError(f"a decoder of type {config.model_type!r} cannot be written to GGUF here")
-    return ARCHITECTURES[config.model_type]
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_add_bos_token(bool(getattr(tokenizer, "add_bos_token", False)))
 
 
 def named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield (GGUF name, torch tensor); a head tied to the embeddings is left out, llama.cpp ties it too."""
     gguf = require("gguf", "export")
-    decoder = model.get_decoder()
-    config = decoder.config
-    architecture = _architecture(config)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers)
-    state = {f"model.{key}": tensor for key, tensor in decoder.state_dict().items()}
+    text = model.get_decoder()
+    config = text.config
+    decoder = decoder_of(config)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[decoder.architecture.upper()], config.num_hidden_layers)
+    state = {f"model.{key}": tensor for key, tensor in text.state_dict().items()}
     head = model.get_output_embeddings().weight
-    if head is not decoder.embed_tokens.weight:
+    if head is not text.embed_tokens.weight:
         state["lm_head.weight"] = head
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for key, tensor in state.items():
+    for key, tensor in decoder.tensors(config, iter(state.items())):
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ScoreEdgeError(f"tensor '{key}' has no place in a GGUF of this architecture")
-        layer = key.split(".")[-2]
-        # llama.cpp rotates neighbouring pairs for this architecture, transformers one half against the other.
-        paired = architecture == "llama" and layer in heads
-        yield name, _pair(tensor, heads[layer]) if paired else tensor
-
-
-def _pair(tensor: Any, heads: int) -> Any:
-    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(tensor.shape)
+        yield name, tensor
 
 
 def _array(tensor: Any, dtype: Dtype) -> NDArray[np.floating]:

@@ -9,10 +9,10 @@ from torch.nn import functional
 from score_edge.bundle.manifest import Incremental, Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
-from score_edge.export.family import ENCODER, Family, split_chat
+from score_edge.export.family import ENCODER, Family, check_cells, split_chat
 from score_edge.export.incremental import INCREMENTAL, Attention, CachedAttention, CellEncoder, attend
 
-SIDE = 448  # pixels where the user names none: 256 tokens of 28 x 28 pixels. The models themselves take any size.
+SIDE = 448  # of the square whose number of tokens a frame has where none is named. The models take any size.
 
 
 class StepEncoder(CellEncoder):
@@ -121,7 +121,17 @@ class Qwen2VL(Family):
     name = "qwen2_vl"
     model_class = "Qwen2VLForConditionalGeneration"
     positions = "mrope"
+    grids = "any"
     step_encoder: type[StepEncoder] = StepEncoder
+
+    def cell(self, checkpoint: Checkpoint) -> int:
+        """Patch * merge."""
+        return int(checkpoint.setting("patch_size")) * int(checkpoint.setting("merge_size"))
+
+    def tokens(self, checkpoint: Checkpoint) -> int:
+        """Those of a square of `SIDE` pixels."""
+        tokens: int = (SIDE // self.cell(checkpoint)) ** 2
+        return tokens
 
     def vision(self, checkpoint: Checkpoint, size: tuple[int, int] | None, frames_per_step: int | None) -> Vision:
         """Any multiple of patch * merge; one or two frames per step."""
@@ -129,12 +139,8 @@ class Qwen2VL(Family):
             int(checkpoint.setting(key)) for key in ("patch_size", "merge_size", "temporal_patch_size")
         )
         cell = patch * merge
-        height, width = size or (SIDE // cell * cell,) * 2
-        if height % cell or width % cell or min(height, width) < cell:
-            nearest = "x".join(str(max(cell, round(side / cell) * cell)) for side in (height, width))
-            raise ScoreEdgeError(
-                f"{height}x{width} pixels are no multiple of patch * merge = {cell}", f"--resolution {nearest}"
-            )
+        height, width = size or self.size(checkpoint)
+        check_cells(height, width, cell)
         frames = frames_per_step or most
         if frames not in (1, most):
             raise ScoreEdgeError(f"a step of {self.name} has 1 or {most} frames, not {frames}")
@@ -148,6 +154,7 @@ class Qwen2VL(Family):
             fps=float(checkpoint.setting("fps", 2.0)),
             dim=self.dim(checkpoint.config),
             grid=(height // cell, width // cell),
+            letterbox=True,
             **checkpoint.normalisation,
         )
 

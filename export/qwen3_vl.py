@@ -45,7 +45,7 @@ class DeepStackEncoder(StepEncoder):
 
     def levels(self, layer: int, hidden: torch.Tensor) -> list[torch.Tensor]:
         """The DeepStack level that is taken after this layer, if one is."""
-        chosen = list(self.visual.deepstack_visual_indexes)
+        chosen = list(getattr(self.visual, "deepstack_visual_indexes", ()))  # Qwen3.5 has none
         return [self.visual.deepstack_merger_list[chosen.index(layer)](hidden)] if layer in chosen else []
 
 
@@ -58,7 +58,7 @@ class Qwen3VL(Qwen2VL):
 
     def dim(self, config: Any) -> int:
         """D for the token and for each of its DeepStack levels."""
-        levels = list(config.vision_config.deepstack_visual_indexes)
+        levels = list(getattr(config.vision_config, "deepstack_visual_indexes", ()))
         if levels != sorted(levels):
             raise ScoreEdgeError(f"DeepStack levels out of order: {levels}", "this config.json is damaged")
         return super().dim(config) * (1 + len(levels))

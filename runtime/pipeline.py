@@ -146,7 +146,7 @@ class Pipeline:
             found, cells = self.vision.encode(group, state, watch)
             tokens.append(found)
             encoded.append(cells)
-            shown.append(thumbnail(group[-1]))
+            shown.append(self.preprocessing.framed(thumbnail(group[-1])))
             times.append((group[0].time_s + group[-1].time_s) / 2)
             group.clear()
 

@@ -1,4 +1,7 @@
-"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, pixels or Qwen2-VL's patches."""
+"""Frames to encoder input: antialiased resize as Pillow does it, normalisation, pixels or Qwen2-VL's patches.
+
+A frame of another shape than the encoder's input is stretched to it, or letterboxed where the bundle says so.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -11,7 +14,9 @@ from numpy.typing import NDArray
 from score_edge.bundle.manifest import Vision
 from score_edge.core import Float32, Frame, Grid, Mask, Uint8
 from score_edge.errors import ScoreEdgeError, require
-from score_edge.runtime.resize import Resample, Size, resize, resize_part
+from score_edge.runtime.changed_cells import small_picture
+from score_edge.runtime.letterbox import Place, framed, letterbox, padded
+from score_edge.runtime.resize import Resample, Size, check_image, resize, resize_part
 
 Layout = Literal["patches", "pixels"]
 
@@ -22,7 +27,7 @@ _WHOLE = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model wants its frames. Every frame is stretched to one fixed size, because graphs have fixed shapes.
+    """How a model wants its frames. Every frame is brought to one fixed size, because graphs have fixed shapes.
 
     Attributes:
         height, width: pixels of the encoder's input; multiples of patch * merge where the layout is patches.
@@ -33,6 +38,7 @@ class Preprocessing:
         resample: the resizing filter.
         layout: what the encoder takes, see `prepare`.
         longest_edge: resize to this longest edge first, as SmolVLM does; None goes to height x width at once.
+        letterbox: pad a frame of another shape, see `runtime/letterbox.py`; else it is stretched.
 
     Raises:
         ScoreEdgeError: a number is out of range or the sizes do not divide.
@@ -48,6 +54,7 @@ class Preprocessing:
     resample: Resample = "bicubic"
     layout: Layout = "patches"
     longest_edge: int | None = None
+    letterbox: bool = False
 
     @staticmethod
     def of(vision: Vision) -> "Preprocessing":
@@ -145,9 +152,45 @@ class Preprocessing:
 
     def resized(self, image: Uint8) -> Uint8:
         """(height, width, 3) uint8 of a frame of any size."""
-        for height, width in self._sizes(image):
-            image = resize(image, height, width, self.resample)
-        return image
+        if self.longest_edge is not None:
+            image = resize(image, *_longest_edge(image.shape[0], image.shape[1], self.longest_edge), self.resample)
+        if not self.letterbox:
+            return resize(image, self.height, self.width, self.resample)
+        check_image(image)
+        place = self.place(image.shape[0], image.shape[1])
+        small = resize(image, place.height, place.width, self.resample)
+        return padded(small, place, (self.height, self.width), self._colour)
+
+    def place(self, height: int, width: int) -> Place:
+        """Where a frame of this size lies in the encoder's input: all of it where frames are stretched."""
+        target = self.height, self.width
+        return letterbox((height, width), target, self.patch * self.merge) if self.letterbox else Place(0, 0, *target)
+
+    def framed(self, frame: Frame) -> Frame:
+        """A frame with the padding around it that the encoder sees, for pictures; itself where there is none."""
+        place = self.place(*frame.image.shape[:2])
+        if place == self._everything:
+            return frame
+        return dataclasses.replace(frame, image=framed(frame.image, place, (self.height, self.width), self._colour))
+
+    @property
+    def _colour(self) -> tuple[int, ...]:
+        """Of the padding: the mean, as LLaVA pads."""
+        return tuple(int(255 * mean) for mean in self.mean)
+
+    @property
+    def _everything(self) -> Place:
+        return Place(0, 0, self.height, self.width)
+
+    def small_picture(self, image: Uint8) -> Uint8:
+        """A frame, with its padding, as `changed_cells.small_picture`."""
+        cv2 = require("cv2")
+
+        place = self.place(*image.shape[:2])
+        if place != self._everything:
+            inside = cv2.resize(image, (place.width, place.height), interpolation=cv2.INTER_LINEAR)
+            image = padded(np.asarray(inside, np.uint8), place, (self.height, self.width), self._colour)
+        return small_picture(image, self.grid)
 
     def update(self, pixels: Uint8, image: Uint8, cells: Mask) -> None:
         """Resize those parts of a frame that some cells show, in place; of many cells the whole frame.
@@ -157,7 +200,7 @@ class Preprocessing:
             image: (H, W, 3) uint8.
             cells: (N,) bool.
         """
-        if cells.mean() > _WHOLE:
+        if cells.mean() > _WHOLE or self.place(*image.shape[:2]) != self._everything:
             pixels[...] = self.resized(image)
             return
         sizes = self._sizes(image)

@@ -32,8 +32,7 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     """
     cv2 = require("cv2")
 
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    check_image(image)
     if image.shape[1] != width:
         narrow = np.empty((image.shape[0], width, 3), np.uint8)
         for start in range(0, len(image), _STRIP):  # a strip at a time, or a large frame would be held twice
@@ -46,6 +45,12 @@ def resize(image: Uint8, height: int, width: int, resample: Resample = "bicubic"
     if image.shape[0] == height:
         return image
     return _rows(image, image.shape[0], height, resample, slice(0, height))
+
+
+def check_image(image: Uint8) -> None:
+    """Raise ScoreEdgeError for anything but (H, W, 3) uint8."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ScoreEdgeError(f"an image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
 
 
 _KERNELS: Final[dict[str, Callable[[NDArray[np.float64], float], NDArray[np.float64]]]] = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from score_edge.core import Float32, Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.changed_cells import cell_change, changed_cells, small_picture
+from score_edge.runtime.changed_cells import cell_change, changed_cells
 from score_edge.runtime.graphs.base import CachedGraph, Graph
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
@@ -138,7 +138,9 @@ class VisionEncoder:
         """(N,) bool, the cells to encode; `state.small` is what they show now."""
         grid = self.preprocessing.grid
         every: Mask = np.ones(grid.tokens, np.bool_)
-        small = self.preprocessing.stacked([small_picture(image, grid) for image in images]).astype(np.int16)
+        small = self.preprocessing.stacked([self.preprocessing.small_picture(image) for image in images]).astype(
+            np.int16
+        )
         if state.small is None or self.threshold < 0:
             state.small = small
             return every

@@ -75,8 +75,10 @@ def make_tokenizer() -> Callable[..., Any]:
     def make(*special: str, **settings: Any) -> Any:
         tokenizers = pytest.importorskip("tokenizers")
         qwen2 = pytest.importorskip("transformers.models.qwen2.tokenization_qwen2")
-        names = [*SPECIAL, *(name for name in special if name not in SPECIAL)]
+        names = [*SPECIAL, *(name for name in special if name not in (*SPECIAL, settings.get("bos_token")))]
         tokenizer = qwen2.Qwen2Tokenizer(eos_token=SPECIAL[1], additional_special_tokens=names[2:], **settings)
+        if "bos_token" in settings:
+            names.insert(1, settings["bos_token"])
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=393 + len(names),
             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
@@ -152,15 +154,16 @@ def _randomize(model: Any) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(0)
+    scaled = getattr(model.get_decoder().embed_tokens, "scalar_embed_scale", 1.0)  # Gemma's, of what is looked up
     with torch.no_grad():
         for name, parameter in model.get_decoder().named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("norm.weight"):
                 parameter.copy_(1 + 0.1 * noise)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") or parameter.ndim == 1:
                 parameter.copy_(0.3 * noise)
             else:
-                parameter.copy_(noise * (1.0 if "embed" in name else 1.4 / parameter.shape[1] ** 0.5))
+                parameter.copy_(noise * (1 / scaled if "embed" in name else 1.4 / parameter.shape[1] ** 0.5))
         head = model.get_output_embeddings().weight
         if head is not model.get_decoder().embed_tokens.weight:
             head.copy_(torch.randn(head.shape, generator=generator) * 2 / head.shape[1] ** 0.5)

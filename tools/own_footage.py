@@ -49,13 +49,15 @@ def main() -> None:
         for i, (first, last) in enumerate(itertools.pairwise(cuts)):
             write(here / "first" / f"{i}.mp4", frames[first:last], fps)
         second = write(here / "second.mp4", frames[middle:], fps)
-        labelled = {index - middle: found for index, found in read_boxes(boxes).frames.items() if index >= middle}
+        labels = read_boxes(boxes)
+        labelled = {index - middle: found for index, found in labels.frames.items() if index >= middle}
         learned = Bundle.open(here / "run/bundle") if (here / "run/bundle").is_dir() else None
         if learned is None:
             data = Data(videos=here / "first", clip_steps=8)
             learned = learn_policy(chosen.bundle, here / "run", recipe, data)
         ratios = [
-            ratio(bundle, second, Boxes(labelled), chosen.retention) for bundle in (Bundle.open(chosen.bundle), learned)
+            ratio(bundle, second, Boxes(labelled, labels.size), chosen.retention)
+            for bundle in (Bundle.open(chosen.bundle), learned)
         ]
         print(f"{video.name:36} {len(labelled)} labelled frames: shipped {ratios[0]}, learned {ratios[1]}", flush=True)
 

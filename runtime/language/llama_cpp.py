@@ -62,11 +62,14 @@ class LlamaCpp:
         self.llama = llama = library()
         self._path = Path(path)
         model = open_model(self._path, gpu_layers)
+        # A recurrent state cannot go back: such a model gets a spare place beside each sequence, see `SavedState`.
+        self.spares = bool(llama.llama_model_is_hybrid(model))
         try:
             handle = open_context(
                 model,
                 context=context,
                 sequences=sequences,
+                spares=self.spares,
                 batch=batch,
                 threads=threads or usable_cpus(),
                 # On a CPU it makes a question over a filled cache four times slower.
@@ -85,6 +88,7 @@ class LlamaCpp:
         self.batch = int(llama.llama_n_batch(handle))  # llama.cpp may have made it smaller
         self._threads = FreeThreads(usable_cpus()) if threads is None else None
         self._in_use = threads or usable_cpus()
+        self._sequences = sequences
         self._places = list(range(sequences))[::-1]
         self.alone = sequences == 1
         mrope = (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
@@ -92,7 +96,7 @@ class LlamaCpp:
             width=int(llama.llama_model_n_embd_inp(model)),
             context=int(llama.llama_n_ctx(handle)) // sequences,
             keeps_positions=llama.llama_model_rope_type(model) in mrope,
-            incremental=not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)),
+            incremental=self.spares or not llama.llama_model_is_recurrent(model),
             cell_bytes=_cell_bytes(llama, model, 4 if cache == "f32" else 2),
             trained=int(llama.llama_model_n_ctx_train(model)),
         )
@@ -123,6 +127,10 @@ class LlamaCpp:
         if not self._places:
             raise ScoreEdgeError("every sequence of this model is in use", "open the model with more sequences")
         return LlamaSequence(self, self._places.pop())
+
+    def spare_of(self, place: int) -> int:
+        """The place in which a copy of a sequence is kept, where the model has `spares`."""
+        return self._sequences + place
 
     def give_back(self, place: int) -> None:
         """Let another sequence have a place."""
@@ -182,12 +190,19 @@ class LlamaCpp:
     def _tokenize(self, text: str, at_start: bool, *, special: bool) -> Int32:
         # Qwen's tokenizer composes characters first, llama.cpp does not.
         encoded = unicodedata.normalize("NFC", text).encode("utf-8", "replace")
+        at_start = at_start and not (special and encoded.startswith(self._beginning))  # chat templates have it already
         ids = np.empty(len(encoded) + 2, np.int32)
         room = pointer(ids, self.llama.llama_token)
         count = self.llama.llama_tokenize(self.vocab, encoded, len(encoded), room, len(ids), at_start, special)
         if count < 0:
             raise ScoreEdgeError(f"llama.cpp cannot tokenise a text of {len(text)} characters{reason()}")
         return ids[:count]
+
+    @functools.cached_property
+    def _beginning(self) -> tuple[bytes, ...]:
+        """What a BOS is written as, if there is one."""
+        token = self.llama.llama_vocab_bos(self.vocab)
+        return () if token < 0 else (self.llama.llama_vocab_get_text(self.vocab, token),)
 
     @functools.cached_property
     def _control(self) -> re.Pattern[str]:
@@ -208,8 +223,10 @@ def _free(llama: ModuleType, model: Any, handle: Any) -> None:
 
 
 def _cell_bytes(llama: ModuleType, model: Any, size: int) -> int | None:
-    """Bytes of one token's keys and values; None for models whose layers keep a state instead."""
+    """Bytes of one token's keys and values; None where not every layer keeps some, or not as many."""
     if llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model):
+        return None
+    if llama.llama_model_n_swa(model):
         return None
     heads, layers = llama.llama_model_n_head_kv(model), llama.llama_model_n_layer(model)
     usual = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)

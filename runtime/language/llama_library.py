@@ -74,14 +74,27 @@ def open_model(path: Path, gpu_layers: int) -> Any:
 
 
 def open_context(
-    model: Any, *, context: int, sequences: int, batch: int, threads: int, flash_attention: bool, cache: str
+    model: Any,
+    *,
+    context: int,
+    sequences: int,
+    batch: int,
+    threads: int,
+    flash_attention: bool,
+    cache: str,
+    spares: bool = False,
 ) -> Any:
-    """Make buffers, and a KV cache of `context` cells for each of `sequences`."""
+    """Make buffers, and a KV cache of `context` cells for each of `sequences`.
+
+    With `spares` there are twice as many places, and all share one pool of cells, so that a copy of a sequence costs
+    nothing but its recurrent state.
+    """
     llama = library()
     params = llama.llama_context_default_params()
     params.n_ctx = context * sequences
     params.n_batch = params.n_ubatch = batch
-    params.n_seq_max = sequences
+    params.n_seq_max = 2 * sequences if spares else sequences
+    params.kv_unified = spares
     params.n_threads = params.n_threads_batch = threads
     params.type_k = params.type_v = llama.GGML_TYPE_F32 if cache == "f32" else llama.GGML_TYPE_F16
     auto, off = llama.LLAMA_FLASH_ATTN_TYPE_AUTO, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -16,6 +16,7 @@ from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Mark, Rows, Segment
 from score_edge.runtime.language.llama_library import decode, reason
+from score_edge.runtime.language.saved_state import SavedState
 
 if TYPE_CHECKING:
     from score_edge.runtime.language.llama_cpp import LlamaCpp
@@ -34,6 +35,7 @@ class LlamaSequence:
         self._keeps_positions = model.capabilities.keeps_positions
         self._here = Mark(position=0, cells=0)
         self._logits: Float32 | None = None
+        self._saved = SavedState(self._llama, model.memory, place, model.spare_of(place)) if model.spares else None
 
     def append(self, *segments: Segment) -> None:
         """Prefill segments: text and rows go through llama.cpp together where the model's token table can be read.
@@ -46,6 +48,8 @@ class LlamaSequence:
 
     def mark(self) -> Mark:
         """Where the sequence ends now."""
+        if self._saved:
+            self._saved.want(self._here)
         return self._here
 
     def rollback(self, mark: Mark) -> None:
@@ -65,6 +69,8 @@ class LlamaSequence:
             self._llama.llama_memory_clear(self.model.memory, True)
         else:
             self._llama.llama_memory_seq_rm(self.model.memory, self._place, -1, -1)
+        if self._saved:
+            self._saved.drop()
         self._here, self._logits = Mark(position=0, cells=0), None
 
     def close(self) -> None:
@@ -78,6 +84,8 @@ class LlamaSequence:
         here, llama, memory = self._here, self._llama, self.model.memory
         # llama.cpp aborts when asked to shift what cannot be shifted, M-RoPE among it.
         if not self._keeps_positions and not llama.llama_memory_can_shift(memory):
+            return False
+        if cells and self._saved:
             return False
         if cells and not llama.llama_memory_seq_rm(memory, self._place, start, end):
             return False
@@ -115,7 +123,7 @@ class LlamaSequence:
 
     def score(self, answer: str, *given: Segment) -> Float32:
         """(n,) float32 log-probabilities of an answer's tokens; the sequence stays as it is."""
-        here = self._here
+        here = self.mark()
         ids = self.model.plain_tokens(answer)
         try:
             *first, last = given or ("",)
@@ -214,6 +222,8 @@ class LlamaSequence:
         self.model.require_open()
         if after.cells > self.model.capabilities.context:
             raise self._full(after)
+        if self._saved:
+            self._saved.keep(self._here)
         wanted = list[Float32]()
         left = sum(len(content) for content, _ in runs)
         for content, positions in runs:
@@ -243,6 +253,14 @@ class LlamaSequence:
         return logits
 
     def _remove_behind(self, mark: Mark) -> None:
+        if self._saved and mark.cells:
+            if not self._saved.restore(mark):
+                self.clear()
+                raise ScoreEdgeError(
+                    "this model goes back only to where it was marked last; the sequence is empty now",
+                    "mark before what is to be forgotten, and append the video again",
+                )
+            return
         # On M-RoPE llama.cpp files a cell under its t, which lies before the position where text goes on.
         if not self._llama.llama_memory_seq_rm(self.model.memory, self._place, mark.end, -1):
             raise ScoreEdgeError("this model cannot forget part of a sequence", "clear it and append the video again")

@@ -1,7 +1,8 @@
 """The embedding rows of text tokens, read from the GGUF: with them, text and visual tokens go through one batch.
 
 llama.cpp takes ids or rows in a call, not both, and a call has a price: the weights are read once for each. A pruned
-step is a handful of rows between a handful of words. Rows equal ids bit for bit in the families listed here.
+step is a handful of rows between a handful of words. Rows equal ids bit for bit in the families listed here (with a
+table in Q6_K, which ggml looks up in another order of products, to the last bit).
 """
 
 import ctypes
@@ -16,7 +17,7 @@ import numpy as np
 from score_edge.core import Float32, Int32
 
 # Elsewhere the graph scales what it looks up, or looks up more than one table.
-_PLAIN_LOOKUP = frozenset({"llama", "qwen2", "qwen2vl", "qwen3", "qwen3vl"})
+_PLAIN_LOOKUP = frozenset({"lfm2", "llama", "qwen2", "qwen2vl", "qwen3", "qwen35", "qwen3vl"})
 _TABLE = "token_embd.weight"
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes per value of a GGUF type
 _STRING, _ARRAY = 8, 9

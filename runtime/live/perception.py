@@ -84,6 +84,7 @@ class Perception:
         self._budget = budget.share()
         self._residual = Residual()
         self._state = pipeline.vision.start()
+        self._framed = pipeline.preprocessing.framed
         # Of a step in which nothing changed; unpruned means unpruned.
         self._of_unchanged: Mask = np.full(grid.tokens, chosen.name == "all")
         self._lowest = np.full(grid.tokens, -np.inf, np.float32)
@@ -101,7 +102,7 @@ class Perception:
         tokens, encoded = self._pipeline.vision.encode(captured.frames, self._state, watch)
         with watch.stage("preprocess"):
             # Some dozen steps may wait for the language model: none holds a frame at full size.
-            captured = replace(captured, frames=[thumbnail(frame, _PICTURE) for frame in captured.frames])
+            captured = replace(captured, frames=[self._framed(thumbnail(frame, _PICTURE)) for frame in captured.frames])
         if not encoded.any():
             self._budget.rest()
             return Seen(captured, tokens, self._lowest, self._of_unchanged, encoded, False, watch.seconds)

@@ -100,6 +100,7 @@ class Vision:
         layout: ``"patches"`` (P, patch_values), cut as Qwen2-VL does, or ``"pixels"`` (frames_per_step, 3, height,
             width).
         longest_edge: frames are first resized to this longest edge, with their shape kept; None does it in one go.
+        letterbox: frames of another shape are not stretched but padded, see `runtime/letterbox.py`.
         newline: .npy (n, dim) float32, rows that close a clip (LLaVA-OneVision's image newline).
         threshold: grey levels; a cell that changed by less since it was last encoded is not encoded again, see
             `runtime/changed_cells.py`. Null where nobody looked for one: see `change_threshold`.
@@ -121,6 +122,7 @@ class Vision:
     grid: tuple[int, int]
     layout: Literal["patches", "pixels"] = "patches"
     longest_edge: int | None = None
+    letterbox: bool = False
     newline: FileRef | None = None
     threshold: float | None = None
     int8: Int8 | None = None

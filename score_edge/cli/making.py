@@ -13,13 +13,25 @@ from score_edge.errors import ScoreEdgeError
 app = typer.Typer()
 
 
+def _list_families(wanted: bool) -> None:
+    if wanted:
+        from score_edge.cli.family_table import family_table
+        from score_edge.families import ROWS
+
+        out.print(family_table(ROWS))
+        raise typer.Exit
+
+
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Checkpoint: a folder, or a Hugging Face id (OWNER/NAME).")],
     folder: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="The bundle to write.")],
     llm: Annotated[Path, typer.Option(help="GGUF of the checkpoint's language model; the bundle points to it.")],
     resolution: Annotated[
-        str | None, typer.Option(help="Pixels of a frame, HEIGHTxWIDTH or one SIDE. Default: the checkpoint's.")
+        str, typer.Option(help="Pixels of a frame, WIDTHxHEIGHT or one SIDE. auto: the family's, at --aspect.")
+    ] = "auto",
+    aspect: Annotated[
+        str | None, typer.Option(metavar="W:H", help="Of the camera, where the family takes any grid. Default: 16:9.")
     ] = None,
     frames_per_step: Annotated[int | None, typer.Option(min=1, help="Frames the encoder merges, where legal.")] = None,
     policy: Annotated[Path | None, typer.Option(help="A trained policy (.onnx). Without one: last-kept.")] = None,
@@ -35,21 +47,30 @@ def export(
     video: Annotated[Path | None, typer.Option(help="Compare with torch on this video's first frames too.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: Json = False,
+    list_: Annotated[
+        bool, typer.Option("--list", is_eager=True, callback=_list_families, help="Which checkpoints, and what works.")
+    ] = False,
 ) -> None:
     """Turn a Hugging Face checkpoint and its GGUF into a bundle, and prove the graph against torch."""
     from score_edge.cli.tables import difference_table
     from score_edge.export.bundle_export import export_bundle
 
-    sides = numbers((resolution or "").replace("x", ","), int) if resolution else ()
+    sides = () if resolution == "auto" else numbers(resolution.replace("x", ","), int)
     if len(sides) > 2 or any(side < 1 for side in sides):
-        raise typer.BadParameter(f"{resolution!r} is no resolution like 448 or 360x640")
+        raise typer.BadParameter(f"{resolution!r} is no resolution like auto, 448 or 640x360")
+    shape = numbers(aspect.replace(":", ","), int) if aspect else ()
+    if aspect and (len(shape) != 2 or min(shape) < 1 or not 1 / 8 <= shape[0] / shape[1] <= 8):
+        raise typer.BadParameter(f"{aspect!r} is no aspect like 16:9 or 4:3")
+    if aspect and sides:
+        raise typer.BadParameter("--resolution has an aspect of its own: leave --aspect out")
     with progress_bar() as progress:
         task = progress.add_task("export", total=None)
         made = export_bundle(
             model,
             folder,
             llm=llm,
-            size=(sides[0], sides[-1]) if sides else None,
+            size=(sides[-1], sides[0]) if sides else None,
+            aspect=(shape[0], shape[1]) if shape else None,
             frames_per_step=frames_per_step,
             policy=policy,
             precision=precision,

@@ -25,9 +25,11 @@ class Boxes:
 
     Attributes:
         frames: (n, 4) float32 boxes by frame index, x1 y1 x2 y2 as shares of width and height; n may be 0.
+        size: (height, width) of a frame in pixels.
     """
 
     frames: dict[int, Float32]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def read_boxes(path: Path) -> Boxes:
         ) from error
     if not frames or not all(np.isfinite(boxes).all() for boxes in frames.values()):
         raise ScoreEdgeError(f"{path} labels no frame, or with boxes that are not finite")
-    return Boxes(frames)
+    return Boxes(frames, (int(size[1]), int(size[0])))
 
 
 def measure_selectivity(
@@ -105,14 +107,19 @@ def measure_selectivity(
     labelled = _labelled_steps([frame.index for frame in clip.frames], boxes)
     if not labelled:
         raise ScoreEdgeError(f"none of the boxes is on a frame of {video}", "do the boxes belong to this video?")
-    inside = np.stack([cover(boxes.frames[frame], grid) for frame in labelled.values()])  # (labelled, N)
+    place, vision = pipeline.preprocessing.place(*boxes.size), pipeline.bundle.manifest.vision
+    size = np.array([vision.width, vision.height] * 2, np.float32)
+    scale = np.array([place.width, place.height] * 2, np.float32) / size
+    shift = np.array([place.left, place.top] * 2, np.float32) / size
+    in_frame = cover(np.array([[0, 0, 1, 1]], np.float32) * scale + shift, grid)  # padding is neither in nor out
+    inside = np.stack([cover(boxes.frames[frame] * scale + shift, grid) for frame in labelled.values()])
     if not 0 < inside.mean() < 1:
         raise ScoreEdgeError(f"the boxes cover all or nothing of {video}: there is nothing to tell apart")
     found = []
     for name in selectors:
         for retention in retentions:
             keep = pipeline.select(clip.tokens, pipeline.selector(name), retention)[list(labelled)]
-            within, without = (float((keep * area).sum() / area.sum()) for area in (inside, 1 - inside))
+            within, without = (float((keep * area).sum() / area.sum()) for area in (inside, in_frame - inside))
             found.append(Selectivity(name, retention, within, without, len(labelled), float(inside.mean())))
     return found
 

@@ -29,6 +29,7 @@ class LlmShape:
         width: floats per embedding row.
         mrope: whether visual tokens keep their (t, h, w), as in the Qwen-VL models.
         tied: whether the output head is the embedding table.
+        head_width: floats per head where that is no equal share of the width; such models norm queries and keys.
     """
 
     name: str
@@ -40,17 +41,25 @@ class LlmShape:
     vocabulary: int
     mrope: bool
     tied: bool = True
+    head_width: int | None = None
 
     @property
     def head(self) -> int:
         """Floats per head."""
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name."""
+        if self.head_width:
+            return "qwen3vl" if self.mrope else "qwen3"
+        return "qwen2vl" if self.mrope else "llama"
 
     @property
     def parameters(self) -> int:
         """Weights, norms and biases left aside."""
         kv = self.kv_heads * self.head
-        layer = self.width * (2 * self.width + 2 * kv + 3 * self.feed_forward)
+        layer = self.width * (2 * self.heads * self.head + 2 * kv + 3 * self.feed_forward)
         return self.layers * layer + self.vocabulary * self.width * (1 if self.tied else 2)
 
     @property
@@ -60,9 +69,9 @@ class LlmShape:
 
     @property
     def rope_sections(self) -> list[int]:
-        """Pairs of a head that turn with t, h, w: a quarter, the rest halved, as in Qwen2-VL's 16, 24, 24."""
+        """Pairs of a head that turn with t, h, w: as in Qwen2-VL's 16, 24, 24 and Qwen3-VL's 24, 20, 20."""
         pairs = self.head // 2
-        time = pairs // 4
+        time = pairs * 3 // 8 if self.head_width else pairs // 4
         return [time, (pairs - time) // 2, pairs - time - (pairs - time) // 2, 0]
 
 
@@ -77,6 +86,11 @@ SHAPES = {
         LlmShape("qwen2.5-1.5b", 28, 1536, 12, 2, 8960, 151_936, mrope=True),
         LlmShape("qwen2.5-3b", 36, 2048, 16, 2, 11_008, 151_936, mrope=True),
         LlmShape("qwen2.5-7b", 28, 3584, 28, 4, 18_944, 152_064, mrope=True, tied=False),
+        LlmShape("qwen3-0.6b", 28, 1024, 16, 8, 3072, 151_936, mrope=False, head_width=128),
+        LlmShape("qwen3-1.7b", 28, 2048, 16, 8, 6144, 151_936, mrope=False, head_width=128),
+        LlmShape("qwen3-vl-2b", 28, 2048, 16, 8, 6144, 151_936, mrope=True, head_width=128),
+        LlmShape("qwen3-vl-4b", 36, 2560, 32, 8, 9728, 151_936, mrope=True, head_width=128),
+        LlmShape("qwen3-vl-8b", 36, 4096, 32, 8, 12_288, 151_936, mrope=True, tied=False, head_width=128),
     )
 }
 
@@ -174,7 +188,7 @@ def random_rows(shape: LlmShape, steps: int, per_step: int) -> NDArray[np.float3
 
 def _write(shape: LlmShape, path: Path) -> None:
     gguf = require("gguf", "profile")
-    writer = gguf.GGUFWriter(path, "qwen2vl" if shape.mrope else "llama")
+    writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_name(f"{shape.name}, random weights")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(shape.width)
@@ -184,6 +198,9 @@ def _write(shape: LlmShape, path: Path) -> None:
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
+    if shape.head_width:
+        writer.add_key_length(shape.head)
+        writer.add_value_length(shape.head)
     if shape.mrope:
         writer.add_rope_dimension_sections(shape.rope_sections)
     else:
@@ -211,7 +228,7 @@ def _values(pool: NDArray[np.float16], name: str, size: tuple[int, ...]) -> NDAr
 
 
 def _tensors(shape: LlmShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, kv = shape.width, shape.kv_heads * shape.head
+    width, kv, queries = shape.width, shape.kv_heads * shape.head, shape.heads * shape.head
     yield "token_embd.weight", (shape.vocabulary, width)
     yield "output_norm.weight", (width,)
     if not shape.tied:
@@ -219,16 +236,18 @@ def _tensors(shape: LlmShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     for i in range(shape.layers):
         layer: dict[str, tuple[int, ...]] = {
             "attn_norm.weight": (width,),
-            "attn_q.weight": (width, width),
+            "attn_q.weight": (queries, width),
             "attn_k.weight": (kv, width),
             "attn_v.weight": (kv, width),
-            "attn_output.weight": (width, width),
+            "attn_output.weight": (width, queries),
             "ffn_norm.weight": (width,),
             "ffn_gate.weight": (shape.feed_forward, width),
             "ffn_up.weight": (shape.feed_forward, width),
             "ffn_down.weight": (width, shape.feed_forward),
         }
-        if shape.mrope:  # Qwen's attention has biases
+        if shape.head_width:
+            layer |= {f"attn_{part}_norm.weight": (shape.head,) for part in "qk"}
+        elif shape.mrope:  # the attention of Qwen before 3 has biases
             layer |= {f"attn_{part}.bias": (size,) for part, size in (("q", width), ("k", kv), ("v", kv))}
         for name, size in layer.items():
             yield f"blk.{i}.{name}", size

@@ -147,3 +147,27 @@ def test_half_precision_is_refused(make_encoder, tmp_path) -> None:
     onnx.save(model, tmp_path / "half.onnx")
     with pytest.raises(ScoreEdgeError, match="half precision"):
         prepare(tmp_path / "half.onnx", tmp_path)
+
+
+def test_a_residual_sum_is_not_rounded_with_the_layer_it_passes(tmp_path) -> None:
+    from onnx import TensorProto, helper
+
+    from score_edge.calibration.layers import find_layers
+    from score_edge.calibration.ranges import Range
+
+    weights = [
+        onnx.numpy_helper.from_array(np.random.default_rng(i).standard_normal((4, 4, 1, 1)).astype(np.float32), name)
+        for i, name in enumerate(("a.weight", "b.weight"))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["pixels", "a.weight"], ["middle"], "a"),
+        helper.make_node("Conv", ["middle", "b.weight"], ["beside"], "b"),
+        helper.make_node("Add", ["middle", "beside"], ["tokens"], "sum"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 3, 3]) for name in ("pixels", "tokens")]
+    graph = helper.make_graph(nodes, "residual", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    layers = find_layers(model)
+    made = quantize(model, layers, {name: Range(-1.0, 1.0, 36) for name in ("pixels", "middle")}, "s8s8", tmp_path)
+    assert list(next(node for node in made.graph.node if node.name == "sum").input) == ["middle", "beside"]
+    assert not list(lint(made))

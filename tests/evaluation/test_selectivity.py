@@ -1,6 +1,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_cover_is_the_union_of_the_boxes():
 
 
 def test_a_step_takes_the_last_label_since_the_step_before():
-    boxes = Boxes({frame: np.zeros((0, 4), np.float32) for frame in (0, 4, 6, 7, 30)})
+    boxes = Boxes({frame: np.zeros((0, 4), np.float32) for frame in (0, 4, 6, 7, 30)}, (1, 1))
     assert _labelled_steps([3, 5, 9, 11], boxes) == {0: 0, 1: 4, 2: 7}
 
 
@@ -73,7 +74,34 @@ def test_random_tokens_do_not_care_for_boxes():
         rows = measure_selectivity(pipeline, video, read_boxes(labels), ("random", "evs"), (0.5,), steps=40)
         with pytest.raises(ScoreEdgeError, match="none of the boxes"):
             measure_selectivity(
-                pipeline, video, Boxes({9999: np.zeros((0, 4), np.float32)}), ("random",), (0.5,), steps=4
+                pipeline, video, Boxes({9999: np.zeros((0, 4), np.float32)}, (1, 1)), ("random",), (0.5,), steps=4
             )
     assert [row.selector for row in rows] == ["random", "evs"]
     assert rows[0].steps == 8 and rows[0].ratio == pytest.approx(1, abs=0.35)
+
+
+def test_boxes_move_with_a_letterboxed_frame_and_padding_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from score_edge.core import Frame
+    from score_edge.evaluation import selectivity
+    from score_edge.runtime.preprocess import Preprocessing
+
+    square = Preprocessing(64, 64, 16, 1, 1, (0.5,) * 3, (0.5,) * 3, layout="pixels", letterbox=True)
+    keep = np.zeros((1, 16), bool)
+    keep[0, [4, 5]] = True  # the upper left quarter of a frame of 64 x 32 in the middle of 64 x 64
+    clip = SimpleNamespace(frames=[Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0)], tokens=np.zeros((1, 16, 2)))
+    monkeypatch.setattr(selectivity, "clip_reader", lambda *given: lambda: clip)
+    vision = SimpleNamespace(token_grid=Grid(4, 4), height=64, width=64)
+    pipeline: Any = SimpleNamespace(
+        preprocessing=square,
+        bundle=SimpleNamespace(manifest=SimpleNamespace(vision=vision)),
+        selector=lambda name: name,
+        select=lambda tokens, selector, retention: keep,
+    )
+    boxes = Boxes({0: np.array([[0, 0, 0.5, 0.5]], np.float32)}, (100, 200))
+    (row,) = selectivity.measure_selectivity(pipeline, "clip.mp4", boxes, ("evs",), (0.5,))
+    assert (row.inside, row.outside) == (1.0, 0.0)
+    everything = Boxes({0: np.array([[0.5, 0, 1, 1]], np.float32)}, (100, 200))
+    (row,) = selectivity.measure_selectivity(pipeline, "clip.mp4", everything, ("evs",), (0.5,))
+    assert (row.inside, row.outside) == (0.0, 0.5)  # of four cells outside the box and inside the frame

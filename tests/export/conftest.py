@@ -5,69 +5,48 @@ logits from the full transformers model. Only positions are computed here, becau
 inside a video; see DESIGN.
 """
 
-import dataclasses
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-SHARED = Path(os.environ.get("SCORE_EDGE_SHARED", Path(__file__).parents[3] / "shared"))
-QUESTION = "What moved in the video?"
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "bos_token_id": None,
-}
-PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
-MROPE = {**PLAIN, "mrope_section": [2, 3, 3]}
-SIGLIP = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-QWEN = {"depth": 3, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 48, "patch_size": 4}
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for content in message['content'] %}{% if content['type'] == 'video' %}VIDEO"
-    "{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+def _load(name: str) -> ModuleType:
+    """A file beside this one as a module of its own name: tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_load("family_case")
+from family_case import (  # noqa: E402
+    CHAT,
+    FOOT,
+    HEAD,
+    MROPE,
+    PLAIN,
+    QUESTION,
+    QWEN,
+    SIGLIP,
+    Case,
+    internvl,
+    pixel_case,
+    qwen_case,
+    qwen_ids,
+    text_config,
+    timed_layout,
 )
-QWEN_CHAT = CHAT.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
-HEAD, FOOT = "<|im_start|>user\n", f"{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 
-
-@dataclasses.dataclass
-class Case:
-    """A checkpoint and transformers' view of it.
-
-    Attributes:
-        size: (height, width) of the bundle.
-        per_step: frames of a step.
-        features: frames of a clip (S, per_step, H, W, 3) uint8 to tokens (S, N, D).
-        layout: the steps shown and their times to the whole prompt: text, and for every block of visual tokens the
-            steps in it.
-        inputs: what the model's forward takes besides ids and positions, for the frames of a clip.
-        placeholder: id that stands for a visual token.
-        seconds: M-RoPE time positions per second.
-        newline: a learned row closes the clip.
-    """
-
-    name: str
-    model: Any
-    tokenizer: Any
-    folder: Path
-    size: tuple[int, int]
-    per_step: int
-    placeholder: int
-    features: Callable[[np.ndarray], np.ndarray]
-    layout: Callable[[list[int], list[float]], list[str | list[int]]]
-    inputs: Callable[[np.ndarray], dict[str, Any]]
-    mrope: bool = False
-    seconds: float | None = None
-    newline: bool = False
+SHARED = Path(os.environ.get("SCORE_EDGE_SHARED", Path(__file__).parents[3] / "shared"))
+globals().update({name: each for name, each in vars(_load("newer_cases")).items() if name.endswith("_case")})
 
 
 @pytest.fixture(scope="session")
@@ -95,67 +74,16 @@ def save(tmp_path_factory: pytest.TempPathFactory, randomize: Callable[[Any], An
     return save
 
 
-def qwen_patches(processor: Any, steps: np.ndarray) -> Any:
-    """(S * P, C) of the image processor, which doubles a frame: each frame of a step gets its half."""
-    import torch
-
-    patches = []
-    for step in steps:
-        halves = [processor(images=[frame], return_tensors="pt") for frame in step]
-        grid = halves[0]["image_grid_thw"][0]
-        p = processor.patch_size
-        both = [half["pixel_values"].view(-1, 3, 2, p * p) for half in halves]
-        patches.append(torch.stack([both[i % len(both)][:, :, i] for i in range(2)], dim=2).flatten(1))
-    return torch.cat(patches), torch.tensor([[len(steps), int(grid[1]), int(grid[2])]])
-
-
-def qwen_case(name: str, model: Any, tokenizer: Any, save: Any, size: tuple[int, int], **more: Any) -> Case:
-    import torch
-    from transformers import Qwen2VLImageProcessorPil
-
-    config = model.config.vision_config
-    cell = config.patch_size * 2
-    # A budget of pixels at which the processor itself arrives at 48 x 80 for 16:9 and for 5:3.
-    processor = Qwen2VLImageProcessorPil(
-        patch_size=config.patch_size, size={"shortest_edge": cell**2, "longest_edge": 4150}
-    )
-    folder = save(name, model, tokenizer, processor, QWEN_CHAT)
-
-    def features(steps: np.ndarray) -> np.ndarray:
-        patches, grid = qwen_patches(processor, steps)
-        with torch.no_grad():
-            found = model.get_video_features(patches, grid)
-        rows = torch.cat(found.pooler_output)
-        if levels := getattr(found, "deepstack_features", None):
-            rows = torch.cat([rows, *(torch.cat(list(level)) for level in levels)], dim=-1)
-        return rows.view(len(steps), -1, rows.shape[-1]).numpy()
-
-    def inputs(steps: np.ndarray) -> dict[str, Any]:
-        patches, grid = qwen_patches(processor, steps)
-        return {"pixel_values_videos": patches, "video_grid_thw": grid}
-
-    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
-        return [HEAD + "<|vision_start|>", steps, "<|vision_end|>" + FOOT]
-
-    settings: dict[str, Any] = {"layout": layout, "mrope": True} | more
-    return Case(
-        name, model, tokenizer, folder, size, 2, model.config.video_token_id, features, inputs=inputs, **settings
-    )
-
-
-def qwen_ids(tokenizer: Any) -> dict[str, Any]:
-    token = tokenizer.convert_tokens_to_ids
-    return {
-        "image_token_id": token("<|image_pad|>"),
-        "video_token_id": token("<|video_pad|>"),
-        "vision_start_token_id": token("<|vision_start|>"),
-        "vision_end_token_id": token("<|vision_end|>"),
-        "tie_word_embeddings": False,
-    }
-
-
-def text_config(tokenizer: Any, rope: dict[str, Any]) -> dict[str, Any]:
-    return {**TEXT, "vocab_size": len(tokenizer) + 3, "rope_parameters": rope, "eos_token_id": tokenizer.eos_token_id}
+@pytest.fixture(scope="session")
+def timm() -> Any:
+    """timm, whether torchvision works here or not."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("no timm: pip install --no-deps timm")
+    spec = importlib.util.spec_from_file_location("fake_torchvision", Path(__file__).parents[1] / "fake_torchvision.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.import_timm()
 
 
 @pytest.fixture(scope="session")
@@ -203,36 +131,7 @@ def qwen3_vl_case(tokenizer: Any, save: Any) -> Case:
     config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokenizer))
     model = transformers.Qwen3VLForConditionalGeneration(config)
 
-    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
-        # As transformers did before 5: the template's own wrappers give way to those of the steps.
-        parts: list[str | list[int]] = [HEAD]
-        for step, time in zip(steps, times, strict=True):
-            parts[-1] += f"<{time:.1f} seconds><|vision_start|>"
-            parts += [[step], "<|vision_end|>"]
-        parts[-1] += FOOT
-        return parts
-
-    return qwen_case("qwen3_vl", model, tokenizer, save, (48, 80), layout=layout)
-
-
-def pixel_case(name: str, model: Any, tokenizer: Any, folder: Path, size: int, pixels: Any, **more: Any) -> Case:
-    """A family whose encoder sees one frame at a time; `pixels` turns frames (S, H, W, 3) into what the model takes."""
-    import torch
-
-    video = "pixel_values_videos" if name == "llava_onevision" else "pixel_values"
-
-    def inputs(steps: np.ndarray) -> dict[str, Any]:
-        return {video: pixels(list(steps[:, 0]))}
-
-    def features(steps: np.ndarray) -> np.ndarray:
-        get = model.get_video_features if name == "llava_onevision" else model.get_image_features
-        with torch.no_grad():
-            found = get(**inputs(steps)).pooler_output
-        rows = torch.cat(list(found)).flatten(0, -2).numpy()
-        return rows[: len(rows) // len(steps) * len(steps)].reshape(len(steps), -1, rows.shape[-1])
-
-    settings = {"features": features, "inputs": inputs} | more
-    return Case(name, model, tokenizer, folder, (size, size), 1, placeholder=settings.pop("placeholder"), **settings)
+    return qwen_case("qwen3_vl", model, tokenizer, save, (48, 80), layout=timed_layout)
 
 
 @pytest.fixture(scope="session")
@@ -321,47 +220,23 @@ def llava_onevision_case(make_tokenizer: Any, save: Any) -> Case:
 
 @pytest.fixture(scope="session")
 def internvl_case(make_tokenizer: Any, save: Any) -> Case:
-    import transformers
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-
-    named = {
-        "start_image_token": "<img>",
-        "end_image_token": "</img>",
-        "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
-    }
-    tokenizer = make_tokenizer(*named.values())
-    tokenizer._set_model_specific_special_tokens(named)
-    image = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    vision = {
-        **SIGLIP,
-        "image_size": [32, 32],
-        "patch_size": [4, 4],
-    }
-    text = {**text_config(tokenizer, PLAIN), "model_type": "qwen2"}
-    config = transformers.InternVLConfig(
-        text_config=text, vision_config=vision, image_token_id=image, tie_word_embeddings=False
-    )
-    model = transformers.InternVLForConditionalGeneration(config)
-    # Larger than the encoder was built for: its positions are interpolated.
-    processor = GotOcr2ImageProcessorPil(size={"height": 48, "width": 48}, crop_to_patches=False)
-    folder = save("internvl", model, tokenizer, processor, CHAT.replace("VIDEO", "<video>\n"))
-
-    def pixels(frames: list[np.ndarray]) -> Any:
-        return processor(images=frames, return_tensors="pt")["pixel_values"]
-
-    def layout(steps: list[int], times: list[float]) -> list[str | list[int]]:
-        parts: list[str | list[int]] = [HEAD]
-        for step in steps:
-            parts[-1] += ("\n" if len(parts) > 1 else "") + f"Frame{step + 1}: <img>"
-            parts += [[step], "</img>"]
-        parts[-1] += "\n" + FOOT
-        return parts
-
-    return pixel_case("internvl", model, tokenizer, folder, 48, pixels, layout=layout, placeholder=image)
+    return internvl("internvl", {"model_type": "qwen2"}, make_tokenizer, save)
 
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl"]
+FAMILIES = [
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "cosmos_reason2",
+    "qwen3_5",
+    "smolvlm",
+    "llava_onevision",
+    "internvl",
+    "internvl3_5",
+    "gemma4",
+    "lfm2_vl",
+    "fast_vlm",
+]
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -187,7 +187,7 @@ def test_a_gguf_with_other_special_tokens(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": (50, 80)}, "50x80 pixels are no multiple of patch \\* merge = 8"),
+        ({"size": (50, 80)}, "80x50 pixels are no multiple of patch \\* merge = 8"),
         ({"frames_per_step": 3}, "a step of qwen2_vl has 1 or 2 frames, not 3"),
     ],
 )

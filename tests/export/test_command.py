@@ -37,7 +37,7 @@ def run(*arguments: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("given", "size"), [([], None), (["--resolution", "448"], (448, 448)), (["--resolution", "360x640"], (360, 640))]
+    ("given", "size"), [([], None), (["--resolution", "448"], (448, 448)), (["--resolution", "640x360"], (360, 640))]
 )
 def test_resolution(called: dict[str, Any], given: list[str], size: Any) -> None:
     assert run(*given).exit_code == 0
@@ -47,6 +47,20 @@ def test_resolution(called: dict[str, Any], given: list[str], size: Any) -> None
 @pytest.mark.parametrize("resolution", ["big", "1x2x3", "0", "-4"])
 def test_what_is_no_resolution_is_a_wrong_usage(called: dict[str, Any], resolution: str) -> None:
     assert run("--resolution", resolution).exit_code == 2
+    assert not called
+
+
+def test_aspect(called: dict[str, Any]) -> None:
+    assert run("--resolution", "auto").exit_code == 0 and called["size"] is None and called["aspect"] is None
+    assert run("--aspect", "4:3").exit_code == 0 and called["aspect"] == (4, 3)
+    called.clear()
+    for wrong in (
+        ["--aspect", "16"],
+        ["--aspect", "1:9"],
+        ["--aspect", "0:1"],
+        ["--aspect", "4:3", "--resolution", "8"],
+    ):
+        assert run(*wrong).exit_code == 2
     assert not called
 
 

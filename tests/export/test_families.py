@@ -41,7 +41,8 @@ def synthetic(shape: tuple[int, int]) -> np.ndarray:
 def test_the_graph_agrees_with_torch(bundled: Any) -> None:
     plain, incremental = bundled.differences[:2], bundled.differences[2:]
     assert [row.data for row in plain] == ["random", "rendered"]
-    assert [row.data for row in incremental] == ["random", "one cell", "all cells"]
+    assert [row.data for row in incremental] in ([], ["random", "one cell", "all cells"])
+    assert bool(incremental) == (bundled.bundle.incremental_path is not None)
     assert max(row.relative for row in bundled.differences) <= 1e-4
 
 
@@ -114,7 +115,7 @@ def test_logits_are_those_of_transformers(case: Any, pipeline: Any, clip: np.nda
             expected = pruned_logits(case, ids, torch.from_numpy(index), positions, tokens)
     logits = ask(pipeline, encoded.tokens, keep, encoded.times)
     assert np.abs(expected).max() > 1  # not a flat nothing
-    assert np.abs(logits - expected).max() <= 1e-3
+    assert np.abs(logits - expected).max() <= case.tolerance
 
 
 def pruned_logits(case: Any, ids: Any, index: Any, positions: Any, tokens: np.ndarray) -> np.ndarray:
@@ -132,9 +133,13 @@ def pruned_logits(case: Any, ids: Any, index: Any, positions: Any, tokens: np.nd
             "visual_pos_masks": seen[None],
             "deepstack_visual_embeds": list(rows[:, width:].split(width, dim=1)),
         }
+    deep |= case.decoder(ids, seen)
     hidden = case.model.get_decoder()(inputs_embeds=embeds, position_ids=positions, use_cache=False, **deep)[0]
-    logits: np.ndarray = case.model.get_output_embeddings()(hidden[0, -1]).numpy()
-    return logits
+    logits = case.model.get_output_embeddings()(hidden[0, -1])
+    if cap := getattr(case.model.config.get_text_config(), "final_logit_softcapping", None):
+        logits = cap * torch.tanh(logits / cap)
+    found: np.ndarray = logits.numpy()
+    return found
 
 
 def prefilled(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> list[tuple[bytes, bytes]]:
@@ -154,7 +159,7 @@ def prefilled(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> list[
 
 @pytest.mark.parametrize("retention", [1.0, 0.25])
 def test_a_profile_prefills_what_ask_does(
-    pipeline: Any, clip: np.ndarray, retention: float, monkeypatch: pytest.MonkeyPatch
+    case: Any, pipeline: Any, clip: np.ndarray, retention: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vision = pipeline.bundle.manifest.vision
     frames = frames_of(clip[: STEPS * vision.frames_per_step], vision.fps)
@@ -175,7 +180,8 @@ def test_a_profile_prefills_what_ask_does(
 
     asked = prefilled(monkeypatch, ask_it)
     profiled = prefilled(monkeypatch, profile_it)
-    assert len(asked) == 2  # a clip is one call and its question another, however many texts are in it
+    if case.one_call:
+        assert len(asked) == 2  # a clip is one call and its question another, however many texts are in it
     assert profiled[:-1] == asked  # the last call decodes
 
 

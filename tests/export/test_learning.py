@@ -1,5 +1,6 @@
 """A policy for every family, learned through the runtime's own backend: from footage alone, and the reward rises."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def test_the_expected_reward_rises_on_a_fixed_batch(
         images = list(rng.integers(0, 256, shape, dtype=np.uint8))
         return Scene(f"noise {seed}", lambda: (images, [("What moved?", None), ("What is there?", None)]))
 
+    # Of qwen3_5's random weights 12 steps learn too little to show.
+    recipe = dataclasses.replace(RECIPE, steps=24) if bundled.bundle.manifest.family == "qwen3_5" else RECIPE
     with FrozenModel(bundled.bundle, steps=STEPS, threads=1) as model:
         features = Features(tmp_path / "features", model, 64 << 20)
         scenes = [scene(seed) for seed in range(2)]
@@ -54,6 +57,6 @@ def test_the_expected_reward_rises_on_a_fixed_batch(
                 found.append(quality(torch.stack(loss), clip.unpruned).mean())
             return float(torch.stack(found).mean())
 
-        before = expected(new_policy(clips, RECIPE))
-        after = expected(train_policy(tmp_path / "run", model, features, Scenes([], scenes), RECIPE))
+        before = expected(new_policy(clips, recipe))
+        after = expected(train_policy(tmp_path / "run", model, features, Scenes([], scenes), recipe))
     assert after > before

@@ -11,13 +11,14 @@ import pytest
 
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef
+from score_edge.families import ROWS
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 CUDA = "CUDAExecutionProvider"
 RUNS = 20
 # Bundles that were exported where torch and transformers are; without them they are exported here.
 PREPARED = os.environ.get("SCORE_EDGE_BUNDLES")
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl")
+FAMILIES = tuple(row.case for row in ROWS)
 needs_gpu = pytest.mark.usefixtures("gpu", "cuda_provider")
 
 

@@ -20,10 +20,18 @@ from score_edge.export.family import find_family
 from score_edge.export.onnx_export import export_onnx
 
 family, config, shape, sizes = json.loads(sys.argv[1])
+if family == "fast_vlm":
+    sys.path.insert(0, sys.argv[4])
+    from fake_torchvision import import_timm
+    import_timm()
 path, runs = Path(sys.argv[2]), int(sys.argv[3])
 found = find_family(family)
 model_class = getattr(transformers, found.model_class)
 model = model_class(model_class.config_class(**config)).eval()
+if family == "fast_vlm":  # timm's initial weights let nothing through
+    for parameter in model.model.vision_tower.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
 module = found.encoder(model, types.SimpleNamespace(**sizes)).eval()
 pixels = torch.randn(*shape)
 began, cpu = time.perf_counter(), time.process_time()
@@ -83,7 +91,8 @@ def llava(encoder: dict[str, int], side: int, patch: int) -> list[Any]:
     return ["llava_onevision", config, [1, 3, side, side], sizes(side, patch)]
 
 
-# As published: encoders of InternVL3-1B, Qwen3-VL-2B, Qwen2.5-VL-3B and Qwen2-VL-2B.
+# As published: encoders of InternVL3-1B, Qwen3-VL-2B, Qwen2.5-VL-3B, Qwen2-VL-2B, Gemma 4 E2B, LFM2-VL-450M and
+# FastVLM-0.5B. Qwen3.5's is Qwen3-VL's without DeepStack, InternVL3.5's InternVL3's, Cosmos-Reason2's Qwen3-VL's.
 FULL_SIZE = {
     "internvl": [
         "internvl",
@@ -132,11 +141,57 @@ FULL_SIZE = {
         {},
     ),
     "qwen2_vl": qwen("qwen2_vl", 14, 1536, 12, {"depth": 32, "embed_dim": 1280, "hidden_size": 1536}, {}),
+    "gemma4": [
+        "gemma4",
+        {
+            "vision_config": {"use_clipped_linears": True, "standardize": True},
+            "text_config": {"hidden_size": 1536, "vocab_size_per_layer_input": 8, **NO_DECODER},
+        },
+        [1, 3, 288, 528],
+        {**sizes(288, 16), "width": 528},
+    ],
+    "lfm2_vl": [
+        "lfm2_vl",
+        {
+            "vision_config": {
+                "model_type": "siglip2_vision_model",
+                **BASE,
+                "num_patches": 256,
+                "patch_size": 16,
+                "vision_use_head": False,
+            },
+            "text_config": {
+                "model_type": "lfm2",
+                "hidden_size": 1024,
+                "num_attention_heads": 16,
+                "layer_types": ["full_attention"],
+                "pad_token_id": None,
+                **NO_DECODER,
+            },
+        },
+        [1, 3, 384, 672],
+        {**sizes(384, 16), "width": 672},
+    ],
+    "fast_vlm": [
+        "fast_vlm",
+        {
+            "vision_config": {
+                "model_type": "timm_wrapper",
+                "architecture": "fastvit_mci3",
+                "hidden_size": 3072,
+                "label_names": ["none"],
+                "model_args": {"inference_mode": True},
+            },
+            "text_config": QWEN2,
+        },
+        [1, 3, 1024, 1024],
+        sizes(1024, 64),
+    ],
 }
 
 
 def measure(spec: list[Any], path: Path, runs: int) -> dict[str, Any]:
-    command = [sys.executable, "-c", EXPORT, json.dumps(spec), str(path), str(runs)]
+    command = [sys.executable, "-c", EXPORT, json.dumps(spec), str(path), str(runs), str(Path(__file__).parents[1])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(" ".join(f"{name} {value:.3g}" for name, value in found.items()))

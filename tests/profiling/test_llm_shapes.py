@@ -9,6 +9,8 @@ from score_edge.profiling.llm_shapes import LlmShape, check_memory, llm_shape, r
 pytest.importorskip("gguf")
 
 PLAIN = LlmShape("plain", 2, 64, 4, 2, 128, 512, mrope=False, tied=False)
+WIDE = LlmShape("wide", 2, 64, 4, 2, 128, 512, mrope=False, head_width=32)
+WIDE_MROPE = LlmShape("wide-mrope", 2, 64, 4, 2, 128, 512, mrope=True, head_width=32)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,11 @@ PLAIN = LlmShape("plain", 2, 64, 4, 2, 128, 512, mrope=False, tied=False)
         ("qwen2.5-1.5b", 1543),
         ("qwen2.5-3b", 3085),
         ("qwen2.5-7b", 7615),
+        ("qwen3-0.6b", 596),
+        ("qwen3-1.7b", 1720),
+        ("qwen3-vl-2b", 1720),
+        ("qwen3-vl-4b", 4022),
+        ("qwen3-vl-8b", 8190),
     ],
 )
 def test_shapes_have_the_size_of_their_models(name, millions):
@@ -30,6 +37,7 @@ def test_shapes_have_the_size_of_their_models(name, millions):
 def test_sections_are_those_of_qwen2_vl():
     assert llm_shape("qwen2.5-3b").rope_sections == [16, 24, 24, 0]
     assert sum(llm_shape("qwen2.5-0.5b").rope_sections) == 32
+    assert llm_shape("qwen3-vl-2b").rope_sections == [24, 20, 20, 0]
 
 
 def test_an_unknown_shape_names_the_nearest():
@@ -38,7 +46,7 @@ def test_an_unknown_shape_names_the_nearest():
     assert "did you mean qwen2.5-0.5b?" in caught.value.hint
 
 
-@pytest.mark.parametrize("shape", [llm_shape("tiny"), PLAIN], ids=["mrope", "plain"])
+@pytest.mark.parametrize("shape", [llm_shape("tiny"), PLAIN, WIDE, WIDE_MROPE], ids=lambda s: s.name)
 def test_llama_cpp_runs_a_shape(shape, tmp_path):
     pytest.importorskip("llama_cpp")
     from score_edge.runtime.language.base import Rows
@@ -58,7 +66,7 @@ def test_llama_cpp_runs_a_shape(shape, tmp_path):
         sequence.append("ab", Rows.of(KeptTokens.gather(rows, np.ones((4, 6), bool), Grid(2, 3))), "a")
         assert np.isfinite(sequence.logits()).all() and sequence.logits().std() > 0
         # The cache holds what the shape says: two rows of every KV head per layer, half precision.
-        assert model.capabilities.cell_bytes == 2 * 2 * 2 * 16 * 2
+        assert model.capabilities.cell_bytes == 2 * 2 * 2 * shape.head * 2
 
 
 def test_a_shape_that_does_not_fit_is_refused_before_it_is_written(tmp_path, monkeypatch):
