@@ -38,7 +38,7 @@ bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), fo
 	@$(BIN)/python tools/check_tensorrt.py build/tensorrt-bindings || \
 		{ code=$$?; [ $$code = 3 ] && echo "not fetched, so their tests skip: see above" || exit $$code; }
 
-reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about three hours on two cores
+reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about six hours on two cores
 	$(BIN)/score-edge train reference --out build/reference
 	$(BIN)/score-edge train policy --bundle build/reference/bundle --out build/policy
 

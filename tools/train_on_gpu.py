@@ -63,7 +63,8 @@ def train(chosen: argparse.Namespace) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from score_edge.learning.long_training import LongRecipe, LongTraining, gpu_recipe
+    from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
+    from score_edge.learning.long_training import LongTraining
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(max(1, min(4, cores)))

@@ -17,10 +17,41 @@ app = typer.Typer()
 def train_reference(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and the finished bundle.")],
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    start: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="A reference bundle to go on from, with the long stage alone.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Of the long stage: cpu, cuda, or auto.")] = "auto",
 ) -> None:
-    """Train the shipped reference model from nothing and write its bundle."""
+    """Train the shipped reference model from nothing and write its bundle; a run that was cut off goes on."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ScoreEdgeError(f"there is no device {device!r}", "cpu, cuda, or auto")
     check_writable(folder / "metrics.jsonl")
-    from score_edge.learning.reference_bundle import write_reference_bundle
+    from safetensors.torch import load_file
+
+    from score_edge.bundle.folder import Bundle
+    from score_edge.learning.long_training import train_long
+    from score_edge.learning.reference_bundle import read_reference_bundle, write_reference_bundle
+
+    if start is not None:
+        weights = read_reference_bundle(Bundle.open(start))
+    elif (folder / "long" / "state.safetensors").exists():
+        weights = load_file(folder / "model.safetensors")
+    else:
+        weights = load_file(_train_short(folder, threads))
+    with progress_bar() as progress:
+        task = progress.add_task("long clips", total=1.0)
+
+        def on_row(row: dict[str, Any]) -> None:
+            shown = " ".join(f"{name} {row[name]:.2f}" for name in ("mean", "lowest", "whole", "shape") if name in row)
+            progress.update(task, completed=row.get("share", 0.0), description=shown or "long clips")
+
+        trained = train_long(folder / "long", weights, device, threads, on_row)
+    bundle = write_reference_bundle(trained, folder / "bundle", overwrite=True)
+    err.print(f"bundle written to {bundle.folder}", soft_wrap=True)
+
+
+def _train_short(folder: Path, threads: int) -> Path:
+    """The first two stages."""
     from score_edge.learning.reference_training import ReferenceRecipe
     from score_edge.learning.reference_training import train_reference as train
 
@@ -34,9 +65,7 @@ def train_reference(
             )
             progress.update(task, completed=row["step"] + (row["stage"] == 2) * recipe.see_steps, description=shown)
 
-        weights = train(folder, recipe, on_log=on_step)
-    bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
-    err.print(f"bundle written to {bundle.folder}", soft_wrap=True)
+        return train(folder, recipe, on_log=on_step)
 
 
 @app.command("policy")

@@ -100,7 +100,7 @@ class Clock:
 
     def times(self) -> dict[str, float]:
         """For a log."""
-        return {"seconds": self._elapsed()}
+        return {"seconds": self._elapsed(), "share": self.share()}
 
     def save(self) -> None:
         """Write the checkpoint."""

@@ -11,13 +11,14 @@ On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights a
 """
 
 import copy
+import itertools
+import json
 import math
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from score_edge.bundle.atomic import make_folder
+from score_edge.errors import ScoreEdgeError
 from score_edge.learning.batches import predict
 from score_edge.learning.long_checkpoint import Checkpoint
 from score_edge.learning.long_clips import (
@@ -36,63 +39,23 @@ from score_edge.learning.long_clips import (
     batch_of,
     draw,
     encode,
-    patchify,
     receive,
 )
 from score_edge.learning.long_decoder import decode
 from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
+from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
+from score_edge.learning.long_seeing import SIZES, pick_steps, seeing_loss, turn_back
 from score_edge.learning.reference_model import build_model, step_encoder
-from score_edge.learning.reference_training import ACT_WEIGHTS, TYPICAL_MOTION, Pointer
+from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
 from score_edge.reference.clip_farm import ClipFarm, Wanted, endless
 from score_edge.reference.labels import ACTS
 from score_edge.reference.nuisance import REGIMES
+from score_edge.runtime.threads import usable_cpus
 
 LONG_CLIPS = 2_000_000  # where the clips of this stage start
 Log = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LongRecipe:
-    """Every number of the long stage; see `gpu_recipe` for a GPU's.
-
-    Attributes:
-        see_seconds, answer_seconds: how long each part learns; learning rates follow the clock.
-        see_rate, answer_rate: highest learning rates.
-        see_steps: encoder steps per batch of the first part.
-        rows: tokens per batch of the second part, about.
-        lengths: encoder steps of a clip, and the share of clips and of batches.
-        whole: share of batches that drop nothing.
-        least: smallest share of tokens kept.
-        footage: most clips held as images, in the first part.
-        held: most encoded clips held per length; then new ones take the place of others.
-        workers: processes that render.
-        validation: clips per regime at each evaluation.
-        every: seconds between evaluations and checkpoints.
-    """
-
-    see_seconds: float = 1800
-    answer_seconds: float = 9000
-    see_rate: float = 1e-3
-    answer_rate: float = 1e-3
-    see_steps: int = 64
-    rows: int = 12_000
-    lengths: dict[int, float] = field(default_factory=lambda: {8: 0.1, 16: 0.15, 32: 0.65, 64: 0.1})
-    whole: float = 0.5
-    least: float = 0.025
-    footage: int = 400
-    held: int = 4000
-    workers: int = 1
-    validation: int = 8
-    every: float = 600
-    place: float = 4.0  # these weights as in `ReferenceRecipe`
-    motion: float = 3.0
-    resting: float = 0.4
-    background: float = 0.1
-    auxiliary: float = 0.5
-    way: float = 40.0
-    seed: int = 0
 
 
 class LongTraining:
@@ -112,11 +75,13 @@ class LongTraining:
         self.prompts = Prompts()
         self.model: Any = build_model()
         self.model.load_state_dict(start)
+        self.encoder = step_encoder(self.model)
         self.model.to(self.device)
-        self.encoder = step_encoder(self.model).to(self.device)
+        self.encoder.to(self.device)
         self.dice = random.Random(recipe.seed)
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
         self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it would plan anew for every number of kept tokens
         self.checkpoint = Checkpoint(folder, self.model)
         self.footage: list[Footage] = []
         self.clips: dict[int, list[LongClip]] = defaultdict(list)
@@ -127,11 +92,9 @@ class LongTraining:
         recipe = self.recipe
         began = time.monotonic()
         with ClipFarm(self._wanted(), max(LONG_STEPS, *recipe.lengths), recipe.workers) as farm:
-            arriving = iter(farm)
-            for _ in range(recipe.validation * len(REGIMES)):
-                self.validation.append(receive(next(arriving), self.prompts, self.device))
-            for _ in range(min(recipe.footage, 16 * recipe.workers)):
-                self.footage.append(receive(next(arriving), self.prompts, self.device))
+            self.validation = self._first(farm, recipe.validation * len(REGIMES))
+            self.footage = self._first(farm, min(recipe.footage, 16 * recipe.workers))
+            self.checkpoint.clips += len(self.footage)
             self.log({"part": "start", "clips": len(self.footage), "seconds": time.monotonic() - began})
             if self.checkpoint.part == "see":
                 self.see_again(farm)
@@ -141,6 +104,9 @@ class LongTraining:
             self.footage.clear()
             self.answer_at_length(farm)
         return self.checkpoint.finish()
+
+    def _first(self, farm: ClipFarm, count: int) -> list[Footage]:
+        return [receive(rendered, self.prompts, self.device) for rendered in itertools.islice(farm, count)]
 
     def _wanted(self) -> Iterator[Wanted]:
         for index in range(self.recipe.validation):
@@ -169,8 +135,7 @@ class LongTraining:
         """Part 1."""
         recipe, width = self.recipe, self.model.config.text_config.hidden_size
         known = copy.deepcopy(self.encoder)
-        sizes = (len(world.SHAPES) + 1, len(world.COLORS) + 1, 2 * world.FRAMES_PER_STEP, 2)
-        heads = nn.ModuleList(nn.Linear(width, size) for size in sizes).to(self.device)
+        heads = nn.ModuleList(nn.Linear(width, size) for size in SIZES).to(self.device)
         parameters = [*self.encoder.parameters(), *heads.parameters()]
         optimizer = torch.optim.AdamW(parameters, recipe.see_rate, weight_decay=0.02)
         clock = self.checkpoint.begin("see", heads, optimizer, recipe.see_seconds, recipe.every)
@@ -186,52 +151,16 @@ class LongTraining:
             self._rate(optimizer, recipe.see_rate, share)
             # The heads start from nothing: for a moment they alone learn.
             self.encoder.requires_grad_(share > 0.03)
-            loss = self._seeing_loss(heads)
+            picked = pick_steps(self.footage, recipe.see_steps, self.dice)
+            loss = seeing_loss(self.encoder, heads, picked, recipe, self._cast())
             self._step(optimizer, loss, parameters)
             step += 1
             if clock.due():
                 marks = mark_seeing(self.encoder, heads, self.validation)
                 self.log({"part": "see", "step": step, "loss": loss.item(), **clock.times(), **marks})
                 clock.save()
-        self._turn_back(known)
+        turn_back(self.encoder, known, self.footage[:64])
         self.checkpoint.done("answer")
-
-    def _seeing_loss(self, heads: nn.ModuleList) -> torch.Tensor:
-        recipe, dice = self.recipe, self.dice
-        picked = []
-        for _ in range(recipe.see_steps):
-            shown = dice.choice(self.footage)
-            steps = shown.busy if shown.busy and dice.random() < 0.6 else range(shown.clip.steps)
-            picked.append((shown, dice.choice(steps)))
-        looks = torch.stack([shown.looks[step] for shown, step in picked]).long()
-        offsets = torch.stack([shown.offsets[step] for shown, step in picked]).float()
-        images = torch.stack([shown.images[step] for shown, step in picked])
-        with self._cast():
-            tokens = self.encoder(patchify(images))
-            shape, color, place, motion = (head(tokens).float() for head in heads)
-        shown_any = (looks[..., 0] > 0).float()
-        weight = torch.where(shown_any > 0, 1.0, recipe.background).flatten()
-        named = [
-            (functional.cross_entropy(logits.flatten(0, 1), looks[..., i].flatten(), reduction="none") * weight).sum()
-            for i, logits in enumerate((shape, color))
-        ]
-        off = ((place - offsets).abs().mean(-1) * shown_any).sum() / shown_any.sum()
-        moved = (offsets[..., -2:] - offsets[..., :2]) / TYPICAL_MOTION
-        moving = torch.where(moved.abs().sum(-1) > 0.5, 1.0, recipe.resting) * shown_any
-        miss = ((motion - moved).square().sum(-1) * moving).sum() / moving.sum()
-        loss: torch.Tensor = torch.stack(named).sum() / weight.sum() + recipe.place * off + recipe.motion * miss
-        return loss
-
-    @torch.no_grad()
-    def _turn_back(self, known: nn.Module) -> None:
-        """Turn the encoder's output to where the decoder knows it from (orthogonal Procrustes), and scale it alike."""
-        images = torch.cat([shown.images[:8] for shown in self.footage[:64]])
-        new, old = (encoder(patchify(images)).flatten(0, 1).double().cpu() for encoder in (self.encoder, known))
-        left, _, right = torch.linalg.svd(new.T @ old)
-        turn = (left @ right * (old.std() / new.std())).float().to(self.device)
-        last = self.encoder.visual.merger.mlp[2]
-        last.weight.copy_(turn.T @ last.weight)
-        last.bias.copy_(last.bias @ turn)
 
     def _hold(self, footage: list[Footage]) -> None:
         with self._cast():
@@ -322,16 +251,33 @@ class LongTraining:
         self.log({"part": "marks", **marks.row()})
 
 
-def gpu_recipe(see_seconds: float, answer_seconds: float, workers: int) -> LongRecipe:
-    """For a data-centre GPU of 80 GB and a dozen cores or more."""
-    return LongRecipe(
-        see_seconds,
-        answer_seconds,
-        see_steps=768,
-        rows=90_000,
-        footage=10_000,
-        held=40_000,
-        workers=workers,
-        validation=48,
-        every=45,
-    )
+def train_long(
+    folder: Path, start: dict[str, torch.Tensor], device: str, threads: int, on_log: Log = lambda row: None
+) -> Path:
+    """The long stage by the recipe of its device; writes metrics.jsonl beside the weights.
+
+    Args:
+        folder: created if need be; a run that was cut off there goes on.
+        start: weights of the reference model.
+        device: "cpu", "cuda", or "auto".
+        threads: of the CPU.
+        on_log: told every row of metrics.
+
+    Raises:
+        ScoreEdgeError: there is no such device, or the folder cannot be made.
+    """
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and found == "cpu":
+        raise ScoreEdgeError("torch finds no CUDA device", "train with --device cpu")
+    device = found if device == "auto" else device
+    make_folder(folder)
+    torch.set_num_threads(threads)
+    recipe = gpu_recipe(70, 250, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
+    with (folder / "metrics.jsonl").open("a") as metrics:
+
+        def log(row: dict[str, Any]) -> None:
+            metrics.write(json.dumps(row) + "\n")
+            metrics.flush()
+            on_log(row)
+
+        return LongTraining(folder, start, recipe, device, log).run()

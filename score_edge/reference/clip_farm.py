@@ -93,6 +93,7 @@ class ClipFarm:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._wanted = iter(())
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 
@@ -108,12 +109,14 @@ class ClipFarm:
 
     def _take(self) -> Iterator[Rendered]:
         slot, wanted, future = self._jobs.popleft()
-        for i, (clip, facts) in enumerate(zip(wanted, future.result(), strict=True)):
-            flat = self._images[slot + i, : clip.steps * _STEP_BYTES]
-            images = flat.reshape(clip.steps, world.FRAMES_PER_STEP, world.SIZE, world.SIZE, 3)
-            yield Rendered(clip, images, *facts)
-        self._free.append(slot)
-        self._order_more()
+        try:
+            for i, (clip, facts) in enumerate(zip(wanted, future.result(), strict=True)):
+                flat = self._images[slot + i, : clip.steps * _STEP_BYTES]
+                images = flat.reshape(clip.steps, world.FRAMES_PER_STEP, world.SIZE, world.SIZE, 3)
+                yield Rendered(clip, images, *facts)
+        finally:  # also where no more is taken of a job
+            self._free.append(slot)
+            self._order_more()
 
     def _order_more(self) -> None:
         while self._free:

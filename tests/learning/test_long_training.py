@@ -10,11 +10,13 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from score_edge.bundle.folder import Bundle  # noqa: E402
+from score_edge.learning import long_training  # noqa: E402
 from score_edge.learning.batches import hidden_states, predict  # noqa: E402
 from score_edge.learning.long_clips import batch_of, draw, encode, patchify, receive  # noqa: E402
 from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
-from score_edge.learning.long_training import LongRecipe, LongTraining  # noqa: E402
+from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
+from score_edge.learning.long_training import LongTraining  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
 from score_edge.learning.torch_judge import TorchJudge  # noqa: E402
@@ -118,7 +120,8 @@ def test_the_judge_rates_answers_as_the_model_gives_them(model, clips):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights):
+def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(long_training, "REGIMES", ("plain", "pan"))
     rows = []
     recipe = LongRecipe(
         1.5, 4, see_steps=4, rows=1200, lengths={8: 0.5, 16: 0.5}, footage=6, held=9, validation=1, every=0.5
