@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings, Uint8
+from score_edge.core import Answer, Float32, Frame, KeptTokens, Look, Mask, Timings, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
@@ -21,6 +21,8 @@ from score_edge.runtime.preprocess import Preprocessing
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector
 from score_edge.selection.score import KeepProbability
+
+MORE = 4  # times as many tokens at the next look
 
 
 @dataclass
@@ -211,6 +213,7 @@ class Pipeline:
         selector: Selector,
         retention: float,
         max_tokens: int = 128,
+        sure: float = 0.0,
         on_text: Callable[[str], None] = lambda piece: None,
     ) -> tuple[Answer, Mask]:
         """Select, prefill and answer in one go, timed.
@@ -221,24 +224,42 @@ class Pipeline:
             selector: from `selector`.
             retention: kept / all visual tokens, in (0, 1].
             max_tokens: longest answer.
+            sure: probability of the answer's first token below which MORE times as many tokens are looked at.
             on_text: called with every piece of the answer as it comes.
 
         Returns:
             The answer, and the (T, N) mask of what the model saw.
         """
         watch = Stopwatch(dict(clip.seconds))
-        with watch.stage("select"):
-            keep = self.select(clip.tokens, selector, retention)
-        with watch.stage("prefill"):
-            self.watch(clip.tokens, keep, clip.times)
-            self.prefill_question(question)
+        looks: list[Look] = []
+        while True:
+            with watch.stage("select"):
+                keep = self.select(clip.tokens, selector, retention)
+            with watch.stage("prefill"):
+                self.watch(clip.tokens, keep, clip.times)
+                self.prefill_question(question)
+            if not sure:
+                break
+            looks.append(Look(int(keep.sum()), self.certainty()))
+            if looks[-1].probability >= sure or keep.all():
+                break
+            retention = min(1.0, MORE * retention)
         pieces: list[str] = []
         with watch.stage("generate"):
             for piece in self.sequence.generate(max_tokens):
                 pieces.append(piece)
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))
-        return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
+        return Answer("".join(pieces), int(keep.sum()), keep.size, timings, tuple(looks)), keep
+
+    def certainty(self) -> float:
+        """The probability of the answer's first token, after `prefill_question`.
+
+        Raises:
+            ScoreEdgeError: the backend gives no logits.
+        """
+        logits = self.sequence.logits().astype(np.float64)
+        return float(1 / np.exp(logits - logits.max()).sum())
 
 
 def _read_rows(path: Path, width: int) -> Float32:

@@ -29,6 +29,7 @@ app = typer.Typer()
 
 @app.command()
 def ask(
+    context_: typer.Context,
     bundle: BundleArgument,
     video: Annotated[str, typer.Argument(help="Video file, image, or folder of images.")],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
@@ -36,6 +37,15 @@ def ask(
     selector: SelectorName = None,
     steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most; a longer video is sampled thinner.")] = 64,
     compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
+    look_again: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Look at four times as many tokens while the answer is less probable.",
+        ),
+    ] = 0.0,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     threads: Threads = None,
@@ -55,6 +65,8 @@ def ask(
     from score_edge.runtime.runs_on import describe_pipeline
 
     refuse_retention_of_all(retention, selector)
+    if compare:
+        refuse_unused(context_, "with --compare", "look_again")
     check_outputs([save_overlay], [bundle, video])
     if save_overlay:
         check_overlay(save_overlay)
@@ -98,6 +110,7 @@ def ask(
                     retention=keep_share,
                     max_tokens=max_tokens,
                     runs=runs,
+                    sure=look_again,
                     on_text=(lambda piece: None) if as_json else show,
                 )
         runs_on = describe_pipeline(pipeline)

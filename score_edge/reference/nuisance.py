@@ -14,7 +14,7 @@ from score_edge.core import Float32
 SINGLE = ("leaves", "texture", "screen", "rain", "pan", "traffic", "lights")
 REGIMES = ("plain", *SINGLE, "mixed")
 BLOB = 6  # pixels, side of a leaf, of a tile of a texture or of a picture on a screen
-PAN = 5  # pixels the camera turns at most, either way
+PAN = 4  # pixels the camera turns at most, either way
 MIXED = 0.55  # strength of each where there are two
 
 
@@ -50,7 +50,7 @@ class Nuisance:
         if "pan" not in self.kinds:
             return np.zeros((frames, 2), np.float32)
         reach = self.rng.uniform(0.5, 1.0, 2) * PAN * self.strength
-        turn = 2 * np.pi / self.rng.uniform(20, 40, 2)
+        turn = 2 * np.pi / self.rng.uniform(24, 48, 2)
         return np.rint(reach * np.sin(np.arange(frames)[:, None] * turn + self.rng.uniform(0, 2 * np.pi, 2))).astype(
             np.float32
         )
