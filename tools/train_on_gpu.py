@@ -1,15 +1,17 @@
 """The long stage of the reference model and a policy for it, on a GPU machine, in a given time.
 
-    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--policy 90] [--device cuda] [--tiny]
+    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--policy 90] [--query 45] [--tiny]
 
-Leaves in FOLDER: model.safetensors, policy.safetensors, metrics.jsonl, log.txt; the model's weights and metrics are
-renewed every 45 s. `--tiny` is a dry run of some seconds on any machine. Weights to start from, and back into a bundle:
+Leaves in FOLDER: model.safetensors, policy.safetensors, query.safetensors (a policy that knows the question),
+metrics.jsonl, log.txt; the model's weights and metrics are renewed every 45 s. `--tiny` is a dry run on any machine.
+Weights to start from, and back into a bundle:
 
     python tools/train_on_gpu.py --start BUNDLE START.safetensors
     python tools/train_on_gpu.py --bundle FOLDER BUNDLE
 """
 
 import argparse
+import copy
 import dataclasses
 import itertools
 import json
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--see", type=float, default=70, help="seconds for the encoder")
     parser.add_argument("--answer", type=float, default=250, help="seconds for the decoder")
     parser.add_argument("--policy", type=float, default=90, help="seconds for the policy")
+    parser.add_argument("--query", type=float, default=45, help="seconds for the policy that knows the question")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--start", dest="convert", action="store_const", const=write_start)
@@ -143,19 +146,39 @@ def learn_policy(training: Any, chosen: argparse.Namespace, log: Any) -> None:
             found = policy(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (tokens, previous)))
         return found.numpy()
 
-    per_regime = 1 if chosen.tiny else 24
+    per_regime = 1 if chosen.tiny else 20
     shown = training.validation[: per_regime * len(REGIMES)]
     held = [clip for part in range(0, len(shown), 32) for clip in encode(training.encoder, shown[part : part + 32])]
     tokens = [clip.tokens.view(clip.steps, GRID**2, -1).float().cpu().numpy() for clip in held]
     log({"part": "marks of unpruned", **mark(training.model, training.prompts, held).row()})
-    for retention in (0.05, 0.025, 0.1):
-        for name in SELECTORS:
+    for name in SELECTORS:  # score, then what comes from it, then the rivals: time may end
+        for retention in (0.05, 0.025, 0.1, 0.0125):
             selector = get_selector(name, policy=keep_probability)
             number = token_count(LONG_STEPS, GRID**2, retention)
             keeps = [clip_top_k(selector.score(part, number), number).ravel() for part in tokens]
             masks = [torch.from_numpy(keep).to(training.device) for keep in keeps]
             marks = mark(training.model, training.prompts, held, masks, rows=128)
             log({"part": f"marks of {name} at {retention}", **marks.row()})
+        if chosen.query and name == SELECTORS[0]:
+            learn_query(training, chosen, log, clips, policy, held)
+
+
+def learn_query(training: Any, chosen: argparse.Namespace, log: Any, clips: Any, policy: Any, held: Any) -> None:
+    """A policy that knows the question, from the one that does not."""
+    from safetensors.torch import save_file
+
+    from score_edge.learning.query_training import QueryRecipe, QueryTraining, right_answers
+
+    recipe = QueryRecipe(chosen.query)
+    if chosen.tiny:
+        recipe = QueryRecipe(chosen.query, clips=2, rollouts=2, warm_steps=2)
+    run = QueryTraining(training.model, training.prompts, clips, copy.deepcopy(policy), recipe)
+    query = run.run(lambda row: log({"part": "query", **row}))
+    state = {name: tensor.contiguous() for name, tensor in query.state_dict().items()}
+    save_file(state, chosen.folder / "query.safetensors")
+    for retention in (0.0125, 0.025, 0.05, 0.1):
+        right = right_answers(training.model, training.prompts, held, query, round(retention * len(held[0].tokens)))
+        log({"part": f"marks of score-query at {retention}", "asked": len(right), "mean": float(right.float().mean())})
 
 
 def write_start(bundle: Path, weights: Path) -> None:

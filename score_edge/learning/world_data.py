@@ -105,6 +105,11 @@ class Prompts:
             self._known[question] = self.ids(PROMPT_AFTER.format(question=question))
         return self._known[question]
 
+    def ids_around(self) -> tuple[int, int]:
+        """How many tokens of `after` stand before the question's own text, and how many behind it."""
+        before, behind = PROMPT_AFTER.split("{question}")
+        return len(self.ids(before)), len(self.ids(behind))
+
     def answer(self, word: str) -> int:
         """The one token of an answer."""
         if word not in self._known:
