@@ -12,7 +12,7 @@ import numpy as np
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Answer, Float32, Frame, KeptTokens, Look, Mask, Timings, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
+from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy, open_query
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
 from score_edge.runtime.language.layout import Layout
@@ -122,12 +122,43 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.model.close()
 
-    def selector(self, name: str | None = None, *, seed: int = 0, policy: KeepProbability | None = None) -> Selector:
-        """A selector by name; None takes the bundle's default. `policy` takes the place of the bundle's own."""
+    def selector(
+        self,
+        name: str | None = None,
+        *,
+        seed: int = 0,
+        policy: KeepProbability | None = None,
+        question: str | None = None,
+    ) -> Selector:
+        """A selector by name; None takes the bundle's default.
+
+        Args:
+            name: of the selector, with its options.
+            seed: for ``random``.
+            policy: takes the place of the bundle's own.
+            question: for ``score-query``, which chooses for it.
+
+        Raises:
+            ScoreEdgeError: there is no such selector, or it lacks its policy, or its question.
+        """
         chosen = name or self.bundle.manifest.selector.name
-        if chosen.partition(":")[0] == "score":
+        base = chosen.partition(":")[0]
+        if base == "score":
             policy = policy or self.policy
+        elif base == "score-query" and question is not None:
+            policy = open_query(self.bundle, self.words(question), threads=self._threads)
         return get_selector(chosen, policy=policy, seed=seed, grid=self.layout.grid)
+
+    def words(self, question: str) -> Float32:
+        """(1, D) float32: the mean of the rows that a question's tokens stand for.
+
+        Raises:
+            ScoreEdgeError: the backend does not tell them, or there is no token.
+        """
+        rows = self.model.rows_of(question)
+        if not len(rows):
+            raise ScoreEdgeError("the question is empty", "ask something, or choose with --selector score")
+        return np.asarray(rows.mean(axis=0, keepdims=True), np.float32)
 
     @functools.cached_property
     def policy(self) -> KeepProbability | None:

@@ -198,6 +198,7 @@ def write_bundle(folder: Path, bundle: Path) -> None:
     from safetensors.torch import load_file
 
     from score_edge.export.policy_graph import PolicyNetwork, export_policy
+    from score_edge.export.query_graph import QueryNetwork, export_query
     from score_edge.learning.policy_run import with_policy
     from score_edge.learning.reference_bundle import write_reference_bundle
 
@@ -209,8 +210,15 @@ def write_bundle(folder: Path, bundle: Path) -> None:
         policy = PolicyNetwork(state["mean"].numel() // 2, len(state["layers.0.bias"]))
         policy.load_state_dict(state)
         export_policy(policy, Path(scratch) / "policy.onnx")
+        query = None
+        if (folder / "query.safetensors").exists():
+            state = load_file(folder / "query.safetensors")
+            knowing = QueryNetwork(state["mean"].numel() // 2, len(state["first.bias"]))
+            knowing.load_state_dict(state)
+            query = Path(scratch) / "query.onnx"
+            export_query(knowing, query)
         without = write_reference_bundle(folder / "model.safetensors", Path(scratch) / "bundle")
-        with_policy(without, Path(scratch) / "policy.onnx", bundle, overwrite=True)
+        with_policy(without, Path(scratch) / "policy.onnx", bundle, query=query, overwrite=True)
 
 
 if __name__ == "__main__":

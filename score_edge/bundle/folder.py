@@ -84,6 +84,12 @@ class Bundle:
         return self.folder / policy.file if policy else None
 
     @property
+    def query_path(self) -> Path | None:
+        """The ONNX policy that knows the question, for ``score-query``; None for a bundle without."""
+        query = self.manifest.selector.query
+        return self.folder / query.file if query else None
+
+    @property
     def gguf_path(self) -> Path:
         """The language model, in the bundle or elsewhere."""
         language = self.manifest.language
@@ -180,7 +186,9 @@ def _cannot_write(what: str, error: OSError) -> ScoreEdgeError:
     return ScoreEdgeError(f"cannot write {what}: {error}", hint)
 
 
-def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs: Shapes, outputs: Shapes) -> None:
+def check_shapes(
+    manifest: Manifest, graph: Literal["encoder", "policy", "query"], inputs: Shapes, outputs: Shapes
+) -> None:
     """Compare the shapes of a loaded graph with what the manifest promises; whoever loads a graph calls this.
 
     Args:
@@ -198,7 +206,8 @@ def check_shapes(manifest: Manifest, graph: Literal["encoder", "policy"], inputs
         tokens = (vision.token_grid.tokens, vision.dim)
         expected = {vision.input_name: vision.input_shape}, {"tokens": tokens}
     else:
-        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim)}, {"keep": ("M",)}
+        asked: Shapes = {"question": (1, vision.dim)} if graph == "query" else {}
+        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim), **asked}, {"keep": ("M",)}
     for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
         if wanted.keys() != found.keys():
             names = f"{', '.join(found) or 'none'}, expected {', '.join(wanted)}"

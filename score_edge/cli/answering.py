@@ -73,7 +73,7 @@ def ask(
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
     with Pipeline(opened, threads=threads, backend=backend, provider=provider) as pipeline:
-        chosen = pipeline.selector(selector)
+        chosen = pipeline.selector(selector, question=question)
         if compare:
             with progress_bar() as progress:
                 task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
+from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES
@@ -23,6 +24,7 @@ from score_edge.selection.registry import Selector, get_selector, step_scorer
 ANSWER_TOKENS = 8
 MEAN = "mean"  # in place of a regime: all of them together
 _CAUSAL_ANYWAY = ("all", "newest")  # when the question comes, the last steps are known without choosing before
+_KNOWS = "score-query"  # chooses for each question
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,11 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
             raise ScoreEdgeError(f"there is no world {regime!r}", did_you_mean(regime, REGIMES))
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
+        if name.partition(":")[0] == _KNOWS:
+            if bundle.query_path is None:
+                raise ScoreEdgeError(f"{bundle.folder} has no policy that knows the question", "leave score-query out")
+            if plan.budget == "causal":
+                raise ScoreEdgeError("score-query chooses when the question comes, a stream before", "without --causal")
         selector = get_selector(name, policy=policy, grid=bundle.manifest.vision.token_grid)
         if plan.budget == "causal" and name not in _CAUSAL_ANYWAY:
             step_scorer(selector)
@@ -195,7 +202,7 @@ _worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]
 def _open_worker(bundle: str, plan: EvaluationPlan) -> None:
     global _worker
     pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu")
-    selectors = {name: pipeline.selector(name) for name, _ in plan.variants()}
+    selectors = {name: pipeline.selector(name) for name, _ in plan.variants() if name.partition(":")[0] != _KNOWS}
     _worker = pipeline, plan, selectors
 
 
@@ -205,28 +212,38 @@ def _judge(index: int, steps: int, regime: str) -> list[QuestionResult]:
     clip = world.make_clip(plan.seed, index, steps, regime)
     encoded = pipeline.encode(clip.frames())
     tokens = encoded.tokens
-    results, known = [], dict[bytes, list[str]]()
+    results, known, watched = [], dict[tuple[bytes, int], str](), b""
     for name in selectors:
         if name.startswith("random"):  # else every clip would lose the same tokens
             selectors[name] = pipeline.selector(name, seed=index)
     for name, retention in plan.variants():
-        if plan.budget == "clip" or name in _CAUSAL_ANYWAY:
-            keep = pipeline.select(tokens, selectors[name], retention)
+        if name.partition(":")[0] == _KNOWS:
+            chosen = [pipeline.selector(name, question=question.text) for question in clip.questions]
+            keeps = [pipeline.select(tokens, selector, retention) for selector in chosen]
         else:
-            selector = selectors[name]
-            budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
-            keep = select_causally(tokens, step_scorer(selector), budget)
-        mask = keep.tobytes()
-        if mask not in known:  # below one step's worth, several rules keep the very same tokens
-            pipeline.watch(tokens, keep, encoded.times)
-            known[mask] = ["".join(pipeline.ask(question.text, ANSWER_TOKENS)) for question in clip.questions]
-        for question, answer in zip(clip.questions, known[mask], strict=True):
+            keeps = [_keep(pipeline, plan, tokens, selectors[name], name, retention)] * len(clip.questions)
+        for number, (question, keep) in enumerate(zip(clip.questions, keeps, strict=True)):
+            mask = keep.tobytes()
+            if (mask, number) not in known:  # below one step's worth, several rules keep the very same tokens
+                if mask != watched:
+                    pipeline.watch(tokens, keep, encoded.times)
+                    watched = mask
+                known[mask, number] = "".join(pipeline.ask(question.text, ANSWER_TOKENS))
             recall = float(keep[question.evidence].mean())
-            right = answer.strip().lower() == question.answer
+            right = known[mask, number].strip().lower() == question.answer
             steps_kept = float(keep.sum() / keep.shape[1])
             result = QuestionResult(name, retention, steps, index, question.kind, steps_kept, right, recall, regime)
             results.append(result)
     return results
+
+
+def _keep(
+    pipeline: Pipeline, plan: EvaluationPlan, tokens: Float32, selector: Selector, name: str, retention: float
+) -> Mask:
+    if plan.budget == "clip" or name in _CAUSAL_ANYWAY:
+        return pipeline.select(tokens, selector, retention)
+    budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
+    return select_causally(tokens, step_scorer(selector), budget)
 
 
 def _summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> Iterator[Accuracy]:

@@ -110,25 +110,40 @@ def learn_policy(
     return Bundle.open(folder / "bundle")
 
 
-def with_policy(bundle: Bundle, policy: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
+def with_policy(
+    bundle: Bundle, policy: Path, folder: Path, *, query: Path | None = None, overwrite: bool = False
+) -> Bundle:
     """Write a bundle again with another policy and `score` as its default selector.
 
+    Args:
+        bundle: opened.
+        policy: see `export_policy`.
+        folder: the bundle to write.
+        query: see `export_query`; one that is there was learned beside the old policy, and goes with it.
+        overwrite: replace a bundle that is there.
+
     Raises:
-        ScoreEdgeError: the policy is no policy, or is for visual tokens of another width.
+        ScoreEdgeError: a policy is no policy, or is for visual tokens of another width.
     """
     graph = OnnxGraph(policy)
     check_shapes(bundle.manifest, "policy", graph.inputs, graph.outputs)
+    if query is not None:
+        knowing = OnnxGraph(query)
+        check_shapes(bundle.manifest, "query", knowing.inputs, knowing.outputs)
     manifest = bundle.manifest
-    old = manifest.selector.policy
+    old = {ref.file for ref in (manifest.selector.policy, manifest.selector.query) if ref is not None}
+    new = {"policy.onnx": policy} | ({"query.onnx": query} if query is not None else {})
     manifest = dataclasses.replace(
         manifest,
-        selector=Selection("score", FileRef("policy.onnx"), manifest.selector.retention),
+        selector=Selection(
+            "score", FileRef("policy.onnx"), manifest.selector.retention, FileRef("query.onnx") if query else None
+        ),
         provenance=dataclasses.replace(
             manifest.provenance, source=f"{manifest.provenance.source.split('; ')[0]}; score-edge train policy"
         ),
     )
-    kept = {name: path for name, path in bundle.paths.items() if old is None or name != old.file}
-    return write_bundle(folder, manifest, {**kept, "policy.onnx": policy}, overwrite=overwrite)
+    kept = {name: path for name, path in bundle.paths.items() if name not in old}
+    return write_bundle(folder, manifest, {**kept, **new}, overwrite=overwrite)
 
 
 def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: Data) -> Scenes:
