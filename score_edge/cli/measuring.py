@@ -58,7 +58,7 @@ def evaluate(
     from score_edge.evaluation import accuracy, tuning
     from score_edge.evaluation.paired import paired_differences
     from score_edge.evaluation.pictures import check_picture, plot_retention
-    from score_edge.reference.nuisance import REGIMES
+    from score_edge.reference.nuisance import read_regimes
 
     if (video is None) != (boxes is None):
         raise typer.BadParameter("--video and --boxes belong together")
@@ -76,7 +76,7 @@ def evaluate(
         clips=clips,
         seed=seed,
         budget="causal" if causal else "clip",
-        worlds=REGIMES if worlds == "all" else tuple(worlds.split(",")),
+        worlds=read_regimes(worlds),
     )
     with progress_bar() as progress:
         if tune:

@@ -81,6 +81,9 @@ def train_policy(
         typer.Option(help='JSON lines {"video", "question", "answer"}; without answers the model\'s own are taken.'),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of stills for stage 1.")] = None,
+    worlds: Annotated[
+        str, typer.Option("--world", help="Comma-separated regimes of the reference world, as of `evaluate`, or all.")
+    ] = "plain",
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the policy.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
     rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
@@ -107,11 +110,14 @@ def train_policy(
     if videos and not images:
         refuse_unused(context_, "with --videos, all of which are learned from", "scenes")
         still_share = 0.0 if still_share is None else still_share  # there are no stills
+    if videos:
+        refuse_unused(context_, "with --videos", "worlds")
     if Path(bundle).resolve() == (folder / "bundle").resolve():
         raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
     check_writable(folder / "metrics.jsonl")
     from score_edge.learning.policy_run import Data, learn_policy
     from score_edge.learning.recipe import PolicyRecipe
+    from score_edge.reference.nuisance import read_regimes
 
     def given(**options: Any) -> dict[str, Any]:
         return {name: value for name, value in options.items() if value is not None}
@@ -121,7 +127,13 @@ def train_policy(
         **given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
         residual=residual,
     )
-    data = Data(videos, questions, images, **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb))
+    data = Data(
+        videos,
+        questions,
+        images,
+        worlds=read_regimes(worlds),
+        **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb),
+    )
     with progress_bar() as progress:
         encoding = progress.add_task("clips encoded", total=None)
         task = progress.add_task("learning", total=recipe.steps)

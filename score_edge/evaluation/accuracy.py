@@ -12,9 +12,9 @@ import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Mask
-from score_edge.errors import ScoreEdgeError, did_you_mean
+from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
-from score_edge.reference.nuisance import REGIMES
+from score_edge.reference.nuisance import REGIMES, read_regimes
 from score_edge.runtime.graphs.open_graph import open_policy
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.threads import usable_cpus
@@ -176,9 +176,7 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
     for retention in plan.retentions:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
-    for regime in plan.worlds:
-        if regime not in REGIMES:
-            raise ScoreEdgeError(f"there is no world {regime!r}", did_you_mean(regime, REGIMES))
+    read_regimes(",".join(plan.worlds))
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
         if name.partition(":")[0] == _KNOWS:

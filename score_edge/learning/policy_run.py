@@ -35,6 +35,7 @@ class Data:
         clip_steps: encoder steps of a clip; a longer video is sampled thinner.
         scenes: different clips of the world, or pseudo-videos of the images.
         cache_mb: most MiB of visual tokens to keep on disk, per stage.
+        worlds: regimes of the world, in turn.
     """
 
     videos: Path | None = None
@@ -43,6 +44,7 @@ class Data:
     clip_steps: int = 16
     scenes: int = 1000
     cache_mb: int = 1024
+    worlds: tuple[str, ...] = ("plain",)
 
 
 def learn_policy(
@@ -155,7 +157,7 @@ def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: 
         moving = footage_scenes(data.videos, data.questions, steps, per_step, vision.fps)
         stills = image_scenes(data.images, data.scenes, steps, per_step) if data.images else []
     else:
-        moving = world_scenes(data.scenes, steps)
+        moving = world_scenes(data.scenes, steps, regimes=data.worlds)
         stills = (
             image_scenes(data.images, data.scenes, steps, per_step)
             if data.images

@@ -10,12 +10,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from score_edge.core import Float32
+from score_edge.errors import ScoreEdgeError, did_you_mean
 
 SINGLE = ("leaves", "texture", "screen", "rain", "pan", "traffic", "lights")
 REGIMES = ("plain", *SINGLE, "mixed")
 BLOB = 6  # pixels, side of a leaf, of a tile of a texture or of a picture on a screen
 PAN = 4  # pixels the camera turns at most, either way
 MIXED = 0.55  # strength of each where there are two
+
+
+def read_regimes(text: str) -> tuple[str, ...]:
+    """Comma-separated regimes, or "all".
+
+    Raises:
+        ScoreEdgeError: there is no such regime.
+    """
+    names = REGIMES if text == "all" else tuple(text.split(","))
+    for name in names:
+        if name not in REGIMES:
+            raise ScoreEdgeError(f"there is no world {name!r}", did_you_mean(name, (*REGIMES, "all")))
+    return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 from score_edge.reference.labels import ACTS, label
-from score_edge.reference.nuisance import PAN, REGIMES
+from score_edge.reference.nuisance import PAN, REGIMES, read_regimes
 
 PLAIN = world.make_clip(world.TEST_SEED, 5, 16)
 
@@ -47,3 +48,9 @@ def test_labels_say_how_far_things_came_and_not_how_far_the_camera_did():
     assert np.abs(moved.travelled[resting]).max() < 1.0
     assert set(np.unique(rested.acts)) <= set(range(len(ACTS)))
     assert np.nanmax(np.abs(rested.offsets)) < 7
+
+
+def test_regimes_are_read_from_a_list_or_all_taken():
+    assert read_regimes("pan,plain") == ("pan", "plain") and read_regimes("all") == REGIMES
+    with pytest.raises(ScoreEdgeError, match="no world 'rian'"):
+        read_regimes("plain,rian")
