@@ -92,7 +92,7 @@ class Clock:
 
     def share(self) -> float:
         """0 at the start of the part, 1 and more at its end."""
-        return self._elapsed() / self._seconds
+        return self._elapsed() / self._seconds if self._seconds else 1.0
 
     def due(self) -> bool:
         """It is time to save and to report."""

@@ -8,7 +8,7 @@ class LongRecipe:
     """Every number of the long stage; see `gpu_recipe` for a GPU's.
 
     Attributes:
-        see_seconds, answer_seconds: how long each part learns; learning rates follow the clock.
+        see_seconds, answer_seconds: how long each part learns, 0 leaves it out; learning rates follow the clock.
         see_rate, answer_rate: highest learning rates.
         see_steps: encoder steps per batch of the first part.
         rows: tokens per batch of the second part, about.

@@ -96,7 +96,7 @@ class LongTraining:
             self.footage = self._first(farm, min(recipe.footage, 16 * recipe.workers))
             self.checkpoint.clips += len(self.footage)
             self.log({"part": "start", "clips": len(self.footage), "seconds": time.monotonic() - began})
-            if self.checkpoint.part == "see":
+            if self.checkpoint.part == "see" and recipe.see_seconds:
                 self.see_again(farm)
             self.encoder.requires_grad_(False)
             for start in range(0, len(self.footage), 64):
