@@ -15,6 +15,7 @@ class LongRecipe:
         lengths: encoder steps of a clip, and the share of clips and of batches.
         whole: share of batches that drop nothing.
         least: smallest share of tokens kept.
+        fresh: jobs of `clip_farm.CLIPS_PER_JOB` new clips that a step takes at most: on a GPU that waits meanwhile.
         footage: most clips held as images, in the first part.
         held: most encoded clips held per length; then new ones take the place of others.
         workers: processes that render.
@@ -31,6 +32,7 @@ class LongRecipe:
     lengths: dict[int, float] = field(default_factory=lambda: {8: 0.1, 16: 0.15, 32: 0.65, 64: 0.1})
     whole: float = 0.5
     least: float = 0.025
+    fresh: int = 1
     footage: int = 400
     held: int = 4000
     workers: int = 1
@@ -52,6 +54,7 @@ def gpu_recipe(see_seconds: float, answer_seconds: float, workers: int) -> LongR
         answer_seconds,
         see_steps=768,
         rows=90_000,
+        fresh=3,
         footage=10_000,
         held=30_000,
         workers=workers,

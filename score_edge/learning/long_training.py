@@ -141,7 +141,7 @@ class LongTraining:
         clock = self.checkpoint.begin("see", heads, optimizer, recipe.see_seconds, recipe.every)
         step = 0
         while (share := clock.share()) < 1:
-            for rendered in farm.finished():
+            for rendered in farm.finished(recipe.fresh):
                 arrived = receive(rendered, self.prompts, self.device)
                 self.checkpoint.clips += 1
                 if len(self.footage) < recipe.footage:
@@ -185,7 +185,7 @@ class LongTraining:
         clock = self.checkpoint.begin("answer", heads, optimizer, recipe.answer_seconds, recipe.every)
         right, step = defaultdict[str, list[torch.Tensor]](list), 0
         while (share := clock.share()) < 1:
-            if arrived := [receive(rendered, self.prompts, self.device) for rendered in farm.finished()]:
+            if arrived := [receive(rendered, self.prompts, self.device) for rendered in farm.finished(recipe.fresh)]:
                 self.checkpoint.clips += len(arrived)
                 self._hold(arrived)
             self._rate(optimizer, recipe.answer_rate, share)

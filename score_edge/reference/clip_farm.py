@@ -102,10 +102,11 @@ class ClipFarm:
         while self._jobs:
             yield from self._take()
 
-    def finished(self) -> Iterator[Rendered]:
-        """The clips that are ready, without waiting."""
-        while self._jobs and self._jobs[0][2].done():
-            yield from self._take()
+    def finished(self, jobs: int) -> Iterator[Rendered]:
+        """Clips that are ready, without waiting, of so many jobs of CLIPS_PER_JOB at most: taking one has its price."""
+        for _ in range(jobs):
+            if self._jobs and self._jobs[0][2].done():
+                yield from self._take()
 
     def _take(self) -> Iterator[Rendered]:
         slot, wanted, future = self._jobs.popleft()
