@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Answer, Float32, Frame, KeptTokens, Mask, Timings
+from score_edge.core import Answer, Float32, Frame, KeptTokens, Look, Mask, Timings
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.base import Graph
 from score_edge.runtime.graphs.engine_files import read_records
-from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy
+from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_policy, open_query
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
 from score_edge.runtime.language.layout import Layout
@@ -23,6 +23,8 @@ from score_edge.runtime.vision_encoder import VisionEncoder
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector
 from score_edge.selection.score import KeepProbability
+
+MORE = 4  # times as many tokens at the next look
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +114,43 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.model.close()
 
-    def selector(self, name: str | None = None, *, seed: int = 0, policy: KeepProbability | None = None) -> Selector:
-        """A selector by name; None takes the bundle's default. `policy` takes the place of the bundle's own."""
+    def selector(
+        self,
+        name: str | None = None,
+        *,
+        seed: int = 0,
+        policy: KeepProbability | None = None,
+        question: str | None = None,
+    ) -> Selector:
+        """A selector by name; None takes the bundle's default.
+
+        Args:
+            name: of the selector, with its options.
+            seed: for ``random``.
+            policy: takes the place of the bundle's own.
+            question: for ``score-query``, which chooses for it.
+
+        Raises:
+            ScoreEdgeError: there is no such selector, or it lacks its policy, or its question.
+        """
         chosen = name or self.bundle.manifest.selector.name
-        if chosen.partition(":")[0] == "score":
+        base = chosen.partition(":")[0]
+        if base == "score":
             policy = policy or self.policy
+        elif base == "score-query" and question is not None:
+            policy = open_query(self.bundle, self.words(question), threads=self._threads)
         return get_selector(chosen, policy=policy, seed=seed, grid=self.layout.grid)
+
+    def words(self, question: str) -> Float32:
+        """(1, D) float32: the mean of the rows that a question's tokens stand for.
+
+        Raises:
+            ScoreEdgeError: the backend does not tell them, or there is no token.
+        """
+        rows = self.model.rows_of(question)
+        if not len(rows):
+            raise ScoreEdgeError("the question is empty", "ask something, or choose with --selector score")
+        return np.asarray(rows.mean(axis=0, keepdims=True), np.float32)
 
     @functools.cached_property
     def policy(self) -> KeepProbability | None:
@@ -201,6 +234,7 @@ class Pipeline:
         selector: Selector,
         retention: float,
         max_tokens: int = 128,
+        sure: float = 0.0,
         on_text: Callable[[str], None] = lambda piece: None,
     ) -> tuple[Answer, Mask]:
         """Select, prefill and answer in one go, timed.
@@ -211,24 +245,42 @@ class Pipeline:
             selector: from `selector`.
             retention: kept / all visual tokens, in (0, 1].
             max_tokens: longest answer.
+            sure: probability of the answer's first token below which MORE times as many tokens are looked at.
             on_text: called with every piece of the answer as it comes.
 
         Returns:
             The answer, and the (T, N) mask of what the model saw.
         """
         watch = Stopwatch(dict(clip.seconds))
-        with watch.stage("select"):
-            keep = self.select(clip.tokens, selector, retention)
-        with watch.stage("prefill"):
-            self.watch(clip.tokens, keep, clip.times)
-            self.prefill_question(question)
+        looks: list[Look] = []
+        while True:
+            with watch.stage("select"):
+                keep = self.select(clip.tokens, selector, retention)
+            with watch.stage("prefill"):
+                self.watch(clip.tokens, keep, clip.times)
+                self.prefill_question(question)
+            if not sure:
+                break
+            looks.append(Look(int(keep.sum()), self.certainty()))
+            if looks[-1].probability >= sure or keep.all():
+                break
+            retention = min(1.0, MORE * retention)
         pieces: list[str] = []
         with watch.stage("generate"):
             for piece in self.sequence.generate(max_tokens):
                 pieces.append(piece)
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))
-        return Answer("".join(pieces), int(keep.sum()), keep.size, timings), keep
+        return Answer("".join(pieces), int(keep.sum()), keep.size, timings, tuple(looks)), keep
+
+    def certainty(self) -> float:
+        """The probability of the answer's first token, after `prefill_question`.
+
+        Raises:
+            ScoreEdgeError: the backend gives no logits.
+        """
+        logits = self.sequence.logits().astype(np.float64)
+        return float(1 / np.exp(logits - logits.max()).sum())
 
 
 def _open_encoder(bundle: Bundle, whole: bool, provider: Provider, threads: int | None) -> tuple[Graph, dict[str, str]]:

@@ -118,6 +118,19 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """One prefill of a clip before an answer.
+
+    Attributes:
+        kept: visual tokens the language model saw.
+        probability: of the first token of its answer.
+    """
+
+    kept: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer and what it cost.
 
@@ -125,13 +138,15 @@ class Answer:
         text: the generated answer without special tokens.
         kept: visual tokens the language model saw.
         total: visual tokens of the clip.
-        timings: seconds per stage.
+        timings: seconds per stage, of all looks.
+        looks: in order, the answer is from the last; none where nobody asked how sure the model is.
     """
 
     text: str
     kept: int
     total: int
     timings: Timings
+    looks: tuple[Look, ...] = ()
 
 
 def is_cache(tensor: str) -> bool:

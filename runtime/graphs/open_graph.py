@@ -74,6 +74,31 @@ def open_policy(bundle: Bundle, provider: Provider = "auto", *, threads: int | N
     return keep_probability
 
 
+def open_query(bundle: Bundle, question: Float32, *, threads: int | None = None) -> KeepProbability:
+    """A bundle's policy that knows the question, as `Score` calls it; on the CPU, it is small.
+
+    Args:
+        bundle: which has one.
+        question: (1, dim) float32, the mean of its words' rows.
+        threads: of the CPU.
+
+    Raises:
+        ScoreEdgeError: the bundle has none, or one that does not fit.
+    """
+    if bundle.query_path is None:
+        raise ScoreEdgeError(
+            f"{bundle.folder} has no policy that knows the question", "--selector score needs no question"
+        )
+    graph = OnnxGraph(bundle.query_path, threads=threads)
+    check_shapes(bundle.manifest, "query", graph.inputs, graph.outputs)
+
+    def keep_probability(tokens: Float32, previous: Float32) -> Float32:
+        keep: Float32 = graph.run(tokens=tokens, previous=previous, question=question)["keep"]
+        return keep
+
+    return keep_probability
+
+
 def _tensorrt(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
     from score_edge.runtime.graphs.tensorrt_graph import TensorRTGraph
     from score_edge.runtime.graphs.tensorrt_library import load_tensorrt

@@ -171,6 +171,14 @@ class LanguageModel(Protocol):
         """How many tokens a text is, where nothing stands before it that merges with it."""
         ...
 
+    def rows_of(self, text: str) -> Float32:
+        """(n, D) float32 rows that the tokens of a text from outside stand for.
+
+        Raises:
+            ScoreEdgeError: this backend does not tell them.
+        """
+        ...
+
     def close(self) -> None:
         """Free the model with all its sequences."""
         ...

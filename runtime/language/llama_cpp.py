@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from score_edge.core import Int32
+from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Capabilities, Question
 from score_edge.runtime.language.llama_library import library, open_context, open_model, pointer, reason, system_info
@@ -156,6 +156,12 @@ class LlamaCpp:
     def token_rows(self) -> TokenRows | None:
         """The rows that text tokens stand for; None where only ids will do."""
         return TokenRows.open(self._path)
+
+    def rows_of(self, text: str) -> Float32:
+        """See `LanguageModel`."""
+        if self.token_rows is None:
+            raise ScoreEdgeError("the token table of this model cannot be read", "choose tokens without the question")
+        return self.token_rows(self.plain_tokens(text), self._capabilities.width)
 
     def count(self, text: str) -> int:
         """How many tokens a text is, where nothing stands before it that merges with it."""

@@ -151,6 +151,10 @@ class TensorRtLlm:
         """How many tokens a text is."""
         return len(self.backend.ids(text))
 
+    def rows_of(self, text: str) -> Float32:
+        """Not there: raises ScoreEdgeError."""
+        raise ScoreEdgeError("TensorRT-LLM does not tell its token table", "choose without the question, or llama.cpp")
+
     def close(self) -> None:
         """Free the model."""
         self.backend.close()

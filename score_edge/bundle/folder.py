@@ -23,7 +23,7 @@ MANIFEST = "bundle.json"
 MANIFEST_LIMIT = 1 << 20
 CHUNK = 1 << 20
 
-GraphName = Literal["encoder", "incremental", "policy"]
+GraphName = Literal["encoder", "incremental", "policy", "query"]
 Shapes = Mapping[str, Sequence[int | str | None]]
 
 
@@ -91,12 +91,19 @@ class Bundle:
         return self.folder / policy.file if policy else None
 
     @property
+    def query_path(self) -> Path | None:
+        """The ONNX policy that knows the question, for ``score-query``; None for a bundle without."""
+        query = self.manifest.selector.query
+        return self.folder / query.file if query else None
+
+    @property
     def graphs(self) -> dict[GraphName, Path]:
         """Every ONNX graph by name."""
         found: dict[GraphName, Path | None] = {
             "encoder": self.encoder_path,
             "incremental": self.incremental_path,
             "policy": self.policy_path,
+            "query": self.query_path,
         }
         return {name: path for name, path in found.items() if path is not None}
 
@@ -217,7 +224,8 @@ def check_shapes(manifest: Manifest, graph: GraphName, inputs: Shapes, outputs: 
     elif graph == "incremental":
         expected = _incremental_shapes(vision)
     else:
-        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim)}, {"keep": ("M",)}
+        asked: Shapes = {"question": (1, vision.dim)} if graph == "query" else {}
+        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim), **asked}, {"keep": ("M",)}
     for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
         if wanted.keys() != found.keys():
             names = f"{', '.join(found) or 'none'}, expected {', '.join(wanted)}"

@@ -170,12 +170,14 @@ class Selection:
     Attributes:
         name: a selector's name, for example ``"score"``.
         policy: ONNX of the learned policy; ``tokens``, ``previous`` (M, dim) to ``keep`` (M,).
+        query: ONNX of one that knows the question, too: ``question`` (1, dim), the mean of its words' rows.
         retention: kept / all visual tokens, in (0, 1].
     """
 
     name: str
     policy: FileRef | None = None
     retention: float = 0.1
+    query: FileRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +254,7 @@ class Manifest:
             "vision.incremental.graph": None if incremental is None else incremental.graph,
             "vision.newline": self.vision.newline,
             "selector.policy": self.selector.policy,
+            "selector.query": self.selector.query,
             "language.gguf": self.language.gguf,
             **{f"extra[{i}]": ref for i, ref in enumerate(self.extra)},
         }
@@ -270,7 +273,8 @@ class Manifest:
         Args:
             refs: by file name; at least all of `files`.
         """
-        newline, policy, gguf = self.vision.newline, self.selector.policy, self.language.gguf
+        newline, gguf = self.vision.newline, self.language.gguf
+        policy, query = self.selector.policy, self.selector.query
         incremental = self.vision.incremental
         used = {ref.file for where, ref in self.files.items() if not where.startswith("extra")}
         return dataclasses.replace(
@@ -281,7 +285,9 @@ class Manifest:
                 incremental=incremental and dataclasses.replace(incremental, graph=refs[incremental.graph.file]),
                 newline=newline and refs[newline.file],
             ),
-            selector=dataclasses.replace(self.selector, policy=policy and refs[policy.file]),
+            selector=dataclasses.replace(
+                self.selector, policy=policy and refs[policy.file], query=query and refs[query.file]
+            ),
             language=dataclasses.replace(self.language, gguf=gguf and refs[gguf.file]),
             extra=tuple(ref for file, ref in refs.items() if file not in used),
         )

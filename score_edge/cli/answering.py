@@ -39,6 +39,15 @@ def ask(
     selector: SelectorName = None,
     steps: Annotated[int, typer.Option(min=1, help="Encoder steps at most; a longer video is sampled thinner.")] = 64,
     compare: Annotated[bool, typer.Option("--compare", help="Run unpruned as well and print the speed-ups.")] = False,
+    look_again: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Look at four times as many tokens while the answer is less probable.",
+        ),
+    ] = 0.0,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
     threads: Threads = None,
@@ -62,6 +71,8 @@ def ask(
     refuse_retention_of_all(retention, selector)
     if full_encoder:
         refuse_unused(context_, "with --full-encoder", "change_threshold")
+    if compare:
+        refuse_unused(context_, "with --compare", "look_again")
     check_outputs([save_overlay], [bundle, video])
     if save_overlay:
         check_overlay(save_overlay)
@@ -75,7 +86,7 @@ def ask(
         full_encoder=full_encoder,
         threshold=change_threshold,
     ) as pipeline:
-        chosen = pipeline.selector(selector)
+        chosen = pipeline.selector(selector, question=question)
         if compare:
             with progress_bar() as progress:
                 task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)
@@ -112,6 +123,7 @@ def ask(
                     retention=keep_share,
                     max_tokens=max_tokens,
                     runs=runs,
+                    sure=look_again,
                     on_text=(lambda piece: None) if as_json else show,
                 )
         runs_on = describe_pipeline(pipeline)

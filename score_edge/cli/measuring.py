@@ -34,6 +34,12 @@ def evaluate(
     retention: Annotated[str, typer.Option(help="Comma-separated shares of tokens to keep.")] = "1,0.5,0.25,0.1,0.05",
     clips: Annotated[int, typer.Option(min=1, help="Clips per length.")] = 500,
     steps: Annotated[str, typer.Option(help="Comma-separated clip lengths in encoder steps.")] = "8,32",
+    worlds: Annotated[
+        str,
+        typer.Option(
+            "--world", help="Comma-separated regimes: plain, leaves, texture, screen, rain, pan, ...; or all."
+        ),
+    ] = "plain",
     seed: Annotated[int, typer.Option(min=2, help="Of the clips; 1 is what the reference model was trained on.")] = 3,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy over retention: out.png, .svg or .pdf.")] = None,
     video: Annotated[
@@ -52,11 +58,12 @@ def evaluate(
     from score_edge.evaluation import accuracy, tuning
     from score_edge.evaluation.paired import paired_differences
     from score_edge.evaluation.pictures import check_picture, plot_retention
+    from score_edge.reference.nuisance import read_regimes
 
     if (video is None) != (boxes is None):
         raise typer.BadParameter("--video and --boxes belong together")
     if video and boxes:
-        refuse_unused(context_, "with --video", "clips", "steps", "seed", "plot", "causal", "tune")
+        refuse_unused(context_, "with --video", "clips", "steps", "worlds", "seed", "plot", "causal", "tune")
         _selectivity(bundle, video, boxes, tuple(selectors.split(",")), numbers(retention, float), as_json)
         return
     check_outputs([plot], [bundle])
@@ -69,12 +76,13 @@ def evaluate(
         clips=clips,
         seed=seed,
         budget="causal" if causal else "clip",
+        worlds=read_regimes(worlds),
     )
     with progress_bar() as progress:
         if tune:
-            task = progress.add_task("tuning", total=tune)
+            task = progress.add_task("tuning", total=tune * len(plan.worlds))
             plan = tuning.tune(bundle, plan, clips=tune, on_clip=lambda: progress.advance(task))
-        task = progress.add_task("clips", total=clips * len(plan.steps))
+        task = progress.add_task("clips", total=clips * len(plan.steps) * len(plan.worlds))
         results = accuracy.ask_everything(bundle, plan, on_clip=lambda: progress.advance(task))
     rows, differences = accuracy.summarise(plan, results), paired_differences(results)
     if as_json:
@@ -87,8 +95,9 @@ def evaluate(
         if differences:
             out.print(paired_table(differences))
     if plot:  # last: the figures are shown whatever becomes of the picture
-        drawn = [dataclasses.asdict(row) for row in rows]
-        paired = [dataclasses.asdict(row) for row in differences]
+        shown = plan.worlds[0] if len(plan.worlds) == 1 else accuracy.MEAN
+        drawn = [dataclasses.asdict(row) for row in rows if row.world == shown]
+        paired = [dataclasses.asdict(row) for row in differences if row.world == shown]
         for row in (*drawn, *paired) if plan.tuned else ():  # one line per selector, whatever it was tuned to
             row.update({key: row[key].partition(":")[0] for key in ("selector", "against") if key in row})
         plot_retention(drawn, plot, paired)

@@ -42,6 +42,7 @@ def reply_json(reply: Reply) -> dict[str, Any]:
         "retention": reply.retention,
         "kept": reply.answer.kept,
         "total": reply.answer.total,
+        **({"looks": [dataclasses.asdict(look) for look in reply.answer.looks]} if reply.answer.looks else {}),
         "timings": {**dataclasses.asdict(timings), "ttft": timings.ttft, "whole": timings.whole},
     }
 
@@ -50,6 +51,8 @@ def answer_line(reply: Reply) -> str:
     """Tokens kept and where the time went, on one line."""
     timings = reply.answer.timings
     parts = [f"{reply.answer.kept}/{reply.answer.total} tokens kept by {reply.selector}"]
+    if looks := reply.answer.looks:
+        parts.append("sure to " + " then ".join(f"{look.probability:.0%} of {look.kept}" for look in looks))
     parts += [
         f"{STAGES[name]} {_ms(getattr(timings, name))}"
         for name in STAGES
@@ -76,12 +79,14 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
-    """One table per clip length: a row per variant, a column per question type."""
-    for steps in dict.fromkeys(row.steps for row in rows):
-        chosen = [row for row in rows if row.steps == steps]
+    """One table per clip length and regime: a row per variant, a column per question type."""
+    regimes = list(dict.fromkeys(row.world for row in rows))
+    for steps, regime in dict.fromkeys((row.steps, row.world) for row in rows):
+        chosen = [row for row in rows if (row.steps, row.world) == (steps, regime)]
+        where = f", {regime}" if len(regimes) > 1 else ""
         kinds = list(dict.fromkeys(row.kind for row in chosen))
         table = Table(
-            title=f"accuracy in % at {steps} steps, with 95 % interval; evidence = evidence tokens kept",
+            title=f"accuracy in % at {steps} steps{where}, with 95 % interval; evidence = evidence tokens kept",
             caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
         )
         for name in ("selector", "retention", *kinds, "evidence"):
@@ -108,12 +113,13 @@ def paired_table(rows: "Sequence[PairedDifference]") -> Table:
         title="the same questions, in points of right answers, with 95 % interval over clips",
         caption="bold: the interval lies on one side of 0",
     )
-    for name in ("selector", "against", "steps", "retention", "ahead by"):
-        table.add_column(name, justify="left" if name in ("selector", "against") else "right", overflow="fold")
+    names = ("selector", "against", "world", "steps", "retention", "ahead by")
+    for name in names:
+        table.add_column(name, justify="left" if name in names[:3] else "right", overflow="fold")
     for row in rows:
         ahead = f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})"
         shown = Text(ahead, style="bold" if row.decided else "")
-        table.add_row(row.selector, row.against, str(row.steps), f"{row.retention:g}", shown)
+        table.add_row(row.selector, row.against, row.world, str(row.steps), f"{row.retention:g}", shown)
     return table
 
 

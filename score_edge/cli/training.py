@@ -17,10 +17,41 @@ app = typer.Typer()
 def train_reference(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, metrics and the finished bundle.")],
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    start: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="A reference bundle to go on from, with the long stage alone.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Of the long stage: cpu, cuda, or auto.")] = "auto",
 ) -> None:
-    """Train the shipped reference model from nothing and write its bundle."""
+    """Train the shipped reference model from nothing and write its bundle; a run that was cut off goes on."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ScoreEdgeError(f"there is no device {device!r}", "cpu, cuda, or auto")
     check_writable(folder / "metrics.jsonl")
-    from score_edge.learning.reference_bundle import write_reference_bundle
+    from safetensors.torch import load_file
+
+    from score_edge.bundle.folder import Bundle
+    from score_edge.learning.long_training import train_long
+    from score_edge.learning.reference_bundle import read_reference_bundle, write_reference_bundle
+
+    if start is not None:
+        weights = read_reference_bundle(Bundle.open(start))
+    elif (folder / "long" / "state.safetensors").exists():
+        weights = load_file(folder / "model.safetensors")
+    else:
+        weights = load_file(_train_short(folder, threads))
+    with progress_bar() as progress:
+        task = progress.add_task("long clips", total=1.0)
+
+        def on_row(row: dict[str, Any]) -> None:
+            shown = " ".join(f"{name} {row[name]:.2f}" for name in ("mean", "lowest", "whole", "shape") if name in row)
+            progress.update(task, completed=row.get("share", 0.0), description=shown or "long clips")
+
+        trained = train_long(folder / "long", weights, device, threads, on_row)
+    bundle = write_reference_bundle(trained, folder / "bundle", overwrite=True)
+    err.print(f"bundle written to {bundle.folder}", soft_wrap=True)
+
+
+def _train_short(folder: Path, threads: int) -> Path:
+    """The first two stages."""
     from score_edge.learning.reference_training import ReferenceRecipe
     from score_edge.learning.reference_training import train_reference as train
 
@@ -34,9 +65,7 @@ def train_reference(
             )
             progress.update(task, completed=row["step"] + (row["stage"] == 2) * recipe.see_steps, description=shown)
 
-        weights = train(folder, recipe, on_log=on_step)
-    bundle = write_reference_bundle(weights, folder / "bundle", overwrite=True)
-    err.print(f"bundle written to {bundle.folder}", soft_wrap=True)
+        return train(folder, recipe, on_log=on_step)
 
 
 @app.command("policy")
@@ -52,6 +81,9 @@ def train_policy(
         typer.Option(help='JSON lines {"video", "question", "answer"}; without answers the model\'s own are taken.'),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of stills for stage 1.")] = None,
+    worlds: Annotated[
+        str, typer.Option("--world", help="Comma-separated regimes of the reference world, as of `evaluate`, or all.")
+    ] = "plain",
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the policy.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
     rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
@@ -78,11 +110,14 @@ def train_policy(
     if videos and not images:
         refuse_unused(context_, "with --videos, all of which are learned from", "scenes")
         still_share = 0.0 if still_share is None else still_share  # there are no stills
+    if videos:
+        refuse_unused(context_, "with --videos", "worlds")
     if Path(bundle).resolve() == (folder / "bundle").resolve():
         raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
     check_writable(folder / "metrics.jsonl")
     from score_edge.learning.policy_run import Data, learn_policy
     from score_edge.learning.recipe import PolicyRecipe
+    from score_edge.reference.nuisance import read_regimes
 
     def given(**options: Any) -> dict[str, Any]:
         return {name: value for name, value in options.items() if value is not None}
@@ -92,7 +127,13 @@ def train_policy(
         **given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
         residual=residual,
     )
-    data = Data(videos, questions, images, **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb))
+    data = Data(
+        videos,
+        questions,
+        images,
+        worlds=read_regimes(worlds),
+        **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb),
+    )
     with progress_bar() as progress:
         encoding = progress.add_task("clips encoded", total=None)
         task = progress.add_task("learning", total=recipe.steps)

@@ -1,4 +1,4 @@
-"""How often a bundle answers right on the reference world, per selector, retention, clip length and question type."""
+"""How often a bundle answers right on the reference world: per regime, selector, retention, length and type."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,9 +8,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from score_edge.bundle.folder import Bundle
+from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
+from score_edge.reference.nuisance import REGIMES, read_regimes
 from score_edge.runtime.graphs.open_graph import open_policy
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.threads import usable_cpus
@@ -18,7 +22,9 @@ from score_edge.selection.causal_budget import CausalBudget, select_causally
 from score_edge.selection.registry import Selector, get_selector, step_scorer
 
 ANSWER_TOKENS = 8
+MEAN = "mean"  # in place of a regime: all of them together
 _CAUSAL_ANYWAY = ("all", "newest")  # when the question comes, the last steps are known without choosing before
+_KNOWS = "score-query"  # chooses for each question
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class EvaluationPlan:
         seed: of the world; clips of the same seed are the same clips.
         budget: ``clip`` keeps the best of the whole clip; ``causal`` decides step by step, as a stream must.
         tuned: retention to selectors, in place of `selectors` there; see `tune`.
+        worlds: regimes of the world, see `nuisance.REGIMES`; the same clips under each.
     """
 
     selectors: tuple[str, ...]
@@ -42,6 +49,7 @@ class EvaluationPlan:
     seed: int = world.TEST_SEED
     budget: Literal["clip", "causal"] = "clip"
     tuned: dict[float, tuple[str, ...]] = field(default_factory=dict)
+    worlds: tuple[str, ...] = REGIMES[:1]
 
     def at(self, retention: float) -> tuple[str, ...]:
         """The pruning selectors to run at a retention."""
@@ -63,6 +71,7 @@ class QuestionResult:
         clip: number of the clip it is about.
         steps_kept: visual tokens kept, in steps' worth: below 1 a rule that keeps step 0 entirely sees nothing else.
         recall: share of the question's evidence tokens that were kept.
+        world: regime of the clip.
     """
 
     selector: str
@@ -73,13 +82,15 @@ class QuestionResult:
     steps_kept: float
     right: bool
     recall: float
+    world: str = REGIMES[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Share of right answers with its 95 % Wilson interval.
+    """Share of right answers with its 95 % interval: Wilson's, over several regimes that over clips.
 
     Attributes:
+        world: a regime, or MEAN.
         steps_kept: visual tokens kept, in steps' worth.
         recall: mean share of the evidence tokens that were kept.
     """
@@ -94,6 +105,7 @@ class Accuracy:
     low: float
     high: float
     recall: float
+    world: str = REGIMES[0]
 
 
 def evaluate(bundle: str | Path, plan: EvaluationPlan, *, on_clip: Callable[[], None] = lambda: None) -> list[Accuracy]:
@@ -118,7 +130,7 @@ def ask_everything(
         ScoreEdgeError: the bundle or the plan is not usable.
     """
     _check(Bundle.open(bundle), plan)
-    jobs = [(index, steps) for steps in plan.steps for index in range(plan.clips)]
+    jobs = [(index, steps, regime) for steps in plan.steps for regime in plan.worlds for index in range(plan.clips)]
     results: list[QuestionResult] = []
     with _workers(str(bundle), plan) as pool:
         for found in pool.map(_judge, *zip(*jobs, strict=True), chunksize=1):
@@ -128,7 +140,10 @@ def ask_everything(
 
 
 def summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> list[Accuracy]:
-    """Per variant and length: the question types in the world's order, and "overall" first."""
+    """Per regime, variant and length: the question types in the world's order, and "overall" first.
+
+    Several regimes are followed by their mean.
+    """
     return list(_summarise(plan, results))
 
 
@@ -142,14 +157,33 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
+def over_clips(asked: Sequence[QuestionResult], values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean of a value per question, clips drawn anew.
+
+    Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of
+    sums over clips (linearised).
+    """
+    clips, index = np.unique([result.clip for result in asked], return_inverse=True)
+    sums, counts = np.bincount(index, values), np.bincount(index)
+    spread = sums - sums.sum() / counts.sum() * counts
+    error = math.sqrt(float((spread**2).sum()) * len(clips) / max(1, len(clips) - 1)) / float(counts.sum())
+    return 1.959964 * error
+
+
 def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
     if plan.clips < 1 or not plan.steps or min(plan.steps) < 3:
         raise ScoreEdgeError("an evaluation needs at least one clip of at least 3 steps")
     for retention in plan.retentions:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
+    read_regimes(",".join(plan.worlds))
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
+        if name.partition(":")[0] == _KNOWS:
+            if bundle.query_path is None:
+                raise ScoreEdgeError(f"{bundle.folder} has no policy that knows the question", "leave score-query out")
+            if plan.budget == "causal":
+                raise ScoreEdgeError("score-query chooses when the question comes, a stream before", "without --causal")
         selector = get_selector(name, policy=policy, grid=bundle.manifest.vision.token_grid)
         if plan.budget == "causal" and name not in _CAUSAL_ANYWAY:
             step_scorer(selector)
@@ -166,50 +200,69 @@ _worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]
 def _open_worker(bundle: str, plan: EvaluationPlan) -> None:
     global _worker
     pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu")
-    selectors = {name: pipeline.selector(name) for name, _ in plan.variants()}
+    selectors = {name: pipeline.selector(name) for name, _ in plan.variants() if name.partition(":")[0] != _KNOWS}
     _worker = pipeline, plan, selectors
 
 
-def _judge(index: int, steps: int) -> list[QuestionResult]:
+def _judge(index: int, steps: int, regime: str) -> list[QuestionResult]:
     """Every question of one clip in every variant."""
     pipeline, plan, selectors = _worker
-    clip = world.make_clip(plan.seed, index, steps)
+    clip = world.make_clip(plan.seed, index, steps, regime)
     encoded = pipeline.encode(clip.frames())
     tokens = encoded.tokens
-    results, known = [], dict[bytes, list[str]]()
+    results, known, watched = [], dict[tuple[bytes, int], str](), b""
     for name in selectors:
         if name.startswith("random"):  # else every clip would lose the same tokens
             selectors[name] = pipeline.selector(name, seed=index)
     for name, retention in plan.variants():
-        if plan.budget == "clip" or name in _CAUSAL_ANYWAY:
-            keep = pipeline.select(tokens, selectors[name], retention)
+        if name.partition(":")[0] == _KNOWS:
+            chosen = [pipeline.selector(name, question=question.text) for question in clip.questions]
+            keeps = [pipeline.select(tokens, selector, retention) for selector in chosen]
         else:
-            selector = selectors[name]
-            budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
-            keep = select_causally(tokens, step_scorer(selector), budget)
-        mask = keep.tobytes()
-        if mask not in known:  # below one step's worth, several rules keep the very same tokens
-            pipeline.watch(tokens, keep, encoded.times)
-            known[mask] = ["".join(pipeline.ask(question.text, ANSWER_TOKENS)) for question in clip.questions]
-        for question, answer in zip(clip.questions, known[mask], strict=True):
+            keeps = [_keep(pipeline, plan, tokens, selectors[name], name, retention)] * len(clip.questions)
+        for number, (question, keep) in enumerate(zip(clip.questions, keeps, strict=True)):
+            mask = keep.tobytes()
+            if (mask, number) not in known:  # below one step's worth, several rules keep the very same tokens
+                if mask != watched:
+                    pipeline.watch(tokens, keep, encoded.times)
+                    watched = mask
+                known[mask, number] = "".join(pipeline.ask(question.text, ANSWER_TOKENS))
             recall = float(keep[question.evidence].mean())
-            right = answer.strip().lower() == question.answer
+            right = known[mask, number].strip().lower() == question.answer
             steps_kept = float(keep.sum() / keep.shape[1])
-            results.append(QuestionResult(name, retention, steps, index, question.kind, steps_kept, right, recall))
+            result = QuestionResult(name, retention, steps, index, question.kind, steps_kept, right, recall, regime)
+            results.append(result)
     return results
 
 
+def _keep(
+    pipeline: Pipeline, plan: EvaluationPlan, tokens: Float32, selector: Selector, name: str, retention: float
+) -> Mask:
+    if plan.budget == "clip" or name in _CAUSAL_ANYWAY:
+        return pipeline.select(tokens, selector, retention)
+    budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
+    return select_causally(tokens, step_scorer(selector), budget)
+
+
 def _summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> Iterator[Accuracy]:
-    groups: dict[tuple[str, float, int, str], list[QuestionResult]] = {}
+    groups: dict[tuple[str, str, float, int, str], list[QuestionResult]] = {}
+    several = len(plan.worlds) > 1
     for result in results:
-        for kind in ("overall", result.kind):
-            groups.setdefault((result.selector, result.retention, result.steps, kind), []).append(result)
+        for regime in (result.world, MEAN) if several else (result.world,):
+            for kind in ("overall", result.kind):
+                key = regime, result.selector, result.retention, result.steps, kind
+                groups.setdefault(key, []).append(result)
     for steps in plan.steps:
-        for selector, retention in plan.variants():
-            for kind in ("overall", *world.QUESTION_TYPES):
-                if group := groups.get((selector, retention, steps, kind)):
-                    right, asked = sum(result.right for result in group), len(group)
-                    low, high = wilson(right, asked)
-                    recall = sum(result.recall for result in group) / asked
-                    kept = sum(result.steps_kept for result in group) / asked
-                    yield Accuracy(selector, retention, steps, kind, kept, asked, right / asked, low, high, recall)
+        for regime in (*plan.worlds, MEAN):
+            for selector, retention in plan.variants():
+                for kind in ("overall", *world.QUESTION_TYPES):
+                    if group := groups.get((regime, selector, retention, steps, kind)):
+                        right, asked = sum(result.right for result in group), len(group)
+                        share = right / asked
+                        low, high = wilson(right, asked)
+                        if regime == MEAN:
+                            half = over_clips(group, [float(result.right) for result in group])
+                            low, high = max(0.0, share - half), min(1.0, share + half)
+                        recall = sum(result.recall for result in group) / asked
+                        kept = sum(result.steps_kept for result in group) / asked
+                        yield Accuracy(selector, retention, steps, kind, kept, asked, share, low, high, recall, regime)

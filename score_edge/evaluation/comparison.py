@@ -79,6 +79,7 @@ def ask(
     retention: float,
     max_tokens: int = 128,
     runs: int = 1,
+    sure: float = 0.0,
     on_text: Callable[[str], None] = lambda piece: None,
 ) -> Reply:
     """Read, encode, select, prefill and answer, everything anew in each run; text is reported of the first."""
@@ -91,6 +92,7 @@ def ask(
             selector=selector,
             retention=retention,
             max_tokens=max_tokens,
+            sure=sure,
             on_text=on_text if run == 0 else lambda piece: None,
         )
         replies.append(Reply(answer, selector.name, answer.kept / answer.total, keep, clip.frames))

@@ -1,13 +1,10 @@
 """Whether one selector beats another: the same questions asked of both, question by question."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from score_edge.evaluation.accuracy import QuestionResult
+from score_edge.evaluation.accuracy import MEAN, QuestionResult, over_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +15,7 @@ class PairedDifference:
         difference: in shares of right answers.
         low, high: its 95 % interval, clips drawn anew: questions about one clip are right and wrong together.
         asked: questions.
+        world: a regime, or MEAN.
     """
 
     selector: str
@@ -28,6 +26,7 @@ class PairedDifference:
     low: float
     high: float
     asked: int
+    world: str = "plain"
 
     @property
     def decided(self) -> bool:
@@ -36,42 +35,32 @@ class PairedDifference:
 
 
 def paired_differences(results: Sequence[QuestionResult], base: str | None = None) -> list[PairedDifference]:
-    """Every pruned selector against one, at each retention and length.
+    """Every pruned selector against one, at each retention and length, per regime and over several.
 
     Args:
         results: of `ask_everything`.
         base: name of the selector compared with, its options aside; None takes the first pruned one.
 
     Returns:
-        In the order of the results; the interval is that of a ratio of sums over clips (linearised).
+        In the order of the results, means last.
     """
-    groups: dict[tuple[float, int], dict[str, list[QuestionResult]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        if result.retention < 1:
-            groups[result.retention, result.steps][result.selector].append(result)
+    worlds = dict.fromkeys(result.world for result in results)
+    groups: dict[tuple[str, float, int], dict[str, list[QuestionResult]]] = defaultdict(lambda: defaultdict(list))
+    for regime in (*worlds, MEAN) if len(worlds) > 1 else worlds:
+        for result in results:
+            if result.retention < 1 and regime in (result.world, MEAN):
+                groups[regime, result.retention, result.steps][result.selector].append(result)
     found = []
-    for (retention, steps), selectors in groups.items():
+    for (regime, retention, steps), selectors in groups.items():
         names = [name for name in selectors if base is None or name.partition(":")[0] == base]
         if not names:
             continue
         for name, asked in selectors.items():
             if name == names[0]:
                 continue
-            share, half = _difference(asked, selectors[names[0]])
+            pairs = zip(asked, selectors[names[0]], strict=True)
+            gained = [float(ours.right) - float(theirs.right) for ours, theirs in pairs]
+            share, half = sum(gained) / len(gained), over_clips(asked, gained)
             bounds = share - half, share + half
-            found.append(PairedDifference(name, names[0], retention, steps, share, *bounds, len(asked)))
+            found.append(PairedDifference(name, names[0], retention, steps, share, *bounds, len(asked), regime))
     return found
-
-
-def _difference(ours: Sequence[QuestionResult], theirs: Sequence[QuestionResult]) -> tuple[float, float]:
-    """The mean difference and half its 95 % interval."""
-    per_clip: dict[int, list[int]] = defaultdict(list)
-    for a, b in zip(ours, theirs, strict=True):
-        per_clip[a.clip].append(int(a.right) - int(b.right))
-    sums = np.array([sum(values) for values in per_clip.values()], float)
-    counts = np.array([len(values) for values in per_clip.values()], float)
-    share = float(sums.sum() / counts.sum())
-    spread = sums - share * counts
-    clips = len(sums)
-    error = math.sqrt(float((spread**2).sum()) * clips / max(1, clips - 1)) / float(counts.sum())
-    return share, 1.959964 * error

@@ -90,7 +90,7 @@ class Batch:
     """Clips with equally many kept tokens, each followed by the same number of question segments.
 
     Attributes:
-        embeds: (B, L, D); positions: (3, B, L); mask: (1, 1, L, L) bool.
+        embeds: (B, L, D); positions: (3, B, L); mask: (1, 1, L, L) bool, of `long_clips` that of the text rows alone.
         ask: (B, Q) index of the last prompt token of each question, -1 where there is none.
         answers, kinds: (B, Q) int64.
         evidence: (B, Q, n) float32, 1 where a kept token carries the answer.

@@ -14,6 +14,7 @@ import numpy as np
 from score_edge.core import Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
+from score_edge.reference.nuisance import REGIMES
 from score_edge.runtime.sources.open_source import sample_clip
 
 OPEN_QUESTIONS = ("What is happening in this video?", "What objects are visible?", "What changes during the video?")
@@ -38,17 +39,19 @@ class Scene:
     load: Callable[[], tuple[list[Uint8], list[Asked]]]
 
 
-def world_scenes(count: int, steps: int, start: int = 0) -> list[Scene]:
-    """Moving clips of the reference world's training split, with its questions and answers."""
+def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] = REGIMES[:1]) -> list[Scene]:
+    """Moving clips of the reference world's training split, regimes in turn, with its questions and answers."""
 
-    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
-        clip = world.make_clip(world.TRAIN_SEED, index, steps)
+    def load(index: int, regime: str) -> tuple[list[Uint8], list[Asked]]:
+        clip = world.make_clip(world.TRAIN_SEED, index, steps, regime)
         return list(clip.images), [(question.text, question.answer) for question in clip.questions]
 
-    return [
-        Scene(f"world {world.TRAIN_SEED} {i} {steps}", lambda i=i: load(i))  # type: ignore[misc]
-        for i in range(start, start + count)
-    ]
+    def scene(index: int) -> Scene:
+        regime = regimes[index % len(regimes)]
+        name = f"world {world.TRAIN_SEED} {index} {steps}" + (f" {regime}" if regime != REGIMES[0] else "")
+        return Scene(name, lambda: load(index, regime))
+
+    return [scene(index) for index in range(start, start + count)]
 
 
 def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:

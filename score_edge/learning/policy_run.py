@@ -35,6 +35,7 @@ class Data:
         clip_steps: encoder steps of a clip; a longer video is sampled thinner.
         scenes: different clips of the world, or pseudo-videos of the images.
         cache_mb: most MiB of visual tokens to keep on disk, per stage.
+        worlds: regimes of the world, in turn.
     """
 
     videos: Path | None = None
@@ -43,6 +44,7 @@ class Data:
     clip_steps: int = 16
     scenes: int = 1000
     cache_mb: int = 1024
+    worlds: tuple[str, ...] = ("plain",)
 
 
 def learn_policy(
@@ -110,25 +112,40 @@ def learn_policy(
     return Bundle.open(folder / "bundle")
 
 
-def with_policy(bundle: Bundle, policy: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
+def with_policy(
+    bundle: Bundle, policy: Path, folder: Path, *, query: Path | None = None, overwrite: bool = False
+) -> Bundle:
     """Write a bundle again with another policy and `score` as its default selector.
 
+    Args:
+        bundle: opened.
+        policy: see `export_policy`.
+        folder: the bundle to write.
+        query: see `export_query`; one that is there was learned beside the old policy, and goes with it.
+        overwrite: replace a bundle that is there.
+
     Raises:
-        ScoreEdgeError: the policy is no policy, or is for visual tokens of another width.
+        ScoreEdgeError: a policy is no policy, or is for visual tokens of another width.
     """
     graph = OnnxGraph(policy)
     check_shapes(bundle.manifest, "policy", graph.inputs, graph.outputs)
+    if query is not None:
+        knowing = OnnxGraph(query)
+        check_shapes(bundle.manifest, "query", knowing.inputs, knowing.outputs)
     manifest = bundle.manifest
-    old = manifest.selector.policy
+    old = {ref.file for ref in (manifest.selector.policy, manifest.selector.query) if ref is not None}
+    new = {"policy.onnx": policy} | ({"query.onnx": query} if query is not None else {})
     manifest = dataclasses.replace(
         manifest,
-        selector=Selection("score", FileRef("policy.onnx"), manifest.selector.retention),
+        selector=Selection(
+            "score", FileRef("policy.onnx"), manifest.selector.retention, FileRef("query.onnx") if query else None
+        ),
         provenance=dataclasses.replace(
             manifest.provenance, source=f"{manifest.provenance.source.split('; ')[0]}; score-edge train policy"
         ),
     )
-    kept = {name: path for name, path in bundle.paths.items() if old is None or name != old.file}
-    return write_bundle(folder, manifest, {**kept, "policy.onnx": policy}, overwrite=overwrite)
+    kept = {name: path for name, path in bundle.paths.items() if name not in old}
+    return write_bundle(folder, manifest, {**kept, **new}, overwrite=overwrite)
 
 
 def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: Data) -> Scenes:
@@ -140,7 +157,7 @@ def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: 
         moving = footage_scenes(data.videos, data.questions, steps, per_step, vision.fps)
         stills = image_scenes(data.images, data.scenes, steps, per_step) if data.images else []
     else:
-        moving = world_scenes(data.scenes, steps)
+        moving = world_scenes(data.scenes, steps, regimes=data.worlds)
         stills = (
             image_scenes(data.images, data.scenes, steps, per_step)
             if data.images

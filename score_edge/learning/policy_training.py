@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch.nn import functional
@@ -16,8 +17,6 @@ from score_edge.bundle.atomic import make_folder, write_text
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.curriculum import Scene
-from score_edge.learning.features import Features
-from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
 from score_edge.learning.prepared_clip import PreparedClip
 from score_edge.learning.recipe import PolicyRecipe
@@ -27,6 +26,20 @@ from score_edge.selection.residual import previous_tokens
 
 WARM_CLIPS = 48  # clips whose tokens the input is normalised by and the regression sees
 Log = Callable[[dict[str, float]], None]
+
+
+class Judge(Protocol):
+    """The frozen model, whatever runs it: `FrozenModel` as it is deployed, `TorchJudge` in batches."""
+
+    def losses(self, clips: Sequence[PreparedClip], keeps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """See `FrozenModel.losses`."""
+
+
+class Prepared(Protocol):
+    """Where prepared clips are."""
+
+    def read(self, scene: Scene) -> PreparedClip:
+        """See `Features.read`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +104,7 @@ def draw_group(policy: PolicyNetwork, clip: PreparedClip, recipe: PolicyRecipe, 
     return Group(clip, logits, bias, draw_masks(logits + bias, recipe.rollouts, stream))
 
 
-def learn_from(
-    model: FrozenModel, groups: Sequence[Group], recipe: PolicyRecipe
-) -> tuple[torch.Tensor, dict[str, float]]:
+def learn_from(model: Judge, groups: Sequence[Group], recipe: PolicyRecipe) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of some groups, and what to log: means over the rollouts."""
     pairs = [(group.clip, mask.view(group.clip.tokens.shape[:2])) for group in groups for mask in group.masks]
     found = model.losses(*map(list, zip(*pairs, strict=True)))
@@ -121,8 +132,8 @@ def learn_from(
 
 def train_policy(
     folder: Path,
-    model: FrozenModel,
-    features: Features,
+    model: Judge,
+    features: Prepared,
     scenes: Scenes,
     recipe: PolicyRecipe,
     *,

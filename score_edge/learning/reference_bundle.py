@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
-from score_edge.export.gguf_model import write_gguf
+from score_edge.errors import ScoreEdgeError, require
+from score_edge.export.gguf_model import named_tensors, write_gguf
 from score_edge.export.incremental import INCREMENTAL, export_incremental
 from score_edge.export.onnx_export import export_onnx
 from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATCH, build_model, step_encoder
@@ -20,6 +21,26 @@ CHANGE = 12.0
 """Grey levels, the largest threshold that cost no answer on validation clips (docs/incremental.md)."""
 TRAINED = 24
 """Positions: what stands much further behind the prompt is answered worse (tools/far_from_prompt.py)."""
+
+
+def read_reference_bundle(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """The weights of a reference bundle, to train on from: the encoder's as they were, the decoder's in float16.
+
+    Raises:
+        ScoreEdgeError: it is the bundle of another model.
+    """
+    onnx, gguf = require("onnx", "export"), require("gguf", "export")
+    model = build_model()
+    graph = onnx.load(bundle.paths["encoder.onnx"]).graph
+    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found |= {tensor.name: tensor.data for tensor in gguf.GGUFReader(bundle.paths["llm.gguf"]).tensors}
+    wanted = [(f"visual.{name}", tensor) for name, tensor in model.model.visual.state_dict().items()]
+    for name, tensor in (*wanted, *named_tensors(model)):
+        if name not in found or found[name].shape != tuple(tensor.shape):
+            shape = tuple(tensor.shape)
+            raise ScoreEdgeError(f"{bundle.folder} holds no {name} of shape {shape}: it is no reference bundle")
+        tensor.data.copy_(torch.from_numpy(found[name].astype("float32")))
+    return dict(model.state_dict())
 
 
 def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = False) -> Bundle:

@@ -8,6 +8,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from score_edge.export.qwen2_vl import StepEncoder
 from score_edge.reference import world
+from score_edge.reference.labels import LOOK_BACK
 from score_edge.reference.tokenizer import build_tokenizer
 from score_edge.runtime.preprocess import Preprocessing
 
@@ -25,7 +26,7 @@ MROPE_SECTION = (2, 4, 10)  # pairs of a head for time, rows and columns
 
 # A third of the attention of the first layer starts as "the same cell, that many steps before". Nothing else lets a
 # slow drift be learned: from one step to the next it is less than the camera's shake.
-SAME_CELL_LAGS = (6, 4, 2)
+SAME_CELL_LAGS = (LOOK_BACK, 4, 2)
 SHARPNESS = 4.0  # by how much a neighbouring cell's attention logit is lower
 
 

@@ -39,8 +39,9 @@ from score_edge.learning.batches import (
 )
 from score_edge.learning.curves import plot_metrics
 from score_edge.learning.reference_model import build_model, step_encoder
-from score_edge.learning.world_data import ACTS, Prompts, Sample, WorldSamples
+from score_edge.learning.world_data import Prompts, Sample, WorldSamples
 from score_edge.reference import world
+from score_edge.reference.labels import ACTS
 
 SHORT_STEPS = 3
 TYPICAL_MOTION = 5.5 / world.CELL  # cells a mover goes between the two frames of a step

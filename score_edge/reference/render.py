@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from score_edge.core import Float32, Mask, Uint8
+from score_edge.reference.nuisance import PAN, Nuisance
 
 RGB = {
     "red": (220, 40, 40),
@@ -36,25 +37,43 @@ class Drawable(Protocol):
     def visible(self) -> Mask: ...  # noqa: D102
 
 
-def render(rng: np.random.Generator, things: Sequence[Drawable], frames: int, size: int) -> Uint8:
-    """(frames, size, size, 3) uint8 RGB."""
+def render(
+    rng: np.random.Generator, things: Sequence[Drawable], size: int, camera: Float32, nuisance: Nuisance
+) -> Uint8:
+    """Paint a clip.
+
+    Args:
+        rng: of what every regime shares.
+        things: where they are in the picture, the camera's way included.
+        size: of the picture, pixels.
+        camera: (frames, 2), how far (x, y) the background is shifted.
+        nuisance: of the regime; draws from its own stream.
+
+    Returns:
+        (frames, size, size, 3) uint8 RGB.
+    """
+    frames = len(camera)
     shake = np.zeros((frames, 2), np.int64)
     if rng.random() < 0.5:
         shake = np.clip(np.cumsum(rng.integers(-1, 2, (frames, 2)), axis=0), -1, 1)
-    video = _background(rng, frames, size, shake)
+    video = _background(rng, frames, size, shake, SHAKE)
+    if camera.any():  # the first drew the same numbers as in every regime
+        video = _background(nuisance.rng, frames, size, shake + camera[:, ::-1].astype(np.int64), SHAKE + PAN)
+    nuisance.behind(video)
     for thing in things:
         _draw(video, thing, shake, float(rng.uniform(0.85, 1.0)))
     if rng.random() < 0.3:  # the camera's exposure hunts
         video *= rng.uniform(0.96, 1.04, (frames, 1, 1, 1)).astype(np.float32)
+    nuisance.in_front(video)
     noise = rng.standard_normal((size + 32, size + 32, 1), np.float32) * np.float32(rng.uniform(1.0, 4.0))
     for image, (y, x) in zip(video, rng.integers(0, 32, (frames, 2)), strict=True):
         image += noise[y : y + size, x : x + size]
     return np.clip(video, 0, 255).astype(np.uint8)
 
 
-def _background(rng: np.random.Generator, frames: int, size: int, shake: np.ndarray) -> Float32:
+def _background(rng: np.random.Generator, frames: int, size: int, shake: np.ndarray, border: int) -> Float32:
     """A muted texture, shaken; over it, half the time each, a flickering lamp and a scrolling texture."""
-    full = size + 2 * SHAKE
+    full = size + 2 * border
     coarse = (
         rng.standard_normal((7, 7, 3), np.float32) * np.float32(11)
         + rng.uniform(75, 135)
@@ -62,7 +81,7 @@ def _background(rng: np.random.Generator, frames: int, size: int, shake: np.ndar
     )
     fine = rng.standard_normal((full // 4 + 1, full // 4 + 1, 1), np.float32) * 7
     canvas = _smooth(coarse, full) + np.kron(fine, np.ones((4, 4, 1), np.float32))[:full, :full]
-    video = np.stack([canvas[SHAKE - y :, SHAKE - x :][:size, :size] for y, x in shake]).astype(np.float32)
+    video = np.stack([canvas[border - y :, border - x :][:size, :size] for y, x in shake]).astype(np.float32)
     if rng.random() < 0.5:
         (y, x), (h, w) = rng.integers(0, size - 28, 2), rng.integers(14, 28, 2)
         video[:, y : y + h, x : x + w] += rng.uniform(-35, 35, (frames, 1, 1, 1)).astype(np.float32)
@@ -98,8 +117,9 @@ def _draw(video: Float32, thing: Drawable, shake: np.ndarray, brightness: float)
     color = np.array(RGB[thing.color], np.float32) * brightness
     for i, frame in enumerate(shown):
         x, y = corner[i]
-        patch = video[frame, y : y + WINDOW, x : x + WINDOW]
-        patch += alpha[i] * (color - patch)
+        left, top = max(-x, 0), max(-y, 0)  # a panning camera may cut a thing off
+        patch = video[frame, y + top : y + WINDOW, x + left : x + WINDOW]
+        patch += alpha[i, top : top + patch.shape[0], left : left + patch.shape[1]] * (color - patch)
 
 
 def _distance(shape: str, dx: NDArray[Any], dy: NDArray[Any], radius: float) -> NDArray[Any]:

@@ -2,14 +2,16 @@
 
 Each clip is made from `(seed, index, steps)` alone. Things of a few shapes and colours share one picture: some move
 for a moment, one may flash, one may drift by less than a pixel per step, and look-alikes never move at all. Camera
-shake, flicker, a scrolling texture and sensor noise change many pixels and matter to no question.
+shake, flicker, a scrolling texture and sensor noise change many pixels and matter to no question; a regime adds leaves,
+rain, a panning camera, ... that change more than what is asked about (`nuisance.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from score_edge.core import Float32, Frame, Mask, Uint8
+from score_edge.reference.nuisance import Nuisance
 from score_edge.reference.render import render
 
 SIZE = 96  # pixels, both sides
@@ -90,25 +92,32 @@ class Clip:
 
     Attributes:
         images: (F, SIZE, SIZE, 3) uint8 RGB, F = steps * FRAMES_PER_STEP.
+        camera: (F, 2) float32, pixels (x, y) that the camera's panning shifts the picture by; paths of things have it
+            in them.
     """
 
     images: Uint8
     things: tuple[Thing, ...]
     questions: tuple[Question, ...]
+    camera: Float32
 
     def frames(self) -> list[Frame]:
         """The clip as a source would deliver it."""
         return [Frame(image, i / FPS, i) for i, image in enumerate(self.images)]
 
 
-def make_clip(seed: int, index: int, steps: int) -> Clip:
+def make_clip(seed: int, index: int, steps: int, regime: str = "plain") -> Clip:
     """Clip number `index` of the endless series `seed`, `steps` encoder steps long.
 
-    Seeds TRAIN_SEED, VALIDATION_SEED and TEST_SEED are the three disjoint splits.
+    Seeds TRAIN_SEED, VALIDATION_SEED and TEST_SEED are the three disjoint splits. Under every regime, one of
+    `nuisance.REGIMES`, the same things do the same and the same is asked.
     """
     rng = np.random.default_rng((seed, index, steps))
-    things = _place_things(rng, steps)
-    return Clip(render(rng, things, steps * FRAMES_PER_STEP, SIZE), things, _questions(rng, things))
+    nuisance = Nuisance.of(regime, seed, index, steps)
+    camera = nuisance.camera(steps * FRAMES_PER_STEP)
+    things = tuple(replace(thing, path=thing.path + camera) for thing in _place_things(rng, steps))
+    images = render(rng, things, SIZE, camera, nuisance)
+    return Clip(images, things, _questions(rng, things), camera)
 
 
 def vocabulary() -> list[str]:

@@ -35,8 +35,18 @@ def _score(settings: _Settings) -> Selector:
     return Score(settings.policy)
 
 
+def _score_query(settings: _Settings) -> Selector:
+    if settings.policy is None:
+        raise ScoreEdgeError(
+            "selector score-query chooses for one question, and none is known here",
+            "it serves `ask`, on a bundle with such a policy; score needs no question",
+        )
+    return Score(settings.policy)
+
+
 _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
     "score": _score,
+    "score-query": _score_query,
     "change": lambda settings: Change(),
     "evs": lambda settings: Evs(),
     "dtd": lambda settings: Dtd(),
@@ -50,7 +60,7 @@ _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
 }
 
 
-OWN_DITHER = {"score": 0.5}
+OWN_DITHER = {"score": 0.5, "score-query": 0.5}
 """Weight of the dithering where none is asked for; chosen on validation clips (docs/results.md)."""
 
 
@@ -70,7 +80,7 @@ def get_selector(
 
     Args:
         name: one of ``selector_names()``, with options behind colons: see `SelectorSpec`.
-        policy: the learned policy, for ``score``.
+        policy: the learned policy, for ``score``; for ``score-query`` one that has its question.
         seed: for ``random``.
         grid: the grid of one step, for ``surge``; None takes a square one.
 
@@ -89,7 +99,7 @@ def get_selector(
     if spec.dither is None and spec.first is None and own is None:
         return selector
     weight = own if spec.dither is None else spec.dither
-    return Dithered(selector, spec, weight or 0.0, odds=spec.name == "score")
+    return Dithered(selector, spec, weight or 0.0, odds=spec.name in OWN_DITHER)
 
 
 def step_scorer(selector: Selector) -> StepScorer:

@@ -69,6 +69,13 @@ def test_ask_json_prints_one_object_and_nothing_else(video):
     assert found["timings"]["ttft"] < found["timings"]["whole"]
 
 
+def test_ask_looks_again_when_it_is_not_sure(video):
+    done = score_edge("ask", "reference", video, "how many things moved fast?", "--json", "--look-again", 1)
+    found = json.loads(done.stdout)
+    assert [look["kept"] for look in found["looks"]] == [29, 115, 288] and found["kept"] == 288
+    assert all(0 < look["probability"] < 1 for look in found["looks"])
+
+
 def test_ask_compares_in_a_table(video):
     done = score_edge("ask", "reference", video, "how many things moved fast?", "--compare")
     assert "times faster" in done.stdout and "unpruned" in done.stdout
@@ -113,6 +120,8 @@ def test_a_bad_video_is_a_message_and_a_hint(name, tmp_path, video):
         (["ask", "reference", "x.mp4", "what?", "--selector", "scroe"], 1, "did you mean score?"),
         (["ask", "reference", "x.mp4", "what?", "--retention", "0"], 2, "retention"),
         (["ask", "reference", "x.mp4"], 2, "'question'"),
+        (["ask", "reference", "x.mp4", "what?", "--compare", "--look-again", "0.8"], 2, "--look-again does nothing"),
+        (["ask", "reference", "x.mp4", "what?", "--look-again", "1.5"], 2, "look-again"),
         (["evaluate", "reference", "--retention", "ten"], 2, "ten"),
         (["evaluate", "reference", "--selectors", "evz"], 1, "did you mean evs?"),
         (["inspect", "nowhere"], 1, "nowhere is not a bundle"),

@@ -1,26 +1,63 @@
-"""`train reference` hands over its recipe; the training itself takes hours."""
+"""`train reference` hands over its recipes; the training itself takes hours."""
 
 from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from safetensors.torch import save_file  # noqa: E402
 
-def test_train_reference_begins_with_its_own_recipe(tmp_path, monkeypatch) -> None:
-    from score_edge.cli.training import train_reference
-    from score_edge.learning import reference_bundle, reference_training
+from score_edge.cli.training import train_reference  # noqa: E402
+from score_edge.errors import ScoreEdgeError  # noqa: E402
+from score_edge.learning import long_training, reference_bundle, reference_training  # noqa: E402
 
-    seen = []
 
-    def train(folder, recipe, *, on_log):
-        seen.append(recipe)
+@pytest.fixture
+def seen(tmp_path, monkeypatch):
+    seen = {"short": [], "long": []}
+
+    def short(folder, recipe, *, on_log):
+        seen["short"].append(recipe)
         on_log({"step": 1, "stage": 1, "loss": 0.5})
+        save_file({"from nothing": torch.zeros(1)}, folder / "model.safetensors")
+        return folder / "model.safetensors"
 
-    monkeypatch.setattr(reference_training, "train_reference", train)
+    def long(folder, start, device, threads, on_log):
+        seen["long"].append((folder, start, device, threads))
+        on_log({"part": "answer", "share": 0.5, "whole": 0.9})
+
+    monkeypatch.setattr(reference_training, "train_reference", short)
+    monkeypatch.setattr(long_training, "train_long", long)
     monkeypatch.setattr(
         reference_bundle, "write_reference_bundle", lambda *given, **options: SimpleNamespace(folder=tmp_path)
     )
-    train_reference(tmp_path, threads=1)
-    assert isinstance(seen[0], reference_training.ReferenceRecipe) and seen[0].threads == 1
+    return seen
+
+
+def test_train_reference_begins_with_its_own_recipe_and_goes_on_with_long_clips(tmp_path, seen) -> None:
+    train_reference(tmp_path, threads=1, start=None, device="auto")
+    (recipe,) = seen["short"]
+    assert isinstance(recipe, reference_training.ReferenceRecipe) and recipe.threads == 1
+    ((folder, start, device, threads),) = seen["long"]
+    assert (folder, list(start), device, threads) == (tmp_path / "long", ["from nothing"], "auto", 1)
+
+
+def test_a_long_stage_that_was_cut_off_is_not_begun_anew(tmp_path, seen) -> None:
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long" / "state.safetensors").touch()
+    save_file({"as it was": torch.zeros(1)}, tmp_path / "model.safetensors")
+    train_reference(tmp_path, threads=1, start=None, device="cpu")
+    assert seen["short"] == [] and list(seen["long"][0][1]) == ["as it was"]
+
+
+def test_it_goes_on_from_a_bundle(tmp_path, seen) -> None:
+    pytest.importorskip("gguf")
+    train_reference(tmp_path, threads=1, start="reference", device="cpu")
+    assert seen["short"] == [] and "lm_head.weight" in seen["long"][0][1]
+
+
+def test_an_unknown_device_is_refused(tmp_path, seen) -> None:
+    with pytest.raises(ScoreEdgeError, match="no device 'gpu'"):
+        train_reference(tmp_path, threads=1, start=None, device="gpu")

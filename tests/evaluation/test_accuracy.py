@@ -27,6 +27,7 @@ def test_unpruned_is_measured_once_and_first():
         (EvaluationPlan(("evs",), (0.0,)), "retention 0.0"),
         (EvaluationPlan(("evs",), (0.1,), clips=0), "at least one clip"),
         (EvaluationPlan(("nothing",), (0.1,)), "nothing"),
+        (EvaluationPlan(("evs",), (0.1,), worlds=("plain", "rian")), "no world 'rian'"),
         (EvaluationPlan(("vidcom2",), (0.1,), budget="causal"), "needs a whole clip"),
     ],
 )
@@ -49,6 +50,16 @@ def test_two_runs_agree_and_the_rows_add_up():
         right = sum(row.accuracy * row.asked for row in kinds)
         assert overall.accuracy == pytest.approx(right / overall.asked)
     assert rows[0].recall == 1.0
+
+
+def test_regimes_are_asked_the_same_and_followed_by_their_mean():
+    plan = EvaluationPlan(("random",), (0.25,), (4,), clips=3, worlds=("plain", "leaves"))
+    rows = [row for row in evaluate("reference", plan) if row.kind == "overall" and row.selector == "all"]
+    plain, leaves, mean = rows
+    assert [row.world for row in rows] == ["plain", "leaves", "mean"]
+    assert plain.asked == leaves.asked == mean.asked / 2
+    assert mean.accuracy == pytest.approx((plain.accuracy + leaves.accuracy) / 2)
+    assert mean.low <= mean.accuracy <= mean.high
 
 
 def test_causal_decisions_are_measured_with_what_they_kept():

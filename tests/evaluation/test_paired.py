@@ -1,5 +1,7 @@
 """Paired differences against a bootstrap over clips, and the tuning that makes rivals fair."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,15 @@ def test_each_retention_is_compared_with_its_own_base() -> None:
     (found,) = paired_differences(rows, base="score")
     assert found.difference == -1 and found.low == found.high == -1
     assert paired_differences(rows, base="last-kept") == []
+
+
+def test_the_same_clip_under_two_regimes_counts_as_one() -> None:
+    ours, theirs = np.array([[1, 1], [0, 1], [1, 1]], bool), np.zeros((3, 2), bool)
+    alone = results({"score": theirs, "evs": ours})
+    both = [*alone, *(dataclasses.replace(row, world="rain") for row in alone)]
+    found = {row.world: row for row in paired_differences(both)}
+    assert list(found) == ["plain", "rain", "mean"]
+    assert found["mean"].asked == 12 and found["mean"].low == pytest.approx(found["plain"].low)
 
 
 def test_a_plan_runs_at_each_retention_what_was_tuned_for_it() -> None:

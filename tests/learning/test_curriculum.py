@@ -103,3 +103,13 @@ def test_images_become_pseudo_videos(tmp_path):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
     images, asked = image_scenes(tmp_path, 2, 3, 2)[0].load()
     assert len(images) == 6 and asked[0] == (OPEN_QUESTIONS[0], None)
+
+
+def test_scenes_take_turns_through_regimes_and_plain_ones_keep_their_names():
+    plain, mixed = world_scenes(4, 3), world_scenes(4, 3, regimes=("plain", "rain"))
+    assert [scene.name for scene in mixed][::2] == [scene.name for scene in plain][::2]
+    assert len({scene.name for scene in (*plain, *mixed)}) == 6
+    for index, (scene, regime) in enumerate(zip(mixed, ("plain", "rain") * 2, strict=True)):
+        images, asked = scene.load()
+        clip = world.make_clip(world.TRAIN_SEED, index, 3, regime)
+        assert np.array_equal(images, clip.images) and len(asked) == len(clip.questions)

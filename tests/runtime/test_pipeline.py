@@ -102,3 +102,18 @@ def test_a_clip_longer_than_the_context_is_an_error_that_says_what_to_do(encoded
         with pytest.raises(ScoreEdgeError, match="context of 256 tokens is full") as error:
             small.watch(encoded.tokens, keep)
         assert "retention" in error.value.hint
+
+
+def test_it_looks_again_until_it_is_sure_or_has_seen_everything(pipeline, encoded, clip):
+    def answer(sure):
+        selector = pipeline.selector("score")
+        return pipeline.answer(encoded, clip.questions[0].text, selector=selector, retention=0.1, sure=sure)
+
+    unasked, _ = answer(0.0)
+    at_once, _ = answer(1e-9)
+    never, keep = answer(1.0)
+    assert unasked.looks == () and [look.kept for look in at_once.looks] == [43] and at_once.text == unasked.text
+    assert [look.kept for look in never.looks] == [43, 173, 432] and keep.all() and never.kept == 432
+    pipeline.watch(encoded.tokens, pipeline.select(encoded.tokens, pipeline.selector("score"), 0.1), encoded.times)
+    pipeline.prefill_question(clip.questions[0].text)
+    assert at_once.looks[0].probability == pytest.approx(np.exp(pipeline.sequence.score(unasked.text)[0]), rel=1e-3)

@@ -15,7 +15,7 @@ from score_edge.selection.score import Score
 
 GRID = Grid(3, 5)
 RETENTIONS = [1.0, 0.5, 0.25, 0.17, 0.1, 0.05]
-FREE_NAMES = [name for name in selector_names() if name != "score"]
+FREE_NAMES = [name for name in selector_names() if name not in ("score", "score-query")]
 
 
 def clip(steps: int = 12, grid: Grid = GRID, width: int = 8, seed: int = 0) -> np.ndarray:
@@ -32,7 +32,7 @@ def clip(steps: int = 12, grid: Grid = GRID, width: int = 8, seed: int = 0) -> n
 
 
 def open_selector(name: str, grid: Grid = GRID) -> Selector:
-    if name == "score":
+    if name in ("score", "score-query"):
         return Score(lambda tokens, previous: 1 - np.exp(-np.abs(tokens - previous).mean(axis=1)))
     return get_selector(name, grid=grid)
 
@@ -297,10 +297,10 @@ def test_the_one_token_that_moves_is_kept(name: str) -> None:
 def test_unknown_selector() -> None:
     with pytest.raises(ScoreEdgeError, match="there is no selector 'last_kept'") as caught:
         get_selector("last_kept")
-    assert caught.value.hint.startswith("did you mean last-kept? known: score, change, evs")
+    assert caught.value.hint.startswith("did you mean last-kept? known: score, score-query, change")
     with pytest.raises(ScoreEdgeError) as caught:
         get_selector("zzz")
-    assert caught.value.hint.startswith("known: score, change, evs")
+    assert caught.value.hint.startswith("known: score, score-query, change")
 
 
 @pytest.mark.parametrize("name", FREE_NAMES)

@@ -1,0 +1,121 @@
+"""Where the long stage of the reference training goes on after it was cut off: weights, optimizer, seconds spent."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from score_edge.bundle.atomic import atomic_file, make_folder
+
+
+class Checkpoint:
+    """Two files in a folder, each replaced in one go: model.safetensors, and state.safetensors beside it.
+
+    Args:
+        folder: created if need be.
+        model: gets the weights of a checkpoint that is there.
+
+    Attributes:
+        part: "see" or "answer", what is to be done next.
+        clips: how many the run has taken from the world.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module) -> None:
+        make_folder(folder)
+        self._weights, self._state, self._model = folder / "model.safetensors", folder / "state.safetensors", model
+        self.part, self.clips = "see", 0
+        self._spent, self._tensors = 0.0, dict[str, torch.Tensor]()
+        if self._state.exists():
+            with safe_open(self._state, "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.part, self.clips, self._spent = about["part"], about["clips"], about["seconds"]
+            weights = {name[6:]: tensor for name, tensor in self._tensors.items() if name.startswith("model.")}
+            model.load_state_dict(weights)
+
+    def begin(
+        self, part: str, heads: nn.Module, optimizer: torch.optim.Optimizer, seconds: float, every: float
+    ) -> "Clock":
+        """Start a part, or go on with it where the checkpoint ends."""
+        clock = Clock(self, part, heads, optimizer, seconds, every, self._spent if part == self.part else 0.0)
+        if clock.spent:
+            clock.restore(self._tensors)
+        self._tensors = {}
+        return clock
+
+    def save(self, part: str, seconds: float, tensors: dict[str, torch.Tensor]) -> None:
+        """Write both files."""
+        weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
+        with atomic_file(self._weights) as unfinished:
+            save_file(weights, unfinished)
+        about = {"part": part, "clips": self.clips, "seconds": seconds}
+        named = {f"model.{name}": tensor for name, tensor in weights.items()} | tensors
+        with atomic_file(self._state) as unfinished:
+            save_file(named, unfinished, {"about": json.dumps(about)})
+
+    def done(self, following: str) -> None:
+        """A part is finished; the next one starts from nothing."""
+        self.part, self._spent = following, 0.0
+        self.save(following, 0.0, {})
+
+    def finish(self) -> Path:
+        """The run is over: only the weights stay."""
+        self.save(self.part, 0.0, {})
+        self._state.unlink()
+        return self._weights
+
+
+class Clock:
+    """How much of a part's time is over; saves it now and then."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        part: str,
+        heads: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        seconds: float,
+        every: float,
+        spent: float,
+    ) -> None:
+        self._checkpoint, self._part, self._heads, self._optimizer = checkpoint, part, heads, optimizer
+        self._seconds, self._every, self.spent = seconds, every, spent
+        self._began = self._saved = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return self.spent + time.monotonic() - self._began
+
+    def share(self) -> float:
+        """0 at the start of the part, 1 and more at its end."""
+        return self._elapsed() / self._seconds if self._seconds else 1.0
+
+    def due(self) -> bool:
+        """It is time to save and to report."""
+        return time.monotonic() - self._saved > self._every
+
+    def times(self) -> dict[str, float]:
+        """For a log."""
+        return {"seconds": self._elapsed(), "share": self.share()}
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        tensors = {f"heads.{name}": tensor.contiguous() for name, tensor in self._heads.state_dict().items()}
+        for i, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        self._checkpoint.save(self._part, self._elapsed(), tensors)
+        self._saved = time.monotonic()
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put heads and optimizer back."""
+        self._heads.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("heads.")})
+        state: dict[str, Any] = self._optimizer.state_dict()
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, i, moment = name.split(".")
+                state["state"].setdefault(int(i), {})[moment] = tensor
+        self._optimizer.load_state_dict(state)

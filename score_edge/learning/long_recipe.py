@@ -1,0 +1,63 @@
+"""Every number of the long stage of the reference training."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LongRecipe:
+    """Every number of the long stage; see `gpu_recipe` for a GPU's.
+
+    Attributes:
+        see_seconds, answer_seconds: how long each part learns, 0 leaves it out; learning rates follow the clock.
+        see_rate, answer_rate: highest learning rates.
+        see_steps: encoder steps per batch of the first part.
+        rows: tokens per batch of the second part, about.
+        lengths: encoder steps of a clip, and the share of clips and of batches.
+        whole: share of batches that drop nothing.
+        least: smallest share of tokens kept.
+        fresh: jobs of `clip_farm.CLIPS_PER_JOB` new clips that a step takes at most: on a GPU that waits meanwhile.
+        footage: most clips held as images, in the first part.
+        held: most encoded clips held per length; then new ones take the place of others.
+        workers: processes that render.
+        validation: clips per regime at each evaluation.
+        every: seconds between evaluations and checkpoints.
+    """
+
+    see_seconds: float = 1800
+    answer_seconds: float = 9000
+    see_rate: float = 1e-3
+    answer_rate: float = 1e-3
+    see_steps: int = 64
+    rows: int = 12_000
+    lengths: dict[int, float] = field(default_factory=lambda: {8: 0.1, 16: 0.15, 32: 0.65, 64: 0.1})
+    whole: float = 0.5
+    least: float = 0.025
+    fresh: int = 1
+    footage: int = 400
+    held: int = 4000
+    workers: int = 1
+    validation: int = 8
+    every: float = 600
+    place: float = 4.0  # these weights as in `ReferenceRecipe`
+    motion: float = 3.0
+    resting: float = 0.4
+    background: float = 0.1
+    auxiliary: float = 0.5
+    way: float = 40.0
+    seed: int = 0
+
+
+def gpu_recipe(see_seconds: float, answer_seconds: float, workers: int) -> LongRecipe:
+    """For a data-centre GPU of 80 GB and a dozen cores or more."""
+    return LongRecipe(
+        see_seconds,
+        answer_seconds,
+        see_steps=768,
+        rows=90_000,
+        fresh=3,
+        footage=10_000,
+        held=30_000,
+        workers=workers,
+        validation=48,
+        every=45,
+    )

@@ -1,0 +1,283 @@
+"""The long stage of the reference training: from weights that answer short clips to ones that answer 32 unpruned steps.
+
+Under every regime of the world, on the CPU or on a GPU, for a given time:
+
+1. See again. The encoder goes on with the losses of stage 1; afterwards its output is turned by the rotation that
+   brings it nearest to what the decoder knows.
+2. Answer at length. The encoder is frozen; the decoder sees clips of 8 to 64 steps, nearly half the batches whole, the
+   others with a random share of their tokens, with the losses of stage 2.
+
+On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights and every evaluation in float32.
+"""
+
+import copy
+import itertools
+import json
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from score_edge.bundle.atomic import make_folder
+from score_edge.errors import ScoreEdgeError
+from score_edge.learning.batches import predict
+from score_edge.learning.long_checkpoint import Checkpoint
+from score_edge.learning.long_clips import (
+    LONG_STEPS,
+    SLOTS,
+    WIDTH,
+    Footage,
+    LongClip,
+    batch_of,
+    draw,
+    encode,
+    receive,
+)
+from score_edge.learning.long_decoder import decode
+from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
+from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
+from score_edge.learning.long_seeing import SIZES, pick_steps, seeing_loss, turn_back
+from score_edge.learning.reference_model import build_model, step_encoder
+from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
+from score_edge.learning.world_data import Prompts
+from score_edge.reference import world
+from score_edge.reference.clip_farm import ClipFarm, Wanted, endless
+from score_edge.reference.labels import ACTS
+from score_edge.reference.nuisance import REGIMES
+from score_edge.runtime.threads import usable_cpus
+
+LONG_CLIPS = 2_000_000  # where the clips of this stage start
+Log = Callable[[dict[str, Any]], None]
+
+
+class LongTraining:
+    """One run.
+
+    Args:
+        folder: gets model.safetensors and, while it runs, a checkpoint to go on from.
+        start: weights of the reference model.
+        recipe: every number.
+        device: "cpu" or "cuda".
+        log: told every row of metrics.
+    """
+
+    def __init__(self, folder: Path, start: dict[str, torch.Tensor], recipe: LongRecipe, device: str, log: Log) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.log = recipe, torch.device(device), log
+        self.prompts = Prompts()
+        self.model: Any = build_model()
+        self.model.load_state_dict(start)
+        self.encoder = step_encoder(self.model)
+        self.model.to(self.device)
+        self.encoder.to(self.device)
+        self.dice = random.Random(recipe.seed)
+        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
+        self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it would plan anew for every number of kept tokens
+        self.checkpoint = Checkpoint(folder, self.model)
+        self.footage: list[Footage] = []
+        self.clips: dict[int, list[LongClip]] = defaultdict(list)
+        self.validation: list[Footage] = []
+
+    def run(self) -> Path:
+        """Both parts; one that a checkpoint says is done is not done again."""
+        recipe = self.recipe
+        began = time.monotonic()
+        with ClipFarm(self._wanted(), max(LONG_STEPS, *recipe.lengths), recipe.workers) as farm:
+            self.validation = self._first(farm, recipe.validation * len(REGIMES))
+            self.footage = self._first(farm, min(recipe.footage, 16 * recipe.workers))
+            self.checkpoint.clips += len(self.footage)
+            self.log({"part": "start", "clips": len(self.footage), "seconds": time.monotonic() - began})
+            if self.checkpoint.part == "see" and recipe.see_seconds:
+                self.see_again(farm)
+            self.encoder.requires_grad_(False)
+            for start in range(0, len(self.footage), 64):
+                self._hold(self.footage[start : start + 64])
+            self.footage.clear()
+            self.answer_at_length(farm)
+        return self.checkpoint.finish()
+
+    def _first(self, farm: ClipFarm, count: int) -> list[Footage]:
+        return [receive(rendered, self.prompts, self.device) for rendered in itertools.islice(farm, count)]
+
+    def _wanted(self) -> Iterator[Wanted]:
+        for index in range(self.recipe.validation):
+            for regime in REGIMES:
+                yield Wanted(world.VALIDATION_SEED, index, LONG_STEPS, regime)
+        start = LONG_CLIPS + self.checkpoint.clips
+        yield from endless(world.TRAIN_SEED, start, self.recipe.lengths, REGIMES)
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
+
+    def _rate(self, optimizer: torch.optim.Optimizer, highest: float, share: float) -> None:
+        rate = highest * min(1.0, share / 0.05) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, share)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, parameters: list[nn.Parameter]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def see_again(self, farm: ClipFarm) -> None:
+        """Part 1."""
+        recipe, width = self.recipe, self.model.config.text_config.hidden_size
+        known = copy.deepcopy(self.encoder)
+        heads = nn.ModuleList(nn.Linear(width, size) for size in SIZES).to(self.device)
+        parameters = [*self.encoder.parameters(), *heads.parameters()]
+        optimizer = torch.optim.AdamW(parameters, recipe.see_rate, weight_decay=0.02)
+        clock = self.checkpoint.begin("see", heads, optimizer, recipe.see_seconds, recipe.every)
+        step = 0
+        while (share := clock.share()) < 1:
+            for rendered in farm.finished(recipe.fresh):
+                arrived = receive(rendered, self.prompts, self.device)
+                self.checkpoint.clips += 1
+                if len(self.footage) < recipe.footage:
+                    self.footage.append(arrived)
+                else:
+                    self.footage[self.dice.randrange(len(self.footage))] = arrived
+            self._rate(optimizer, recipe.see_rate, share)
+            # The heads start from nothing: for a moment they alone learn.
+            self.encoder.requires_grad_(share > 0.03)
+            picked = pick_steps(self.footage, recipe.see_steps, self.dice)
+            loss = seeing_loss(self.encoder, heads, picked, recipe, self._cast())
+            self._step(optimizer, loss, parameters)
+            step += 1
+            if clock.due():
+                marks = mark_seeing(self.encoder, heads, self.validation)
+                self.log({"part": "see", "step": step, "loss": loss.item(), **clock.times(), **marks})
+                clock.save()
+        turn_back(self.encoder, known, self.footage[:64])
+        self.checkpoint.done("answer")
+
+    def _hold(self, footage: list[Footage]) -> None:
+        with self._cast():
+            encoded = encode(self.encoder, footage)
+        for clip in encoded:
+            held = self.clips[clip.steps]
+            if len(held) < self.recipe.held:
+                held.append(clip)
+            else:
+                held[self.dice.randrange(len(held))] = clip
+
+    def answer_at_length(self, farm: ClipFarm) -> None:
+        """Part 2."""
+        recipe, decoder = self.recipe, self.model.model.language_model
+        width = decoder.config.hidden_size
+        heads = nn.ModuleDict(
+            {"acts": nn.Linear(width, len(ACTS)), "pointer": Pointer(width), "travelled": nn.Linear(width, 2)}
+        ).to(self.device)
+        trained = (decoder, self.model.lm_head, heads)
+        parameters = [parameter for module in trained for parameter in module.parameters()]
+        optimizer = torch.optim.AdamW(parameters, recipe.answer_rate, betas=(0.9, 0.98), weight_decay=0.02)
+        clock = self.checkpoint.begin("answer", heads, optimizer, recipe.answer_seconds, recipe.every)
+        right, step = defaultdict[str, list[torch.Tensor]](list), 0
+        while (share := clock.share()) < 1:
+            if arrived := [receive(rendered, self.prompts, self.device) for rendered in farm.finished(recipe.fresh)]:
+                self.checkpoint.clips += len(arrived)
+                self._hold(arrived)
+            self._rate(optimizer, recipe.answer_rate, share)
+            whole, losses, answered = self._answering_losses(heads)
+            self._step(optimizer, sum(losses.values(), torch.zeros((), device=self.device)), parameters)
+            right["whole" if whole else "pruned"].append(answered)
+            step += 1
+            if clock.due():
+                shares = {name: torch.stack(values).mean().item() for name, values in right.items()}
+                right.clear()
+                row = {"part": "answer", "step": step, "clips": sum(map(len, self.clips.values())), **clock.times()}
+                self.log({**row, **shares, **{name: loss.item() for name, loss in losses.items()}})
+                self._log_marks(self.marks())
+                clock.save()
+        self._log_marks(self.marks())
+
+    def _answering_losses(self, heads: nn.ModuleDict) -> tuple[bool, dict[str, torch.Tensor], torch.Tensor]:
+        recipe, dice = self.recipe, self.dice
+        lengths = [steps for steps, held in self.clips.items() if held]
+        pointer: Any = heads["pointer"]
+        steps = dice.choices(lengths, [recipe.lengths[length] for length in lengths])[0]
+        held = self.clips[steps]
+        most = len(held[0].tokens)
+        whole = dice.random() < recipe.whole
+        count = most if whole else max(24, int(most * recipe.least ** dice.random()))
+        rows = max(2, min(256, recipe.rows // (count + SLOTS * WIDTH)))
+        chosen = dice.choices(held, k=rows)
+        kept = None
+        if count < most:
+            # Evidence tells on a drifter (of what rests, only what is asked for is evidence): so things are favoured.
+            favour = torch.rand(rows, generator=self.generator, device=self.device) * 1.5
+            things = torch.rand(rows, generator=self.generator, device=self.device) < 0.5
+            kept = draw(chosen, count, favour, things, self.generator)
+        with self._cast():
+            batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)
+            early, halfway, hidden = decode(self.model, batch)
+            first, second, answers, _ = predict(self.model, batch, hidden)
+            acts = heads["acts"](halfway[:, batch.visual]).float()
+            travelled = heads["travelled"](early[:, batch.visual]).float()
+            point = pointer.loss(halfway, batch)
+        shown = ~batch.travelled[..., :1].isnan()
+        missed = (travelled - batch.travelled.nan_to_num()).square() * shown
+        weights = ACT_WEIGHTS.to(self.device)
+        losses = {
+            "loss": functional.cross_entropy(first.float(), answers),
+            "end": 0.1 * functional.cross_entropy(second.float(), torch.full_like(answers, self.prompts.end)),
+            "act": recipe.auxiliary * functional.cross_entropy(acts.flatten(0, 1), batch.acts.flatten(), weights),
+            "point": recipe.auxiliary * point.float(),
+            "way": recipe.auxiliary * recipe.way * missed.sum() / (2 * shown.sum()),
+        }
+        return whole, losses, (first.argmax(-1) == answers).float().mean().detach()
+
+    def marks(self) -> Marks:
+        """Right answers on unpruned validation clips."""
+        clips = [clip for part in self._parts(self.validation) for clip in encode(self.encoder, part)]
+        return mark(self.model, self.prompts, clips)
+
+    def _parts(self, footage: list[Footage]) -> Iterator[list[Footage]]:
+        for start in range(0, len(footage), 32):
+            yield footage[start : start + 32]
+
+    def _log_marks(self, marks: Marks) -> None:
+        self.log({"part": "marks", **marks.row()})
+
+
+def train_long(
+    folder: Path, start: dict[str, torch.Tensor], device: str, threads: int, on_log: Log = lambda row: None
+) -> Path:
+    """The long stage by the recipe of its device; writes metrics.jsonl beside the weights.
+
+    Args:
+        folder: created if need be; a run that was cut off there goes on.
+        start: weights of the reference model.
+        device: "cpu", "cuda", or "auto".
+        threads: of the CPU.
+        on_log: told every row of metrics.
+
+    Raises:
+        ScoreEdgeError: there is no such device, or the folder cannot be made.
+    """
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and found == "cpu":
+        raise ScoreEdgeError("torch finds no CUDA device", "train with --device cpu")
+    device = found if device == "auto" else device
+    make_folder(folder)
+    torch.set_num_threads(threads)
+    recipe = gpu_recipe(70, 250, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
+    with (folder / "metrics.jsonl").open("a") as metrics:
+
+        def log(row: dict[str, Any]) -> None:
+            metrics.write(json.dumps(row) + "\n")
+            metrics.flush()
+            on_log(row)
+
+        return LongTraining(folder, start, recipe, device, log).run()

@@ -1,0 +1,207 @@
+"""Learn a policy that knows the question, by reinforcement through the frozen model in torch.
+
+Per clip one question is drawn; what a mask earns is how likely it makes the answer to that question alone. All clips
+of an update are one batch: on a GPU an update takes some hundredths of a second.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from score_edge.export.policy_graph import PolicyNetwork
+from score_edge.export.query_graph import QueryNetwork
+from score_edge.learning.batches import predict
+from score_edge.learning.long_clips import LongClip, batch_of
+from score_edge.learning.long_decoder import decode
+from score_edge.learning.long_evaluation import gathered
+from score_edge.learning.reference_model import GRID
+from score_edge.learning.rewards import STD_FLOOR
+from score_edge.learning.world_data import Prompts
+from score_edge.selection.dither import dithered
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRecipe:
+    """Every number of the run.
+
+    Attributes:
+        seconds: how long it learns; the learning rate falls with the clock.
+        clips, rollouts: of an update; as in `PolicyRecipe`.
+        lowest, highest: keep rates, log-uniform.
+        warm_steps: of a regression on the logits of a policy that does not know the question.
+    """
+
+    seconds: float = 45
+    clips: int = 16
+    rollouts: int = 16
+    lowest: float = 0.006
+    highest: float = 0.08
+    learning_rate: float = 2e-3
+    warm_steps: int = 300
+    logit_penalty: float = 1e-4
+    seed: int = 0
+
+
+def word_vectors(model: Any, prompts: Prompts, clips: Sequence[LongClip]) -> torch.Tensor:
+    """(B, Q, D) mean word vector of every question of every clip, without those of the prompt's own text."""
+    empty = prompts.ids_around()
+    asked = torch.stack([clip.asked for clip in clips]).long()
+    length = asked[..., -3]
+    ids = asked[..., :-3]
+    place = torch.arange(ids.shape[-1], device=ids.device)
+    inside = (place >= empty[0]) & (place < (length - empty[1])[..., None])
+    rows = model.model.language_model.embed_tokens(ids) * inside[..., None]
+    return torch.as_tensor(rows.sum(dim=2) / inside.sum(dim=-1, keepdim=True).clamp(min=1)).detach()
+
+
+class QueryTraining:
+    """One run.
+
+    Args:
+        model: a reference model, frozen.
+        prompts: its own.
+        clips: unpruned, equally long, on the model's device.
+        policy: to start from, does not know the question.
+        recipe: every number.
+    """
+
+    def __init__(
+        self, model: Any, prompts: Prompts, clips: Sequence[LongClip], policy: PolicyNetwork, recipe: QueryRecipe
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self._model, self._prompts, self._clips, self._recipe = model, prompts, clips, recipe
+        self._device = clips[0].tokens.device
+        self._stream = torch.Generator(self._device).manual_seed(recipe.seed)
+        self._dice = torch.Generator().manual_seed(recipe.seed)
+        self._known = policy.to(self._device)
+        self.policy = QueryNetwork(policy.mean.numel() // 2).to(self._device)
+        self.policy.mean.copy_(policy.mean)
+        self.policy.scale.copy_(policy.scale)
+        self.policy.word_scale.copy_(1 / word_vectors(model, prompts, clips[:8]).std())
+        self._optimizer = torch.optim.Adam(self.policy.parameters(), recipe.learning_rate)
+
+    def run(self, on_log: Callable[[dict[str, float]], None] = lambda row: None) -> QueryNetwork:
+        """Learn until the time is over."""
+        recipe, began, step = self._recipe, time.monotonic(), 0
+        self._warm()
+        earned: list[torch.Tensor] = []
+        while (share := (time.monotonic() - began) / recipe.seconds) < 1:
+            for group in self._optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * (1 - 0.9 * share)
+            earned.append(self._update())
+            step += 1
+            if step % 100 == 0:
+                on_log({"step": step, "probability": torch.stack(earned).mean().item()})
+                earned.clear()
+        return self.policy
+
+    def _drawn(self, count: int) -> tuple[list[LongClip], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Clips, a question of each (B,), its words (B, D), tokens and the tokens before them (B, n, D)."""
+        numbers = torch.randint(len(self._clips), (count,), generator=self._dice).tolist()
+        chosen = [self._clips[i] for i in numbers]
+        asked = torch.stack([clip.asked[:, -3] for clip in chosen]) > 0
+        slots = torch.multinomial(asked.float(), 1, generator=self._stream)[:, 0]
+        words = word_vectors(self._model, self._prompts, chosen)[torch.arange(count, device=self._device), slots]
+        tokens, previous = token_pairs(chosen)
+        return chosen, slots, words, tokens, previous
+
+    def _warm(self) -> None:
+        for _ in range(self._recipe.warm_steps):
+            _, _, words, tokens, previous = self._drawn(4)
+            with torch.no_grad():
+                target = self._known.logits(tokens, previous)
+            loss = functional.mse_loss(self.policy.logits(tokens, previous, words[:, None]), target)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+
+    def _update(self) -> torch.Tensor:
+        recipe = self._recipe
+        chosen, slots, words, tokens, previous = self._drawn(recipe.clips)
+        logits = self.policy.logits(tokens, previous, words[:, None])
+        spread = recipe.highest / recipe.lowest
+        rate = recipe.lowest * spread ** torch.rand(recipe.clips, 1, generator=self._stream, device=self._device)
+        shifted = logits + rate_biases(logits.detach(), rate)
+        keep = torch.sigmoid(shifted.detach())[:, None].expand(-1, recipe.rollouts, -1)
+        masks = torch.rand(keep.shape, generator=self._stream, device=self._device) < keep
+        masks[..., 0] |= ~masks.any(dim=-1)
+        many = [clip for clip in chosen for _ in range(recipe.rollouts)]
+        with torch.autocast(self._device.type, torch.float16, enabled=self._device.type == "cuda"):
+            asked = slots.repeat_interleave(recipe.rollouts)
+            first, answers = answered(self._model, self._prompts, many, asked, masks.flatten(0, 1))
+        earned = first.softmax(dim=-1).gather(1, answers[:, None]).view(masks.shape[:2])
+        centred = earned - earned.mean(dim=1, keepdim=True)
+        advantage = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=STD_FLOOR)
+        likely = -functional.binary_cross_entropy_with_logits(
+            shifted[:, None].expand(masks.shape), masks.float(), reduction="none"
+        ).mean(dim=-1)
+        loss = -(advantage * likely).mean() + recipe.logit_penalty * logits.square().mean()
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self._optimizer.step()
+        return earned.mean()
+
+
+@torch.no_grad()
+def answered(
+    model: Any, prompts: Prompts, clips: Sequence[LongClip], slots: torch.Tensor, masks: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (M, V) of the answer to one question per clip under one mask each, and the right answers (M,).
+
+    Args:
+        model: a reference model.
+        prompts: its own.
+        clips: M equally long ones.
+        slots: (M,) which question.
+        masks: (M, n) bool.
+    """
+    kept, valid = gathered(masks)
+    batch = batch_of(clips, model.model.language_model.embed_tokens, prompts, kept, valid)
+    others = torch.arange(batch.ask.shape[1], device=slots.device) != slots[:, None]
+    batch.ask[others] = -1
+    first, _, answers, _ = predict(model, batch, decode(model, batch)[2])
+    return first.float(), answers
+
+
+@torch.no_grad()
+def right_answers(
+    model: Any, prompts: Prompts, clips: Sequence[LongClip], policy: QueryNetwork, count: int, dither: float = 0.5
+) -> torch.Tensor:
+    """(M,) bool: every question of every clip, each with the `count` tokens chosen for it, dithered as at run time."""
+    right = []
+    for clip in clips:
+        slots = torch.nonzero(clip.asked[:, -3])[:, 0]
+        tokens, previous = token_pairs([clip])
+        words = word_vectors(model, prompts, [clip])[0, slots]
+        odds = policy.logits(tokens, previous, words[:, None]).view(len(slots), -1, GRID**2).cpu().numpy()
+        scores = np.stack([dithered(part, 0, dither) for part in odds]).reshape(len(slots), -1)
+        chosen = torch.from_numpy(scores).topk(count, dim=1).indices.to(tokens.device)
+        masks = torch.zeros(len(slots), tokens.shape[1], dtype=torch.bool, device=tokens.device).scatter(
+            1, chosen, True
+        )
+        first, answers = answered(model, prompts, [clip] * len(slots), slots, masks)
+        right.append(first.argmax(dim=-1) == answers)
+    return torch.cat(right).cpu()
+
+
+def token_pairs(clips: Sequence[LongClip]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, n, D) float32 tokens and the tokens at the same places one step earlier, zeros before the first."""
+    tokens = torch.stack([clip.tokens for clip in clips]).float()
+    previous = functional.pad(tokens, (0, 0, GRID**2, 0))[:, : tokens.shape[1]]
+    return tokens, previous
+
+
+def rate_biases(logits: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
+    """(B, 1) shifts b with mean(sigmoid(logits + b)) = rate, by bisection; see `rollouts.rate_bias`."""
+    low, high = torch.full_like(rate, -40.0), torch.full_like(rate, 40.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = torch.sigmoid(logits + middle).mean(dim=1, keepdim=True) < rate
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
