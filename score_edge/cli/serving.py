@@ -1,0 +1,61 @@
+"""The command that serves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from score_edge.cli.options import BundleArgument, Retention, SelectorName, Threads, finite
+from score_edge.cli.terminal import err
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    context_: typer.Context,
+    bundle: BundleArgument,
+    host: Annotated[str | None, typer.Option(help="Address to listen at. Default: 127.0.0.1, this machine.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Default: 8090.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="SCORE_EDGE_KEY", help="What every request must bring; required where others can connect."),
+    ] = None,
+    media_root: Annotated[
+        str | None, typer.Option(help="Folder whose videos requests may name. Default: they may name none.")
+    ] = None,
+    retention: Retention = None,
+    selector: SelectorName = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="KV cells of each clip, at most the bundle's. Default: 4096.")
+    ] = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips that stay prefilled for another question. Default: 2.")
+    ] = None,
+    waiting: Annotated[int | None, typer.Option(min=0, help="Requests at most that wait. Default: 8.")] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option(min=0.1, callback=finite, help="Longest a request may take. Default: 120.")
+    ] = None,
+    body_mb: Annotated[int | None, typer.Option(min=1, help="Largest request, MiB. Default: 32.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Pictures of a request at most. Default: 64.")] = None,
+    pixels_m: Annotated[
+        float | None, typer.Option(min=0.001, callback=finite, help="Million pixels of a picture. Default: 16.")
+    ] = None,
+    threads: Threads = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with the same names: port = 8090.")] = None,
+) -> None:
+    """Answer OpenAI's chat requests about pictures and videos: Frigate, Home Assistant, your own programs."""
+    from score_edge.bundle.folder import Bundle
+    from score_edge.runtime.runs_on import describe_pipeline
+    from score_edge.serve.options import read_options
+    from score_edge.serve.run import serve as run
+
+    named = {name: value for name, value in context_.params.items() if name not in ("bundle", "config")}
+    options = read_options(config, {name: value for name, value in named.items() if value is not None})
+    run(
+        Bundle.open(bundle),
+        options,
+        lambda address, pipeline: err.print(
+            f"{bundle} at {address}/v1 · {describe_pipeline(pipeline)} · Ctrl-C ends it", soft_wrap=True
+        ),
+    )
