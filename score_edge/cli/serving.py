@@ -1,7 +1,7 @@
 """The command that serves."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,15 +43,23 @@ def serve(
     ] = None,
     threads: Threads = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the same names: port = 8090.")] = None,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Print a systemd unit that serves so, without the key, and end.")
+    ] = False,
 ) -> None:
     """Answer OpenAI's chat requests about pictures and videos: Frigate, Home Assistant, your own programs."""
     from score_edge.bundle.folder import Bundle
     from score_edge.runtime.runs_on import describe_pipeline
     from score_edge.serve.options import read_options
     from score_edge.serve.run import serve as run
+    from score_edge.serve.systemd import systemd_unit
 
-    named = {name: value for name, value in context_.params.items() if name not in ("bundle", "config")}
-    options = read_options(config, {name: value for name, value in named.items() if value is not None})
+    named = {name: value for name, value in context_.params.items() if name not in ("bundle", "config", "systemd")}
+    given = {name: value for name, value in named.items() if value is not None}
+    options = read_options(config, given)
+    if systemd:
+        print(systemd_unit(_arguments(bundle, config, given)), end="")
+        return
     run(
         Bundle.open(bundle),
         options,
@@ -59,3 +67,15 @@ def serve(
             f"{bundle} at {address}/v1 · {describe_pipeline(pipeline)} · Ctrl-C ends it", soft_wrap=True
         ),
     )
+
+
+def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[str]:
+    """The same command with absolute paths and without the key, which every user of the machine could read there."""
+    found = ["serve", bundle if bundle == "reference" else str(Path(bundle).resolve())]
+    if config is not None:
+        found += ["--config", str(config.resolve())]
+    for name, value in given.items():
+        if name != "key":
+            shown = Path(value).resolve() if name == "media_root" else value
+            found += [f"--{name.replace('_', '-')}", str(shown)]
+    return found

@@ -87,3 +87,30 @@ def test_the_command_says_where_answers_and_ends(tmp_path: Path) -> None:
         assert (
             server.wait(30) in (0, 130) and "private" not in rest and "secret" not in rest and "Traceback" not in rest
         )
+
+
+def test_a_systemd_unit(tmp_path: Path) -> None:
+    """Its command is ours again after systemd's own quoting, the key is not in it, and systemd accepts it."""
+    import shlex
+    import shutil
+
+    (tmp_path / "my videos").mkdir()
+    (tmp_path / "serve.toml").write_text("waiting = 3")
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
+    options = ["--host", "0.0.0.0", "--key", "top-secret", "--media-root", "my videos", "--config", "serve.toml"]
+    unit = subprocess.run([*command, *options], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert "top-secret" not in unit
+    (line,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
+    found = shlex.split(line.removeprefix("ExecStart="))
+    assert found[:5] == [*command[:4], "reference"]
+    given = dict(zip(found[5::2], found[6::2], strict=True))
+    assert given == {
+        "--host": "0.0.0.0",
+        "--media-root": str(tmp_path / "my videos"),
+        "--config": str(tmp_path / "serve.toml"),
+    }
+    if checker := shutil.which("systemd-analyze"):
+        path = tmp_path / "score-edge.service"
+        path.write_text(unit)
+        done = subprocess.run([checker, "verify", str(path)], capture_output=True, text=True, timeout=60)
+        assert "score-edge.service" not in done.stderr, done.stderr
