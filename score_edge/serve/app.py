@@ -31,6 +31,7 @@ from score_edge.serve.schema import ChatRequest
 _LOG = logging.getLogger(__name__)
 _LOOK_S = 0.2
 _SCHEMA = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+_PARTS = _SCHEMA.pop("$defs")
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
@@ -57,7 +58,7 @@ class Server:
         self._routes.get("/metrics")(self.metrics_text)
         self._routes.add_exception_handler(HTTPException, _not_found)
         components = self._routes.openapi().setdefault("components", {}).setdefault("schemas", {})
-        components.update(_SCHEMA.pop("$defs", {}))
+        components.update(_PARTS)
         self.app = Guard(self._routes, options)
 
     async def models(self) -> dict[str, Any]:
