@@ -1,5 +1,6 @@
 """The command that serves."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +72,8 @@ def serve(
 
 def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[str]:
     """The same command with absolute paths and without the key, which every user of the machine could read there."""
-    found = ["serve", bundle if bundle == "reference" else str(Path(bundle).resolve())]
+    found = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve"]
+    found += [bundle if bundle == "reference" else str(Path(bundle).resolve())]
     if config is not None:
         found += ["--config", str(config.resolve())]
     for name, value in given.items():

@@ -1,7 +1,6 @@
 """A unit for systemd that runs a server at every start of the machine, as the user who asked for it."""
 
 import getpass
-import sys
 
 _UNIT = """\
 # score-edge serve ... --systemd | sudo tee /etc/systemd/system/score-edge.service
@@ -29,18 +28,17 @@ WantedBy=multi-user.target
 """
 
 
-def systemd_unit(arguments: list[str]) -> str:
+def systemd_unit(command: list[str]) -> str:
     """The unit as text.
 
     Args:
-        arguments: of the command line, ``serve`` first; paths in them absolute.
+        command: that serves, word by word; paths in it absolute.
 
     Example:
-        >>> "--port 8090" in systemd_unit(["serve", "/srv/my bundle", "--port", "8090"])
+        >>> "--port 8090" in systemd_unit(["score-edge", "serve", "/srv/my bundle", "--port", "8090"])
         True
     """
-    run = [sys.executable, "-c", "from score_edge.cli import main; main()", *arguments]
-    return _UNIT.format(user=getpass.getuser(), command=" ".join(map(_quoted, run)))
+    return _UNIT.format(user=getpass.getuser(), command=" ".join(map(_quoted, command)))
 
 
 def _quoted(word: str) -> str:
