@@ -58,6 +58,6 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 # torch first and pinned: elsewhere plain `torch` brings several GB of CUDA libraries that no test needs.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[pc,train,rtx-check,dev]'
+	$(BIN)/pip install --quiet --editable '.[pc,train,rtx-check,serve,dev]'
 	$(BIN)/pip install --quiet --no-deps timm  # its torchvision wants a torch with CUDA, FastVLM's tower does not want it
 	touch $@ $(VENV)/.runtime

@@ -30,6 +30,7 @@ ELSEWHERE = {
     r"^accelerate launch": "several processes, a minute of start-up",
     r"-m benchmark": "measures time",
     r"rtsp://|v4l2://": "a camera",
+    r"score-edge serve": "never ends; tests/serve/ runs servers",
     r"score-edge export|my-bundle": "a published checkpoint; tests/export/ makes small ones",
     r"seed=5&steps=400": "the figures of docs/int8.md: the commands above them with more footage",
     r"--llm-shape": "writes gigabytes of random weights; tests/profiling/test_llm_shapes.py writes few",

@@ -1,10 +1,16 @@
 """What every language backend is: a model, and sequences, each one video's place in it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from score_edge.core import Float32, Int32, KeptTokens
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
+
+
+class ContextFullError(ScoreEdgeError):
+    """More tokens than the KV cache of a sequence holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +131,12 @@ class Sequence(Protocol):
         """(V,) float32 logits of the next token, when text was appended last."""
         ...
 
-    def generate(self, max_tokens: int) -> Iterator[str]:
-        """Greedy answer, piece by piece, until an end-of-generation token or max_tokens."""
+    def generate(self, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
+        """An answer, piece by piece, until an end-of-generation token, a stop text or max_tokens.
+
+        Raises:
+            ScoreEdgeError: a grammar that cannot be read, or the backend does not sample so.
+        """
         ...
 
     def score(self, answer: str, *given: Segment) -> Float32:

@@ -18,6 +18,7 @@ from score_edge.runtime.language.base import Question, Rows, Segment
 from score_edge.runtime.language.number_words import in_words
 
 _WRAPPER = re.compile(rf"((?:<[^<>\s]+>)+){re.escape(TOKENS)}((?:<[^<>\s]+>)+)")
+_ABOUT_FRAMES = re.compile(r"[^\n>:]*\{frames\}.*", re.DOTALL)  # SmolVLM's sentence about the clip
 _SNAP = 0.1  # of the time between steps: frames of a camera never lie exactly on the rate that was asked for
 
 
@@ -163,6 +164,13 @@ class Layout:
         """A question behind a clip whose last text is `tail`, up to where the answer starts."""
         before, _, after = self._prompt.after.partition(QUESTION)
         return Question(tail + before, text, after)
+
+    def text(self, text: str) -> Question:
+        """A question about no clip: what the prompt says of one is left out as far as its special tokens tell."""
+        opened, closed = self._wrapper()
+        before, _, after = self._prompt.after.removeprefix(closed).partition(QUESTION)
+        front = _ABOUT_FRAMES.sub("", self._prompt.before.removesuffix(opened))
+        return Question(front + before, text, after)
 
     def time(self, step: StepTokens, first_s: float, behind: int) -> int:
         """The time position of a step in a block that began at `first_s`; steps before it reach up to `behind`."""

@@ -6,6 +6,7 @@ Not covered: models whose image tokens attend to each other (Gemma 3).
 import ctypes
 import functools
 import re
+import threading
 import unicodedata
 import weakref
 from pathlib import Path
@@ -91,6 +92,7 @@ class LlamaCpp:
         self._sequences = sequences
         self._places = list(range(sequences))[::-1]
         self.alone = sequences == 1
+        self.turn = threading.RLock()  # whoever calls llama.cpp with the context
         mrope = (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
         self._capabilities = Capabilities(
             width=int(llama.llama_model_n_embd_inp(model)),

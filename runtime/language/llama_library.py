@@ -48,6 +48,11 @@ def reason() -> str:
     return f": {' '.join(lines[0].split())}" if lines else ""
 
 
+def clear_log() -> None:
+    """Before a call whose failure `reason` is to explain."""
+    _log.clear()
+
+
 def system_info() -> str:
     """What llama.cpp was built with and found on this machine, for example ``CPU: AVX2 FMA LLAMAFILE``."""
     said = library().llama_print_system_info().decode("utf-8", "replace").split("|")

@@ -6,7 +6,7 @@ them is refused here before the call.
 
 import codecs
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language.base import Mark, Rows, Segment
+from score_edge.runtime.language.base import ContextFullError, Mark, Rows, Segment
 from score_edge.runtime.language.llama_library import decode, reason
+from score_edge.runtime.language.llama_sampler import LlamaSampler
+from score_edge.runtime.language.sampling import GREEDY, Ended, GrammarText, Sampling, StopTexts
 from score_edge.runtime.language.saved_state import SavedState
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _Run: TypeAlias = tuple[Int32 | Float32, Int32]
 
 
 class LlamaSequence:
-    """A place in a `LlamaCpp` model; see `Sequence`."""
+    """A place in a `LlamaCpp` model; see `Sequence`. Each may have its own thread: calls of llama.cpp take turns."""
 
     def __init__(self, model: "LlamaCpp", place: int) -> None:
         self.model, self._place = model, place
@@ -64,13 +66,14 @@ class LlamaSequence:
     def clear(self) -> None:
         """Forget everything."""
         self.model.require_open()
-        if self.model.alone:
-            # With data: what is not finite stays in a freed cell, and attention multiplies it by zero.
-            self._llama.llama_memory_clear(self.model.memory, True)
-        else:
-            self._llama.llama_memory_seq_rm(self.model.memory, self._place, -1, -1)
-        if self._saved:
-            self._saved.drop()
+        with self.model.turn:
+            if self.model.alone:
+                # With data: what is not finite stays in a freed cell, and attention multiplies it by zero.
+                self._llama.llama_memory_clear(self.model.memory, True)
+            else:
+                self._llama.llama_memory_seq_rm(self.model.memory, self._place, -1, -1)
+            if self._saved:
+                self._saved.drop()
         self._here, self._logits = Mark(position=0, cells=0), None
 
     def close(self) -> None:
@@ -87,12 +90,13 @@ class LlamaSequence:
             return False
         if cells and self._saved:
             return False
-        if cells and not llama.llama_memory_seq_rm(memory, self._place, start, end):
-            return False
         moved = 0
-        if cells and not self._keeps_positions:
-            llama.llama_memory_seq_add(memory, self._place, end, -1, -cells)
-            moved = cells
+        with self.model.turn:
+            if cells and not llama.llama_memory_seq_rm(memory, self._place, start, end):
+                return False
+            if cells and not self._keeps_positions:
+                llama.llama_memory_seq_add(memory, self._place, end, -1, -cells)
+                moved = cells
         self._here = Mark(here.position - moved, here.cells - cells, here.block, here.end - moved)
         self._logits = None
         return True
@@ -103,23 +107,30 @@ class LlamaSequence:
             raise ScoreEdgeError("there is nothing to continue from", "append text first, after the visual tokens")
         return self._logits
 
-    def generate(self, max_tokens: int) -> Iterator[str]:
-        """Greedy answer, piece by piece, until an end-of-generation token or max_tokens.
+    def generate(self, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
+        """An answer, piece by piece, until an end-of-generation token, a stop text or max_tokens.
 
         What ends the answer is not appended to the sequence: neither the end token nor the last of max_tokens.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span several tokens
+        # A character may span several tokens.
+        decoder = GrammarText() if sampling.grammar else codecs.getincrementaldecoder("utf-8")("replace")
+        sampler = LlamaSampler(self.model.vocab, self.model.vocab_size, sampling)
+        stop = StopTexts(sampling.stop)
         token: int | None = None
-        for _ in range(max_tokens):
+        count, ended = 0, False
+        while count < max_tokens and not ended:
             if token is not None:
                 self._append_ids(np.array([token], np.int32), 1)
-            token = self._best()
-            if self._llama.llama_vocab_is_eog(self.model.vocab, token):
-                break
-            if piece := decoder.decode(self._piece(token)):
+            token = sampler.draw(self.logits())
+            count += 1
+            ended = bool(self._llama.llama_vocab_is_eog(self.model.vocab, token))
+            piece = "" if ended else stop.feed(decoder.decode(self._piece(token)))
+            if piece:
                 yield piece
-        if rest := decoder.decode(b"", final=True):
+            ended = ended or stop.found
+        if not stop.found and (rest := stop.feed(decoder.decode(b"", True)) + stop.rest()):
             yield rest
+        return Ended(count, "stop" if ended else "length")
 
     def score(self, answer: str, *given: Segment) -> Float32:
         """(n,) float32 log-probabilities of an answer's tokens; the sequence stays as it is."""
@@ -141,13 +152,6 @@ class LlamaSequence:
         logits = logits - logits.max(axis=1, keepdims=True)
         chosen = logits[np.arange(len(ids)), ids]
         return np.asarray(chosen - np.log(np.exp(logits).sum(axis=1)), np.float32)
-
-    def _best(self) -> int:
-        logits = self.logits()
-        token = int(logits.argmax())
-        if not np.isfinite(logits[token]):
-            raise ScoreEdgeError("the model's output is not finite", "clear it; if it comes back, the file is bad")
-        return token
 
     def _piece(self, token: int) -> bytes:
         """The bytes a token stands for; none for special tokens."""
@@ -223,7 +227,8 @@ class LlamaSequence:
         if after.cells > self.model.capabilities.context:
             raise self._full(after)
         if self._saved:
-            self._saved.keep(self._here)
+            with self.model.turn:
+                self._saved.keep(self._here)
         wanted = list[Float32]()
         left = sum(len(content) for content, _ in runs)
         for content, positions in runs:
@@ -235,12 +240,13 @@ class LlamaSequence:
                 left -= count
                 # Section-major within the chunk: the interleaved order is accepted too, and wrong.
                 places = np.ascontiguousarray(positions[..., first:last])
-                self.model.adapt_threads()
-                if code := decode(self.model.handle, content[first:last], places, flags, self._place):
-                    refused = f"llama.cpp refused tokens {first} to {last} of {len(content)}, code {code}{reason()}"
-                    self._remove_behind(self._here)
-                    raise self._full(after) if code == CONTEXT_FULL else ScoreEdgeError(refused)
-                wanted += [self._read_logits(i) for i in np.flatnonzero(flags)]
+                with self.model.turn:
+                    self.model.adapt_threads()
+                    if code := decode(self.model.handle, content[first:last], places, flags, self._place):
+                        refused = f"llama.cpp refused tokens {first} to {last} of {len(content)}, code {code}{reason()}"
+                        self._remove_behind(self._here)
+                        raise self._full(after) if code == CONTEXT_FULL else ScoreEdgeError(refused)
+                    wanted += [self._read_logits(i) for i in np.flatnonzero(flags)]
         if runs:
             self._logits = wanted[-1] if wanted else None
         self._here = after
@@ -254,7 +260,9 @@ class LlamaSequence:
 
     def _remove_behind(self, mark: Mark) -> None:
         if self._saved and mark.cells:
-            if not self._saved.restore(mark):
+            with self.model.turn:
+                restored = self._saved.restore(mark)
+            if not restored:
                 self.clear()
                 raise ScoreEdgeError(
                     "this model goes back only to where it was marked last; the sequence is empty now",
@@ -262,11 +270,13 @@ class LlamaSequence:
                 )
             return
         # On M-RoPE llama.cpp files a cell under its t, which lies before the position where text goes on.
-        if not self._llama.llama_memory_seq_rm(self.model.memory, self._place, mark.end, -1):
+        with self.model.turn:
+            removed = self._llama.llama_memory_seq_rm(self.model.memory, self._place, mark.end, -1)
+        if not removed:
             raise ScoreEdgeError("this model cannot forget part of a sequence", "clear it and append the video again")
 
-    def _full(self, after: Mark) -> ScoreEdgeError:
-        return ScoreEdgeError(
+    def _full(self, after: Mark) -> ContextFullError:
+        return ContextFullError(
             f"the context of {self.model.capabilities.context} tokens is full: {after.cells} are needed",
             "keep fewer visual tokens (a lower retention) or open the model with a larger context",
         )

@@ -10,7 +10,7 @@ Not covered: several GPUs, beam search, LoRA, Qwen3-VL's deepstack rows.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.cuda_driver import require_gpu
 from score_edge.runtime.language import tensorrt_llm_request as request
 from score_edge.runtime.language.base import Capabilities, Mark, Rows, Segment
+from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
 from score_edge.runtime.language.tensorrt_llm_ways import CheckpointWay, EngineWay, Part
 from score_edge.runtime.language.tensorrt_llm_ways import Way as WayIn
 
@@ -215,11 +216,17 @@ class TensorRtSequence:
         """Not there: raises ScoreEdgeError."""
         return self.logits()
 
-    def generate(self, max_tokens: int) -> Iterator[str]:
+    def generate(self, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
         """Greedy answer, piece by piece; everything appended so far is prefilled first."""
+        if sampling != GREEDY:
+            raise ScoreEdgeError("TensorRT-LLM answers greedily here and nothing else", "sample with llama.cpp")
         if not self._parts:
             raise ScoreEdgeError("there is nothing to continue from", "append text first, after the visual tokens")
-        yield from self._model.backend.generate(list(self._parts), max_tokens)
+        pieces = 0
+        for piece in self._model.backend.generate(list(self._parts), max_tokens):
+            pieces += 1
+            yield piece
+        return Ended(pieces, "length" if pieces >= max_tokens else "stop")
 
     def close(self) -> None:
         """Forget everything."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import score_edge
-from score_edge.cli import answering, building, making, measuring, training
+from score_edge.cli import answering, building, making, measuring, serving, training
 from score_edge.cli.crash import without_secrets, write_details
 from score_edge.cli.terminal import drop_output, prepare_streams, say
 from score_edge.errors import ScoreEdgeError
@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-for group in (answering, measuring, making, building):
+for group in (answering, serving, measuring, making, building):
     app.add_typer(group.app)
 app.add_typer(training.app, name="train", help="Train the models that score-edge ships.", no_args_is_help=True)
 

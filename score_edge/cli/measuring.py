@@ -112,7 +112,7 @@ def _selectivity(
     from score_edge.runtime.pipeline import Pipeline
 
     labelled = read_boxes(boxes)
-    with Pipeline(Bundle.open(bundle)) as pipeline:
+    with Pipeline(Bundle.open(bundle), full_encoder=True) as pipeline:
         rows = measure_selectivity(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
     if as_json:
         print_json({"video": str(video), "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})

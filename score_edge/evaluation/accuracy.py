@@ -199,7 +199,7 @@ _worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]
 
 def _open_worker(bundle: str, plan: EvaluationPlan) -> None:
     global _worker
-    pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu")
+    pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu", full_encoder=True)
     selectors = {name: pipeline.selector(name) for name, _ in plan.variants() if name.partition(":")[0] != _KNOWS}
     _worker = pipeline, plan, selectors
 

@@ -55,7 +55,9 @@ class FrozenModel:
         self.fingerprint = f"{manifest.vision} {language} {backend} {manifest.prompt}"
         # A step's own text is some dozen tokens at most.
         cells = steps * (manifest.vision.token_grid.tokens + 32) + _TEXT_CELLS
-        self._pipeline = Pipeline(bundle, context=cells, backend=backend, provider=provider, threads=threads)
+        self._pipeline = Pipeline(
+            bundle, context=cells, backend=backend, provider=provider, threads=threads, full_encoder=True
+        )
         if not self._pipeline.model.capabilities.incremental:
             self.close()
             raise ScoreEdgeError(f"{backend} gives no likelihoods to learn from", "learn through llama.cpp")

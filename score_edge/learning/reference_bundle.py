@@ -17,8 +17,8 @@ from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATC
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
-CHANGE = 12.0
-"""Grey levels, the largest threshold that cost no answer on validation clips (docs/incremental.md)."""
+CHANGE = 8.0
+"""Grey levels; docs/incremental.md says what more would cost."""
 TRAINED = 24
 """Positions: what stands much further behind the prompt is answered worse (tools/far_from_prompt.py)."""
 

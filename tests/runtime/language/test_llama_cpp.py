@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from score_edge.core import Grid, KeptTokens
+from score_edge.core import Float32, Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language import llama_library, llama_sequence
 from score_edge.runtime.language.base import LanguageModel, Mark, Question, Rows
@@ -255,8 +255,10 @@ class Scripted(LlamaSequence):
 
     script: Iterator[int]
 
-    def _best(self) -> int:
-        return next(self.script)
+    def logits(self) -> Float32:
+        likeliest = np.zeros(self.model.vocab_size, np.float32)
+        likeliest[next(self.script)] = 1
+        return likeliest
 
 
 def test_streams_whole_characters_and_stops_at_the_end_token(gguf_files: dict[str, Path], tokenizer: Any) -> None:

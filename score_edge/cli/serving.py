@@ -1,0 +1,83 @@
+"""The command that serves."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from score_edge.cli.options import BundleArgument, Retention, SelectorName, Threads, finite
+from score_edge.cli.terminal import err
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    context_: typer.Context,
+    bundle: BundleArgument,
+    host: Annotated[str | None, typer.Option(help="Address to listen at. Default: 127.0.0.1, this machine.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one. Default: 8090.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="SCORE_EDGE_KEY", help="What every request must bring; required where others can connect."),
+    ] = None,
+    media_root: Annotated[
+        str | None, typer.Option(help="Folder whose videos requests may name. Default: they may name none.")
+    ] = None,
+    retention: Retention = None,
+    selector: SelectorName = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="KV cells of each clip, at most the bundle's. Default: 4096.")
+    ] = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="Clips that stay prefilled for another question. Default: 2.")
+    ] = None,
+    waiting: Annotated[int | None, typer.Option(min=0, help="Requests at most that wait. Default: 8.")] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option(min=0.1, callback=finite, help="Longest a request may take. Default: 120.")
+    ] = None,
+    body_mb: Annotated[int | None, typer.Option(min=1, help="Largest request, MiB. Default: 32.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Pictures of a request at most. Default: 64.")] = None,
+    pixels_m: Annotated[
+        float | None, typer.Option(min=0.001, callback=finite, help="Million pixels of a picture. Default: 16.")
+    ] = None,
+    threads: Threads = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with the same names: port = 8090.")] = None,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Print a systemd unit that serves so, without the key, and end.")
+    ] = False,
+) -> None:
+    """Answer OpenAI's chat requests about pictures and videos: Frigate, Home Assistant, your own programs."""
+    from score_edge.bundle.folder import Bundle
+    from score_edge.runtime.runs_on import describe_pipeline
+    from score_edge.serve.options import read_options
+    from score_edge.serve.run import serve as run
+    from score_edge.serve.systemd import systemd_unit
+
+    named = {name: value for name, value in context_.params.items() if name not in ("bundle", "config", "systemd")}
+    given = {name: value for name, value in named.items() if value is not None}
+    options = read_options(config, given)
+    if systemd:
+        print(systemd_unit(_arguments(bundle, config, given)), end="")
+        return
+    run(
+        Bundle.open(bundle),
+        options,
+        lambda address, pipeline: err.print(
+            f"{bundle} at {address}/v1 · {describe_pipeline(pipeline)} · Ctrl-C ends it", soft_wrap=True
+        ),
+    )
+
+
+def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[str]:
+    """The same command with absolute paths and without the key, which every user of the machine could read there."""
+    found = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve"]
+    found += [bundle if bundle == "reference" else str(Path(bundle).resolve())]
+    if config is not None:
+        found += ["--config", str(config.resolve())]
+    for name, value in given.items():
+        if name != "key":
+            shown = Path(value).resolve() if name == "media_root" else value
+            found += [f"--{name.replace('_', '-')}", str(shown)]
+    return found

@@ -1,0 +1,263 @@
+"""The HTTP side: routes, and the way of a chat request from its first byte to the last of its answer."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import fastapi
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from score_edge import __version__
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.base import ContextFullError
+from score_edge.serve.body import read_body
+from score_edge.serve.conversation import read_conversation
+from score_edge.serve.engine import Engine, GoneError, Job, LateError
+from score_edge.serve.guard import Guard
+from score_edge.serve.metrics import Metrics
+from score_edge.serve.options import ServeOptions
+from score_edge.serve.refusal import Refused
+from score_edge.serve.replies import DONE, Writer, refuse
+from score_edge.serve.schema import ChatRequest
+
+_LOG = logging.getLogger(__name__)
+_LOOK_S = 0.2
+_SCHEMA = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+_PARTS = _SCHEMA.pop("$defs")
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+
+
+class Server:
+    """The routes over one engine.
+
+    Args:
+        engine: opened; closed by whoever opened it.
+        options: limits, key.
+    """
+
+    def __init__(self, engine: Engine, options: ServeOptions) -> None:
+        self._engine, self._options = engine, options
+        self._manifest = engine.pipeline.bundle.manifest
+        self.pipeline = engine.pipeline
+        self.metrics = Metrics()
+        self._inside = 0
+        self._created = int(time.time())
+        self._routes = fastapi.FastAPI(title="score-edge", version=__version__, docs_url=None, redoc_url=None)
+        self._routes.post("/v1/chat/completions", openapi_extra=_BODY)(self.chat)
+        self._routes.get("/v1/models")(self.models)
+        self._routes.get("/props")(self.props)
+        self._routes.get("/health")(self.health)
+        self._routes.get("/metrics")(self.metrics_text)
+        self._routes.add_exception_handler(HTTPException, _not_found)
+        components = self._routes.openapi().setdefault("components", {}).setdefault("schemas", {})
+        components.update(_PARTS)
+        self.app = Guard(self._routes, options)
+
+    async def models(self) -> dict[str, Any]:
+        """The one model, as OpenAI's, vLLM's and llama.cpp's clients look for it."""
+        context = self._engine.pipeline.model.capabilities.context
+        entry = {
+            "id": self._manifest.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "score-edge",
+            "aliases": [],
+            "max_model_len": context,
+            "architecture": {"input_modalities": ["text", "image", "video"], "output_modalities": ["text"]},
+            "meta": {"n_ctx": context},
+        }
+        return {"object": "list", "data": [entry], "models": [{**entry, "name": entry["id"]}]}
+
+    async def props(self) -> dict[str, Any]:
+        """What llama.cpp's clients ask for before they send pictures."""
+        return {
+            "default_generation_settings": {"n_ctx": self._engine.pipeline.model.capabilities.context},
+            "total_slots": 1,
+            "model_alias": self._manifest.name,
+            "modalities": {"vision": True, "audio": False},
+            "media_marker": "<__media__>",
+            "chat_template": "",
+            "chat_template_caps": {"supports_tools": False},
+        }
+
+    async def health(self) -> dict[str, str]:
+        """That the server runs."""
+        return {"status": "ok"}
+
+    async def metrics_text(self) -> Response:
+        """Counters for Prometheus."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def chat(self, request: Request) -> Response:
+        """Answer the messages of a conversation about pictures, a video or nothing but text."""
+        try:
+            response = await self._chat(request)
+        except Refused as refusal:
+            response = refuse(refusal)
+        except Exception as error:
+            response = refuse(_refusal_of(error))
+        self.metrics.requests.labels(str(response.status_code)).inc()
+        return response
+
+    async def _chat(self, request: Request) -> Response:
+        limit = self._options.body_mb << 20
+        if self._inside > self._options.waiting:
+            await read_body(request, limit, keep=False)  # or the client would see a broken connection
+            raise Refused(429, "too many requests wait already: try again soon", "queue_full")
+        place = _Place(self)
+        streams = False
+        try:
+            body = await read_body(request, limit)
+            asked, parsed = await asyncio.to_thread(self._read, body)
+            pieces: asyncio.Queue[str | None] = asyncio.Queue()
+            loop = asyncio.get_running_loop()
+
+            def tell(piece: str | None) -> None:
+                with contextlib.suppress(RuntimeError):  # the server has stopped
+                    loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+            job = Job(asked, tell, time.monotonic() + self._options.deadline_s)
+            job.done.add_done_callback(lambda _: tell(None))
+            self._engine.put(job)
+            writer = Writer(parsed.model or self._manifest.name)
+            if not parsed.stream:
+                await _unless_gone(request, job, asyncio.wrap_future(job.done))
+                reply = job.done.result()
+                self.metrics.count(reply)
+                return JSONResponse(writer.whole(reply))
+            # What fails before the first word has a status of its own.
+            first = await _unless_gone(request, job, asyncio.ensure_future(pieces.get()))
+            if first is None:
+                job.done.result()
+            wants_usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
+            events = self._events(job, writer, first, pieces, wants_usage)
+            response = _Timed(events, self._options.deadline_s, job, place)
+            streams = True
+            return response
+        finally:
+            if not streams:
+                place.leave()
+
+    def _read(self, body: bytes) -> tuple[Any, ChatRequest]:
+        try:
+            parsed = ChatRequest.model_validate_json(body)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in found["loc"])
+            raise Refused(
+                400, f"{where or 'the body'}: {found['msg']}"[:500], "invalid_request", where or None
+            ) from None
+        name = self._manifest.name
+        if parsed.model not in (None, "", name):
+            raise Refused(404, f"there is no model of that name here, only {name}", "model_not_found", "model")
+        vision = self._manifest.vision
+        return read_conversation(parsed, self._options, vision.fps, vision.frames_per_step), parsed
+
+    async def _events(
+        self,
+        job: Job,
+        writer: Writer,
+        piece: str | None,
+        pieces: "asyncio.Queue[str | None]",
+        wants_usage: bool,
+    ) -> AsyncIterator[str]:
+        yield writer.chunk({"role": "assistant", "content": ""})
+        while piece is not None:
+            yield writer.chunk({"content": piece})
+            piece = await pieces.get()
+        try:
+            reply = job.done.result()
+        except Exception as error:
+            yield f"data: {json.dumps(_refusal_of(error).body)}\n\n"
+            return
+        self.metrics.count(reply)
+        yield writer.chunk({}, reply.ended.reason)
+        if wants_usage:
+            yield writer.usage(reply)
+        yield DONE
+
+    def enter(self, change: int) -> None:
+        """Count requests that are inside."""
+        self._inside += change
+        self.metrics.inside.set(self._inside)
+
+
+class _Place:
+    """A request's place; left once."""
+
+    def __init__(self, server: Server) -> None:
+        self._server: Server | None = server
+        server.enter(1)
+
+    def leave(self) -> None:
+        """Make room for another request."""
+        server, self._server = self._server, None
+        if server:
+            server.enter(-1)
+
+
+class _Timed(StreamingResponse):
+    """A stream that a client who does not read cannot hold open beyond a deadline.
+
+    Args:
+        events: of the stream.
+        seconds: the deadline.
+        job, place: given up and left when it ends, however it ends.
+    """
+
+    def __init__(self, events: AsyncIterator[str], seconds: float, job: Job, place: "_Place") -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._seconds, self._job, self._place = seconds, job, place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.wait_for(super().__call__(scope, receive, send), self._seconds)
+        except (TimeoutError, asyncio.TimeoutError):
+            _LOG.warning("an answer was not taken in time")
+        finally:
+            self._job.gone.set()
+            self._place.leave()
+
+
+async def _unless_gone(request: Request, job: Job, waited: "asyncio.Future[Any]") -> Any:
+    """What is waited for; a client that goes away gives its job up."""
+    waited.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may come when nobody wants it
+    try:
+        while not (await asyncio.wait([waited], timeout=_LOOK_S))[0]:
+            if await request.is_disconnected():
+                raise Refused(499, "the client has gone")
+        return waited.result()
+    except BaseException:
+        job.gone.set()
+        waited.cancel()
+        raise
+
+
+def _refusal_of(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, ContextFullError):
+        return Refused(400, str(error), "context_length_exceeded", "messages")
+    if isinstance(error, LateError | GoneError):
+        return Refused(503, str(error), "deadline")
+    if isinstance(error, ScoreEdgeError):
+        return Refused(400, str(error), "invalid_request")
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else ""
+    _LOG.error("a request failed: %s at %s", type(error).__name__, where)  # without its words: they may be the client's
+    return Refused(500, "something unforeseen went wrong: see the server's log")
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return refuse(Refused(status, "there is nothing at this address" if status == 404 else "not so", "not_found"))

@@ -1,0 +1,217 @@
+"""The one thread that answers chat requests, and the clips whose kept tokens it holds prefilled."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from score_edge.core import Frame, KeptTokens
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.base import Mark, Question, Sequence
+from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.stopwatch import Stopwatch
+from score_edge.serve.media import Clip
+
+
+class LateError(ScoreEdgeError):
+    """A request took longer than it may."""
+
+
+class GoneError(ScoreEdgeError):
+    """Whoever asked is there no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks.
+
+    Attributes:
+        clip: its frames; None for text alone.
+        selector, retention: None takes the server's.
+        max_tokens: None lets the answer fill the context.
+    """
+
+    clip: Clip | None
+    question: str
+    selector: str | None = None
+    retention: float | None = None
+    max_tokens: int | None = None
+    sampling: Sampling = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer and what it cost.
+
+    Attributes:
+        prompt_tokens: of the whole prompt; cached_tokens of them were prefilled by an earlier request.
+        kept, total: visual tokens.
+        ttft_s: from the start of the work to the first words.
+        seconds: per stage.
+    """
+
+    text: str
+    ended: Ended
+    prompt_tokens: int
+    cached_tokens: int
+    kept: int
+    total: int
+    ttft_s: float
+    seconds: dict[str, float]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request that waits or is answered.
+
+    Attributes:
+        on_text: called with every piece of the answer, from the engine's thread.
+        until: ``time.monotonic()`` at which it is given up.
+        gone: set when nobody waits for it any more.
+    """
+
+    asked: Asked
+    on_text: Callable[[str], None]
+    until: float
+    gone: threading.Event = field(default_factory=threading.Event)
+    done: "Future[Reply]" = field(default_factory=Future)
+
+    def check(self) -> None:
+        """Raise when there is no reason to go on."""
+        if self.gone.is_set():
+            raise GoneError("nobody waits for this answer any more")
+        if time.monotonic() > self.until:
+            raise LateError("the request took longer than the server allows", "ask for less, or raise --deadline-s")
+
+
+@dataclass(slots=True)
+class _Held:
+    """A place of the language model, and the clip that lies prefilled in it."""
+
+    sequence: Sequence
+    key: tuple[object, ...] | None = None
+    mark: Mark | None = None
+    tail: str = ""
+    kept: int = 0
+    total: int = 0
+
+
+class Engine:
+    """Answers one request after the other.
+
+    Args:
+        pipeline: opened with a sequence for each clip; its language model may be used by others too, its sequences not.
+        clips: that stay prefilled, the least recently asked about leaves first.
+        selector, retention: None takes the bundle's.
+    """
+
+    def __init__(self, pipeline: Pipeline, clips: int, selector: str | None, retention: float | None) -> None:
+        self.pipeline = pipeline
+        self._selector = selector
+        self._retention = pipeline.bundle.manifest.selector.retention if retention is None else retention
+        pipeline.selector(selector)  # refuses an unknown one here
+        sequences = [pipeline.sequence, *(pipeline.model.sequence() for _ in range(clips - 1))]
+        self._held = [_Held(sequence) for sequence in sequences]  # most recently used last
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
+        self._thread.start()
+
+    def put(self, job: Job) -> None:
+        """Let a job wait for its turn."""
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Finish the job that is being answered and end; what waits behind it is refused."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if not job.done.set_running_or_notify_cancel():
+                continue
+            try:
+                reply = self._answer(job)
+            except BaseException as error:
+                job.done.set_exception(error)
+            else:
+                job.done.set_result(reply)
+        with contextlib.suppress(queue.Empty):
+            while job := self._jobs.get_nowait():
+                if job.done.set_running_or_notify_cancel():
+                    job.done.set_exception(LateError("the server is stopping"))
+
+    def _answer(self, job: Job) -> Reply:
+        job.check()
+        began, watch, asked = time.perf_counter(), Stopwatch(), job.asked
+        held, cached = self._place(job, watch)
+        sequence = held.sequence
+        with watch.stage("prefill"):
+            sequence.append(self._question(held, asked))
+        prompt = sequence.mark().cells
+        room = self.pipeline.model.capabilities.context - prompt
+        pieces, first = list[str](), 0.0
+        answer = sequence.generate(min(asked.max_tokens or room, max(room, 1)), asked.sampling)
+        with watch.stage("generate"), contextlib.closing(answer):
+            while True:
+                job.check()
+                try:
+                    piece = next(answer)
+                except StopIteration as stop:
+                    ended: Ended = stop.value
+                    break
+                first = first or time.perf_counter() - began
+                pieces.append(piece)
+                job.on_text(piece)
+        whole = time.perf_counter() - began
+        text = "".join(pieces)
+        return Reply(text, ended, prompt, cached, held.kept, held.total, first or whole, watch.seconds)
+
+    def _question(self, held: _Held, asked: Asked) -> Question:
+        layout = self.pipeline.layout
+        return layout.text(asked.question) if asked.clip is None else layout.question(held.tail, asked.question)
+
+    def _place(self, job: Job, watch: Stopwatch) -> tuple[_Held, int]:
+        """A place that ends behind the clip of a request, and how many of its cells were there already."""
+        asked = job.asked
+        retention = self._retention if asked.retention is None else asked.retention
+        key = ("text",) if asked.clip is None else (asked.clip.key, asked.selector or self._selector, retention)
+        held = next((held for held in self._held if held.key == key), None)
+        if held is not None and held.mark is not None and asked.clip is not None:
+            held.sequence.rollback(held.mark)
+            self._used(held)
+            return held, held.mark.cells
+        held = held or next((held for held in self._held if held.key is None), self._held[0])
+        held.key = None  # until all of it is there
+        self._used(held)
+        held.sequence.clear()
+        held.kept = held.total = 0
+        if asked.clip is not None:
+            self._watch(held, job, retention, watch)
+        held.mark, held.key = held.sequence.mark(), key
+        return held, 0
+
+    def _used(self, held: _Held) -> None:
+        self._held.remove(held)
+        self._held.append(held)
+
+    def _watch(self, held: _Held, job: Job, retention: float, watch: Stopwatch) -> None:
+        pipeline, asked = self.pipeline, job.asked
+        assert asked.clip is not None  # for mypy
+        selector = pipeline.selector(asked.selector or self._selector)
+        clip = pipeline.encode(_checked(asked.clip.read(), job), watch)
+        with watch.stage("select"):
+            keep = pipeline.select(clip.tokens, selector, retention)
+        prompt = pipeline.layout.clip(KeptTokens.gather(clip.tokens, keep, pipeline.layout.grid), clip.times)
+        with watch.stage("prefill"):
+            held.sequence.append(*prompt.segments)
+        held.tail, held.kept, held.total = prompt.tail, int(keep.sum()), keep.size
+
+
+def _checked(frames: Iterator[Frame], job: Job) -> Iterator[Frame]:
+    for frame in frames:
+        job.check()
+        yield frame

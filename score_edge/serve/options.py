@@ -1,0 +1,99 @@
+"""How a server is run: the command line's options, or the same names in a TOML file."""
+
+import dataclasses
+import ipaddress
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from score_edge.bundle.record import read_record
+from score_edge.errors import ScoreEdgeError, require
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How to serve.
+
+    Attributes:
+        host: address to listen at.
+        port: 0 takes a free one.
+        key: that every request must bring; required unless only this machine can connect.
+        media_root: folder whose videos requests may name; None lets them name none.
+        retention, selector: of requests that ask for none; None takes the bundle's.
+        context: KV cells of each clip: prompt, kept tokens, question and answer.
+        clips: whose kept tokens stay prefilled, so that another question about one costs its own text.
+        waiting: requests at most that wait for the model; more are refused.
+        deadline_s: longest that a request may take, waiting included.
+        body_mb: largest request.
+        images: at most in a request; of a video as many steps are taken.
+        pixels_m: millions of pixels that one image may have.
+        threads: CPU threads; None takes what is free.
+
+    Raises:
+        ScoreEdgeError: a number out of range, a folder that is none, no key where others can connect.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8090
+    key: str = ""
+    media_root: str | None = None
+    retention: float | None = None
+    selector: str | None = None
+    context: int = 4096
+    clips: int = 2
+    waiting: int = 8
+    deadline_s: float = 120.0
+    body_mb: int = 32
+    images: int = 64
+    pixels_m: float = 16.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context", "clips", "body_mb", "images", "deadline_s", "pixels_m", "threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ScoreEdgeError(f"{name} is {value}, but must be above 0")
+        if self.waiting < 0 or not 0 <= self.port < 65536:
+            raise ScoreEdgeError("waiting or port is out of range", "--waiting 8 --port 8090")
+        if self.retention is not None and not 0 < self.retention <= 1:
+            raise ScoreEdgeError(f"a retention of {self.retention} is outside (0, 1]", "0.1 keeps a tenth")
+        if self.media_root is not None and not Path(self.media_root).is_dir():
+            raise ScoreEdgeError(f"media_root {self.media_root} is no folder", "name one that is there")
+        if not self.key and not self.local:
+            raise ScoreEdgeError(
+                f"others can connect to {self.host}, so a key is required", "SCORE_EDGE_KEY=... or --key ..."
+            )
+        if not self.key.isascii() or not self.key.isprintable() or " " in self.key:
+            raise ScoreEdgeError("the key has characters that no header can carry", "use letters and digits")
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def read_options(path: Path | None, given: dict[str, Any]) -> ServeOptions:
+    """Options of a file, and over them those of the command line.
+
+    Args:
+        path: a TOML file; None for none.
+        given: what the command line named.
+
+    Raises:
+        ScoreEdgeError: the file cannot be read, an unknown name in it, a value that does not fit.
+    """
+    document: dict[str, Any] = {}
+    if path is not None:
+        toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", "serve")
+        try:
+            document = toml.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ScoreEdgeError(f"{path} cannot be read: {error.strerror}", "check the path") from error
+        except ValueError as error:
+            raise ScoreEdgeError(f"{path} is no TOML: {error}", "see docs/serve.md for an example") from error
+    options = read_record(ServeOptions, document, str(path))
+    return dataclasses.replace(options, **given)

@@ -1,0 +1,47 @@
+"""A unit for systemd that runs a server at every start of the machine, as the user who asked for it."""
+
+import getpass
+
+_UNIT = """\
+# score-edge serve ... --systemd | sudo tee /etc/systemd/system/score-edge.service
+# sudo systemctl daemon-reload && sudo systemctl enable --now score-edge
+[Unit]
+Description=score-edge: a video language model for this network
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart={command}
+# A key goes into this file, readable by root only: SCORE_EDGE_KEY=...
+EnvironmentFile=-/etc/score-edge.env
+Restart=always
+RestartSec=2
+User={user}
+SupplementaryGroups=video render
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def systemd_unit(command: list[str]) -> str:
+    """The unit as text.
+
+    Args:
+        command: that serves, word by word; paths in it absolute.
+
+    Example:
+        >>> "--port 8090" in systemd_unit(["score-edge", "serve", "/srv/my bundle", "--port", "8090"])
+        True
+    """
+    return _UNIT.format(user=getpass.getuser(), command=" ".join(map(_quoted, command)))
+
+
+def _quoted(word: str) -> str:
+    """A word as systemd reads it: specifiers, variables and quotes are its own."""
+    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return plain if word and all(c.isalnum() or c in "-_./:=" for c in word) else f'"{plain}"'

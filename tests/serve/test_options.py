@@ -1,0 +1,116 @@
+"""Options of the server: what is refused, the file beside the command line, the command itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from score_edge.errors import ScoreEdgeError
+
+pytest.importorskip("fastapi")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"host": "0.0.0.0"}, "a key is required"),
+        ({"host": "::", "key": ""}, "a key is required"),
+        ({"media_root": "/nowhere/at/all"}, "is no folder"),
+        ({"retention": 2.0}, "outside"),
+        ({"clips": 0}, "clips is 0"),
+        ({"key": "with space"}, "characters"),
+    ],
+)
+def test_refused(given: dict[str, Any], said: str) -> None:
+    from score_edge.serve.options import ServeOptions
+
+    with pytest.raises(ScoreEdgeError, match=said):
+        ServeOptions(**given)
+
+
+def test_others_may_connect_with_a_key() -> None:
+    from score_edge.serve.options import ServeOptions
+
+    assert not ServeOptions(host="0.0.0.0", key="k").local
+    assert all(ServeOptions(host=host).local for host in ("127.0.0.1", "::1", "localhost"))
+
+
+def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
+    from score_edge.serve.options import read_options
+
+    path = tmp_path / "serve.toml"
+    path.write_text('port = 1234\nretention = 0.2\nkey = "k"\n')
+    found = read_options(path, {"port": 99})
+    assert (found.port, found.retention, found.key, found.host) == (99, 0.2, "k", "127.0.0.1")
+    for text, said in (
+        ("prot = 1", "did you mean port"),
+        ("port = 'x'", "port must be a whole number"),
+        ("=", "no TOML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ScoreEdgeError) as error:
+            read_options(path, {})
+        assert said in str(error.value)
+    with pytest.raises(ScoreEdgeError, match="cannot be read"):
+        read_options(tmp_path / "none.toml", {})
+
+
+def test_the_command_says_where_answers_and_ends(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--port", "0"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "SCORE_EDGE_KEY": "top-secret"}
+    ) as server:
+        try:
+            assert server.stderr
+            address = server.stderr.readline().split(" at ")[1].split()[0]
+            asked = urllib.request.Request(
+                f"{address}/chat/completions", headers={"Authorization": "Bearer top-secret"}
+            )
+            asked.add_header("Content-Type", "application/json")
+            asked.data = json.dumps({"messages": [{"role": "user", "content": "a private question"}]}).encode()
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                assert json.load(answer)["choices"]
+            taken = subprocess.run(
+                [*command[:-1], address.rsplit(":", 1)[1].split("/")[0]], capture_output=True, text=True, timeout=60
+            )
+            assert taken.returncode == 1 and "cannot be listened at" in taken.stderr and "Traceback" not in taken.stderr
+        finally:
+            server.send_signal(signal.SIGINT)
+        rest = server.stderr.read()
+        assert (
+            server.wait(30) in (0, 130) and "private" not in rest and "secret" not in rest and "Traceback" not in rest
+        )
+
+
+def test_a_systemd_unit(tmp_path: Path) -> None:
+    """Its command is ours again after systemd's own quoting, the key is not in it, and systemd accepts it."""
+    import shlex
+    import shutil
+
+    (tmp_path / "my videos").mkdir()
+    (tmp_path / "serve.toml").write_text("waiting = 3")
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
+    options = ["--host", "0.0.0.0", "--key", "top-secret", "--media-root", "my videos", "--config", "serve.toml"]
+    unit = subprocess.run([*command, *options], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert "top-secret" not in unit
+    (line,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
+    found = shlex.split(line.removeprefix("ExecStart="))
+    assert found[:5] == [*command[:4], "reference"]
+    given = dict(zip(found[5::2], found[6::2], strict=True))
+    assert given == {
+        "--host": "0.0.0.0",
+        "--media-root": str(tmp_path / "my videos"),
+        "--config": str(tmp_path / "serve.toml"),
+    }
+    if checker := shutil.which("systemd-analyze"):
+        path = tmp_path / "score-edge.service"
+        path.write_text(unit)
+        done = subprocess.run([checker, "verify", str(path)], capture_output=True, text=True, timeout=60)
+        assert "score-edge.service" not in done.stderr, done.stderr
