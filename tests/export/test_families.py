@@ -25,7 +25,7 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def pipeline(bundled: Any) -> Any:
     model = LlamaCpp(bundled.bundle.gguf_path, context=2048, threads=1, cache="f32")
-    with Pipeline(bundled.bundle, threads=1, model=model) as opened:
+    with Pipeline(bundled.bundle, threads=1, model=model, threshold=-1.0) as opened:  # every cell of every step
         yield opened
 
 
