@@ -118,20 +118,33 @@ def _needed(source: int, target: int, resample: Resample, part: slice) -> slice:
 
 def _rows(image: Uint8, source: int, target: int, resample: Resample, part: slice) -> Uint8:
     """The target rows `part`, of the source rows that they need."""
-    weights, first, last = _matrix(source, target, resample)
     flat = image.reshape(len(image), -1)
     resized = np.empty((part.stop - part.start, flat.shape[1]), np.uint8)
-    above = int(first[part].min())
-    for start in range(part.start, part.stop, _BAND):
-        band = slice(start, min(start + _BAND, part.stop))
-        needed = slice(int(first[band].min()), int(last[band].max()) + 1)
+    bands = _bands(source, target, resample, part.start, part.stop)
+    above = bands[0][1].start
+    for rows, needed, weights in bands:
         used = flat[needed.start - above : needed.stop - above]
-        small = max(_PRODUCT // ((band.stop - start) * len(used)), 1)
+        small = max(_PRODUCT // weights.size, 1)
         for left in range(0, flat.shape[1], small):
-            grey = weights[band, needed] @ used[:, left : left + small].astype(np.float64)
+            grey = weights @ used[:, left : left + small].astype(np.float64)
             grey += 0.5
-            resized[start - part.start : band.stop - part.start, left : left + small] = np.clip(grey, 0, 255, out=grey)
+            resized[rows, left : left + small] = np.clip(grey, 0, 255, out=grey)
     return resized.reshape(len(resized), *image.shape[1:])
+
+
+@lru_cache(maxsize=1024)
+def _bands(
+    source: int, target: int, resample: Resample, start: int, stop: int
+) -> list[tuple[slice, slice, NDArray[np.float64]]]:
+    """Some rows of the resampling matrix, in bands: which of those rows, the source rows they need, weights."""
+    weights, first, last = _matrix(source, target, resample)
+    bands = []
+    for row in range(start, stop, _BAND):
+        band = slice(row, min(row + _BAND, stop))
+        needed = slice(int(first[band].min()), int(last[band].max()) + 1)
+        rows = slice(band.start - start, band.stop - start)
+        bands.append((rows, needed, np.ascontiguousarray(weights[band, needed])))
+    return bands
 
 
 @lru_cache(maxsize=16)
