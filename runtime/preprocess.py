@@ -6,6 +6,7 @@ A frame of another shape than the encoder's input is stretched to it, or letterb
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -221,7 +222,7 @@ class Preprocessing:
         p, frames = self.patch, len(pixels)
         rows, columns = self.height // p, self.width // p
         whole = pixels[:, : rows * p, : columns * p].reshape(frames, rows, p, columns, p, 3)
-        row, column = np.divmod(self.cell_patches()[cells], columns)
+        row, column = np.divmod(_table(self)[cells], columns)
         # numpy puts the axis of the fancy indices first: (c, M, frames, p, p, 3)
         values = whole[:, row, :, column].transpose(0, 1, 5, 2, 3, 4)
         apart = self._normalised(values.reshape(*row.shape, 3, frames * p * p), (3, 1))
@@ -270,6 +271,12 @@ def _longest_edge(height: int, width: int, longest: int) -> tuple[int, int]:
         return max(other + other % 2, 1), longest
     other = int(longest * (width / height))
     return longest, max(other + other % 2, 1)
+
+
+@lru_cache(maxsize=16)
+def _table(preprocessing: Preprocessing) -> NDArray[np.int64]:
+    """`cell_patches`, which every step of every source needs."""
+    return preprocessing.cell_patches()
 
 
 def _runs(cells: Mask) -> Iterator[tuple[slice, slice]]:

@@ -75,7 +75,8 @@ class VisionEncoder:
         self.preprocessing = preprocessing
         self.graph = graph
         self.threshold = threshold
-        self.incremental = "cells" in graph.inputs
+        self._cached = graph if isinstance(graph, CachedGraph) and "cells" in graph.inputs else None
+        self.incremental = self._cached is not None
         self._dim = dim
 
     def start(self) -> EncoderState:
@@ -87,7 +88,7 @@ class VisionEncoder:
             pixels=np.empty((ours.frames_per_step, ours.height, ours.width, 3), np.uint8),
             tokens=np.empty((cells, self._dim), np.float32),
             age=np.zeros(cells, np.int64),
-            cache=self.graph.start() if isinstance(self.graph, CachedGraph) and self.incremental else None,
+            cache=None if self._cached is None else self._cached.start(),
         )
 
     def encode(self, frames: Sequence[Frame | Uint8], state: EncoderState, watch: Stopwatch) -> tuple[Float32, Mask]:
@@ -138,10 +139,11 @@ class VisionEncoder:
         """(N,) bool, the cells to encode; `state.small` is what they show now."""
         grid = self.preprocessing.grid
         every: Mask = np.ones(grid.tokens, np.bool_)
-        small = self.preprocessing.stacked([self.preprocessing.small_picture(image) for image in images]).astype(
-            np.int16
-        )
-        if state.small is None or self.threshold < 0:
+        if self.threshold < 0:
+            return every
+        pictures = [self.preprocessing.small_picture(image) for image in images]
+        small = self.preprocessing.stacked(pictures).astype(np.int16)
+        if state.small is None:
             state.small = small
             return every
         needed = self.threshold * np.maximum(0.5 ** (state.age / _HALVES), _LEAST).astype(np.float32)
@@ -172,8 +174,8 @@ class VisionEncoder:
         return {"patches": self.preprocessing.cut_cells(state.pixels, cells), "cells": cells}
 
     def _run(self, inputs: dict[str, NDArray[Any]], state: EncoderState) -> Float32:
-        if isinstance(self.graph, CachedGraph) and state.cache is not None:
-            tokens: Float32 = self.graph.run_cached(state.cache, **inputs)["tokens"]
+        if self._cached is None:
+            tokens: Float32 = self.graph.run(**inputs)["tokens"]
         else:
-            tokens = self.graph.run(**inputs)["tokens"]
+            tokens = self._cached.run_cached(state.cache, **inputs)["tokens"]
         return tokens

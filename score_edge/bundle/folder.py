@@ -300,7 +300,7 @@ def _read_manifest(folder: Path) -> Manifest:
         hint = "install a newer score-edge" if schema > SCHEMA else "export the bundle again"
         raise ScoreEdgeError(f"bundle.json: schema is {schema}, this score-edge reads {SCHEMA}", hint)
     if isinstance(document, dict) and isinstance(document.get("vision"), dict):
-        document["vision"].pop("gate", None)  # before 0.9 a threshold of another measure stood there
+        document["vision"].pop("gate", None)  # of older bundles: a threshold of another measure
     manifest = read_record(Manifest, document, MANIFEST)
     manifest.check()
     return manifest

@@ -43,7 +43,7 @@ class Live:
 
     def __init__(self, pipeline: Pipeline, steps: int) -> None:
         self.pipeline = pipeline
-        self.vision = Perception(pipeline, "last-kept", 0.1, 0.0)
+        self.vision = Perception(pipeline, "last-kept", 0.1)
         self.memory = VideoMemory(
             pipeline.model,
             pipeline.sequence,

@@ -1,0 +1,70 @@
+"""Answers with only the changed cells encoded against full encoding, paired, on the reference world.
+
+python tools/incremental_answers.py --seed 880001 --clips 220 --thresholds 12
+"""
+
+import argparse
+
+import numpy as np
+
+from score_edge.bundle.folder import Bundle
+from score_edge.core import Float32, Frame
+from score_edge.reference import world
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.stopwatch import Stopwatch
+from score_edge.runtime.vision_encoder import VisionEncoder
+
+STEPS = 32
+KINDS = (("all", 1.0), ("score", 0.1))
+
+
+def encode(encoder: VisionEncoder, frames: list[Frame]) -> tuple[Float32, float]:
+    """(T, N, D) tokens of a clip, and the share of its cells that were encoded."""
+    state, per_step = encoder.start(), encoder.preprocessing.frames_per_step
+    steps = (frames[i : i + per_step] for i in range(0, len(frames), per_step))
+    tokens, encoded = zip(*(encoder.encode(step, state, Stopwatch()) for step in steps), strict=True)
+    return np.stack(tokens), float(np.mean(encoded))
+
+
+def main() -> None:
+    """Ask every question of every clip."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=880001)
+    parser.add_argument("--clips", type=int, default=220)
+    parser.add_argument("--thresholds", default="12", help="grey levels, comma-separated")
+    chosen = parser.parse_args()
+    bundle = Bundle.open("reference")
+    path = bundle.incremental_path
+    if path is None:
+        raise SystemExit("the reference bundle has no incremental graph")
+    thresholds = [-1.0, *map(float, chosen.thresholds.split(","))]  # below 0: every cell
+    with Pipeline(bundle, threads=1, full_encoder=True) as pipeline:
+        graph, dim = OnnxGraph(path, threads=1), bundle.manifest.vision.dim
+        encoders = {each: VisionEncoder(pipeline.preprocessing, dim, graph, each) for each in thresholds}
+        right: dict[tuple[float, str], list[bool]] = {(each, kind): [] for each in thresholds for kind, _ in KINDS}
+        shares: dict[float, list[float]] = {each: [] for each in thresholds}
+        for number in range(chosen.clips):
+            clip = world.make_clip(chosen.seed, number, STEPS)
+            for threshold, encoder in encoders.items():
+                tokens, share = encode(encoder, list(clip.frames()))
+                shares[threshold].append(share)
+                for kind, retention in KINDS:
+                    pipeline.watch(tokens, pipeline.select(tokens, pipeline.selector(kind), retention))
+                    for question in clip.questions:
+                        said = "".join(pipeline.ask(question.text, 8)).strip().lower()
+                        right[threshold, kind].append(said == question.answer)
+    for threshold in thresholds[1:]:
+        print(f"threshold {threshold:g}: {np.mean(shares[threshold]):.1%} of the cells encoded")
+        for kind, retention in KINDS:
+            full, found = (np.array(right[each, kind]) for each in (-1.0, threshold))
+            change = 100 * (found * 1.0 - full)
+            print(
+                f"  {kind} at {retention:.0%}, {len(full)} questions: {full.mean():.2%} -> {found.mean():.2%} right, "
+                f"{change.mean():+.2f} +- {1.96 * change.std() / len(change) ** 0.5:.2f} points; "
+                f"{np.mean(full & ~found):.2%} became wrong, {np.mean(~full & found):.2%} right"
+            )
+
+
+if __name__ == "__main__":
+    main()
