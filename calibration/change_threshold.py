@@ -41,7 +41,7 @@ class Trial:
         error: ``||tokens - full|| / ||full||`` over the clip.
         late_error: the same over its last quarter; far above `error`, errors add up.
         agreement: share of the kept tokens that are kept both times, at the bundle's retention.
-        divergence: Kullback-Leibler divergence of the next word after a question, nats, mean over prompts and questions.
+        divergence: Kullback-Leibler divergence of the word after a question, nats, mean over prompts and questions.
     """
 
     clip: str
