@@ -2,5 +2,5 @@
 
 from score_edge.errors import require
 
-for _module in ("fastapi", "uvicorn", "pydantic", "prometheus_client"):
+for _module in ("fastapi", "uvicorn", "pydantic", "prometheus_client", "paho"):
     require(_module, "serve")
