@@ -65,6 +65,7 @@ class Pipeline:
         vision: frames to tokens.
         layout: how a clip becomes a prompt.
         sequence: of the language model, for `watch` and `ask`.
+        turn: taken by each thread while it runs a graph or the language model.
         skipped_providers: by provider, why it does not run the encoder.
 
     Raises:
@@ -99,11 +100,12 @@ class Pipeline:
         self._provider, self._threads = provider, threads
         whole = full_encoder or vision.incremental is None
         self.encoder, self.skipped_providers = _open_encoder(bundle, whole, provider, threads)
-        least = vision.change_threshold if threshold is None else threshold
-        self.vision = VisionEncoder(self.preprocessing, vision.dim, self.encoder, -1.0 if full_encoder else least)
         self.model = model or open_language_model(
             bundle, backend, context=context, sequences=sequences, threads=threads
         )
+        self.turn = self.model.turn
+        least = -1.0 if full_encoder else vision.change_threshold if threshold is None else threshold
+        self.vision = VisionEncoder(self.preprocessing, vision.dim, self.encoder, least, self.turn)
         self.sequence = self.model.sequence()
         self._video: Mark | None = None
         self._tail = ""  # text of the clip that is tokenised with the question
@@ -155,7 +157,16 @@ class Pipeline:
     @functools.cached_property
     def policy(self) -> KeepProbability | None:
         """The bundle's policy, opened on first use; None where it has none."""
-        return open_policy(self.bundle, self._provider, threads=self._threads)
+        policy = open_policy(self.bundle, self._provider, threads=self._threads)
+
+        if policy is None:
+            return None
+
+        def in_turn(tokens: Float32, previous: Float32) -> Float32:
+            with self.turn:
+                return policy(tokens, previous)
+
+        return in_turn
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
