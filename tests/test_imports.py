@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "export": "bundle onnx_files runtime runtime.graphs runtime.language runtime.sources",
     "learning": "bundle export reference selection runtime runtime.graphs runtime.language runtime.sources",
     "profiling": "bundle reference selection runtime runtime.graphs runtime.language runtime.sources",
-    "serve": "bundle runtime runtime.language runtime.sources",
+    "serve": "bundle profiling runtime runtime.language runtime.live runtime.sources",
     "doctor": "bundle onnx_files profiling runtime.graphs runtime.language runtime.sources",
 }
 

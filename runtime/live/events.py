@@ -27,7 +27,7 @@ class StepSeen:
         used, cells: KV cells with visual tokens, and how many there may be.
         held: steps the memory reaches back.
         camera: whose it is; empty where the only one has no name.
-        times_usual: kept tokens over their usual number.
+        times_usual: kept tokens over their usual number, or over 1 where that is less.
     """
 
     step: int
