@@ -138,7 +138,8 @@ def ask(
         err.print(f"{answer_line(reply)} · {runs_on}", soft_wrap=True)
     if save_overlay:  # last: the answer is shown whatever becomes of the picture
         grid = opened.manifest.vision.token_grid
-        write_overlay(save_overlay, reply.frames, list(reply.keep.reshape(-1, grid.height, grid.width)))
+        keeps, encoded = (list(mask.reshape(-1, grid.height, grid.width)) for mask in (reply.keep, reply.encoded))
+        write_overlay(save_overlay, reply.frames, keeps, encoded=encoded)
         say("overlay", "bold", f"kept tokens painted into {save_overlay}")
 
 

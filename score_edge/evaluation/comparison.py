@@ -23,6 +23,7 @@ class Reply:
         answer: of the median run by prefill time.
         retention: as asked for; 1 where nothing was dropped.
         keep: (T, N) bool.
+        encoded: (T, N) bool, the cells that were encoded; the others kept their tokens.
         frames: the newest frame of each step.
     """
 
@@ -30,6 +31,7 @@ class Reply:
     selector: str
     retention: float
     keep: Mask
+    encoded: Mask
     frames: list[Frame]
 
 
@@ -95,7 +97,7 @@ def ask(
             sure=sure,
             on_text=on_text if run == 0 else lambda piece: None,
         )
-        replies.append(Reply(answer, selector.name, answer.kept / answer.total, keep, clip.frames))
+        replies.append(Reply(answer, selector.name, answer.kept / answer.total, keep, clip.encoded, clip.frames))
     return median_run(replies)
 
 
