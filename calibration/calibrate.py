@@ -13,6 +13,12 @@ from score_edge.bundle.provenance import Provenance
 from score_edge.calibration.answers import Answers, compare_answers
 from score_edge.calibration.fidelity import Fidelity
 from score_edge.calibration.frames import Choice, choose_steps, group_steps
+from score_edge.calibration.incremental import (
+    IncrementalForm,
+    QuantisedGraph,
+    measure_incremental,
+    quantize_incremental,
+)
 from score_edge.calibration.layers import Layer, find_layers, pick
 from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare
 from score_edge.calibration.ranges import Method, collect_ranges
@@ -62,6 +68,7 @@ class Calibration:
         candidates: what was tried; `variant` is what was taken.
         layers: the sensitivity of every layer.
         excluded: layers left in FP32.
+        incremental: of the incremental graph, where the bundle has one.
         answers: on the reference world, where the bundle is the reference bundle.
         notes: what the user should know, a sentence each.
     """
@@ -77,6 +84,7 @@ class Calibration:
     candidates: list[Candidate]
     layers: list[LayerError]
     excluded: list[str]
+    incremental: IncrementalForm | None
     answers: list[Answers]
     notes: list[str]
 
@@ -167,6 +175,13 @@ def calibrate_bundle(
                 "allow more with --max-loss, or calibrate on footage like that of the camera",
             )
 
+        second: QuantisedGraph | None = None
+        together: IncrementalForm | None = None
+        if bundle.incremental_path is not None:
+            on_stage("incremental graph", None)
+            second = quantize_incremental(bundle.incremental_path, bench, best.variant, excluded)
+            together = measure_incremental(bundle, second, bench, choice.held_out)
+
         int8 = Int8(
             form,
             best.variant,
@@ -181,7 +196,9 @@ def calibrate_bundle(
         answers: list[Answers] = []
         if clips and knows_the_world(bundle):
             on_stage("answers", 2 * clips)
-            judged = write_bundle(scratch / "judged", manifest, _files(bundle, best.judged))
+            judged = write_bundle(
+                scratch / "judged", manifest, _files(bundle, best.judged, second.judged if second else None)
+            )
             answers = compare_answers(bundle, judged, clips, on_advance)
         report = Calibration(
             str(target),
@@ -195,12 +212,18 @@ def calibrate_bundle(
             [Candidate(t.variant, t.accuracy.loss, t.accuracy.tokens.error, t.milliseconds) for t in trials],
             errors,
             excluded,
+            together,
             answers,
             _notes(bench, best, form, sizes, preprocessing),
         )
         on_stage("bundle", None)
         document = json.dumps(dataclasses.asdict(report), indent=2).encode()
-        write_bundle(target, manifest, {**_files(bundle, best.path), REPORT: document}, overwrite=overwrite)
+        write_bundle(
+            target,
+            manifest,
+            {**_files(bundle, best.path, second.path if second else None), REPORT: document},
+            overwrite=overwrite,
+        )
     return report
 
 
@@ -272,22 +295,23 @@ def _manifest(before: Manifest, int8: Int8) -> Manifest:
     provenance = Provenance.now(f"{before.provenance.source}; score-edge calibrate", "onnx")
     return dataclasses.replace(
         before,
-        # One form of the encoder: a graph of single cells in FP32 beside it would run in its place.
-        vision=dataclasses.replace(before.vision, int8=int8, incremental=None),
+        vision=dataclasses.replace(before.vision, int8=int8),
         provenance=dataclasses.replace(provenance, versions={**before.provenance.versions, **provenance.versions}),
     )
 
 
-def _files(bundle: Bundle, encoder: Path) -> dict[str, Path | bytes]:
-    """Every file of a bundle with another encoder; weights beside the old one go, those beside the new one come."""
-    name = bundle.manifest.vision.graph.file
-    gone = {str(Path(name).parent / file) for file in external_files(bundle.encoder_path)}
-    incremental = bundle.manifest.vision.incremental
-    if incremental is not None:
-        gone |= {incremental.graph.file, f"{incremental.graph.file}.data"}
-    kept: dict[str, Path | bytes] = {file: path for file, path in bundle.paths.items() if file not in gone}
-    beside = {str(Path(name).parent / file): encoder.parent / file for file in external_files(encoder)}
-    return {**kept, **beside, name: encoder}
+def _files(bundle: Bundle, encoder: Path, incremental: Path | None) -> dict[str, Path | bytes]:
+    """Every file of a bundle with other graphs; weights beside the old ones go, those beside the new ones come."""
+    files: dict[str, Path | bytes] = dict(bundle.paths)
+    for old, new in ((bundle.encoder_path, encoder), (bundle.incremental_path, incremental)):
+        if old is None or new is None:
+            continue
+        name = old.relative_to(bundle.folder)
+        for file in external_files(old):
+            files.pop(str(name.parent / file), None)
+        files |= {str(name.parent / file): new.parent / file for file in external_files(new)}
+        files[str(name)] = new
+    return files
 
 
 def _notes(bench: Bench, best: Trial, form: Form, sizes: set[str], preprocessing: Preprocessing) -> list[str]:

@@ -14,6 +14,7 @@ from score_edge.errors import ScoreEdgeError, require
 from score_edge.native_path import native_path, printable
 
 _OUTLINE: Final = (255, 64, 129)
+_ENCODED: Final = (64, 196, 255)
 _PAPER: Final = (18, 20, 24)
 _INK: Final = (214, 218, 224)
 _SHEET_WIDTH: Final = 1920
@@ -38,12 +39,13 @@ def thumbnail(frame: Frame, width: int = _FRAME_WIDTH) -> Frame:
     return Frame(small, frame.time_s, frame.index, frame.gap)
 
 
-def paint(image: Uint8, keep: Mask) -> Uint8:
+def paint(image: Uint8, keep: Mask, encoded: Mask | None = None) -> Uint8:
     """Show which tokens are kept: those in full colour inside a bright outline, the others dark and almost grey.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         keep: (gh, gw) bool, one per visual token; the grid is stretched over the image.
+        encoded: (gh, gw) bool, the cells that were encoded: half as dark, in a thin blue outline where not all are.
 
     Returns:
         (H, W, 3) uint8 RGB, a new image.
@@ -52,16 +54,28 @@ def paint(image: Uint8, keep: Mask) -> Uint8:
 
     height, width = image.shape[:2]
     rows, columns = np.arange(height) * keep.shape[0] // height, np.arange(width) * keep.shape[1] // width
-    kept = keep[rows[:, None], columns]
+    spread = rows[:, None], columns
+    kept = keep[spread]
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    dropped = np.asarray(cv2.addWeighted(grey, 0.30, image, 0.08, 8), np.uint8)
-    painted = np.where(kept[..., None], image, dropped)
+    painted = np.asarray(cv2.addWeighted(grey, 0.30, image, 0.08, 8), np.uint8)
     thickness = max(1, round(min(height, width) / 240))
-    # A border of kept pixels, so that a token on the rim of the image is closed there too.
-    inside = np.pad(kept.astype(np.uint8), thickness)
-    inside = np.asarray(cv2.erode(inside, np.ones((2 * thickness + 1,) * 2, np.uint8)), np.uint8)
-    painted[kept & (inside[thickness:-thickness, thickness:-thickness] == 0)] = _OUTLINE
+    if encoded is not None and not encoded.all():
+        fresh = encoded[spread]
+        painted = np.where(fresh[..., None], np.asarray(cv2.addWeighted(grey, 0.45, image, 0.20, 8), np.uint8), painted)
+        painted[_rim(fresh, max(1, thickness // 2))] = _ENCODED
+    painted = np.where(kept[..., None], image, painted)
+    painted[_rim(kept, thickness)] = _OUTLINE
     return painted
+
+
+def _rim(area: Mask, thickness: int) -> Mask:
+    """The pixels of an area that lie on its edge; on that of the image, too."""
+    cv2 = require("cv2")
+
+    inside = np.pad(area.astype(np.uint8), thickness)
+    inside = np.asarray(cv2.erode(inside, np.ones((2 * thickness + 1,) * 2, np.uint8)), np.uint8)
+    rim: Mask = area & (inside[thickness:-thickness, thickness:-thickness] == 0)
+    return rim
 
 
 def contact_sheet(
@@ -69,6 +83,7 @@ def contact_sheet(
     keeps: Sequence[Mask],
     columns: int | None = None,
     captions: Sequence[str] | None = None,
+    encoded: Sequence[Mask] | None = None,
 ) -> Uint8:
     """All painted frames on one sheet.
 
@@ -76,22 +91,24 @@ def contact_sheet(
         frames: at least one; sizes may differ, each is fitted into a cell of the first one's shape.
         keeps: (gh, gw) bool for every frame.
         columns: cells per row; None makes the sheet about as wide as a screen is.
-        captions: a line for every frame; None gives its time and how much is kept.
+        captions: a line for every frame; None gives its time, and how much is kept and was encoded.
+        encoded: (gh, gw) bool for every frame, see `paint`.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     columns = min(columns or max(1, math.ceil(math.sqrt(len(frames)))), len(frames))
-    captions = captions or [_caption(frame, keep) for frame, keep in zip(frames, keeps, strict=True)]
+    cells: Sequence[Mask | None] = encoded or [None] * len(frames)
+    captions = captions or [_caption(*each) for each in zip(frames, keeps, cells, strict=True)]
     cell_width = min(_FRAME_WIDTH, (_SHEET_WIDTH - _MARGIN) // columns - _MARGIN)
     cell_height = _height_at(frames[0].image, cell_width)
     rows = math.ceil(len(frames) / columns)
     step_y, step_x = cell_height + _CAPTION + _MARGIN, cell_width + _MARGIN
     sheet = np.full((_MARGIN + rows * step_y, _MARGIN + columns * step_x, 3), _PAPER, np.uint8)
-    for place, (frame, keep, caption) in enumerate(zip(frames, keeps, captions, strict=True)):
+    for place, (frame, keep, fresh, caption) in enumerate(zip(frames, keeps, cells, captions, strict=True)):
         y, x = _MARGIN + place // columns * step_y, _MARGIN + place % columns * step_x
         # Resized before it is painted: outlines stay thin and crisp on thumbnails and on tiny frames.
-        sheet[y : y + cell_height, x : x + cell_width] = paint(_fit(frame.image, cell_height, cell_width), keep)
+        sheet[y : y + cell_height, x : x + cell_width] = paint(_fit(frame.image, cell_height, cell_width), keep, fresh)
         _write(sheet, caption, x, y + cell_height + 18)
     return sheet
 
@@ -102,10 +119,12 @@ def video_size(image: Uint8) -> tuple[int, int]:
     return _height_at(image, width) // 2 * 2, width
 
 
-def painted_frame(frame: Frame, keep: Mask, height: int, width: int, caption: str | None = None) -> Uint8:
-    """One frame of such a video: (height, width, 3) uint8 RGB, a line of text in it; None says time and tokens kept."""
-    painted = paint(_fit(frame.image, height, width), keep)
-    _write(painted, _caption(frame, keep) if caption is None else caption, 10, height - 12)
+def painted_frame(
+    frame: Frame, keep: Mask, height: int, width: int, caption: str | None = None, encoded: Mask | None = None
+) -> Uint8:
+    """One frame of such a video: (height, width, 3) uint8 RGB, a line of text in it; None says what a sheet says."""
+    painted = paint(_fit(frame.image, height, width), keep, encoded)
+    _write(painted, _caption(frame, keep, encoded) if caption is None else caption, 10, height - 12)
     return painted
 
 
@@ -117,7 +136,13 @@ def check_overlay(path: Path) -> None:
         )
 
 
-def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float = 2.0) -> None:
+def write_overlay(
+    path: str | Path,
+    frames: Sequence[Frame],
+    keeps: Sequence[Mask],
+    fps: float = 2.0,
+    encoded: Sequence[Mask] | None = None,
+) -> None:
     """Write a contact sheet (.png) or a video (.mp4), whole or not at all.
 
     Args:
@@ -125,6 +150,7 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
         frames: at least one.
         keeps: (gh, gw) bool for every frame.
         fps: frames per second of the video.
+        encoded: (gh, gw) bool for every frame, see `paint`.
 
     Raises:
         ScoreEdgeError: another suffix, nothing to show, or the place cannot be written.
@@ -136,9 +162,9 @@ def write_overlay(path: str | Path, frames: Sequence[Frame], keeps: Sequence[Mas
     try:
         with atomic_file(path) as unfinished:
             if path.suffix.lower() == ".png":
-                _write_png(unfinished, contact_sheet(frames, keeps))
+                _write_png(unfinished, contact_sheet(frames, keeps, encoded=encoded))
             else:
-                _write_mp4(unfinished, frames, keeps, fps)
+                _write_mp4(unfinished, frames, keeps, fps, encoded or [None] * len(frames))
     except OSError as error:
         raise ScoreEdgeError(
             f"{printable(path)} cannot be written: {error.strerror}", "make room, or choose another place"
@@ -152,7 +178,9 @@ def _write_png(path: Path, image: Uint8) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float) -> None:
+def _write_mp4(
+    path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: float, encoded: Sequence[Mask | None]
+) -> None:
     cv2 = require("cv2")
 
     height, width = video_size(frames[0].image)
@@ -160,8 +188,8 @@ def _write_mp4(path: Path, frames: Sequence[Frame], keeps: Sequence[Mask], fps: 
     if not writer.isOpened():
         raise ScoreEdgeError(f"OpenCV cannot encode a {width}x{height} video at {fps} fps", "write a .png instead")
     try:
-        for frame, keep in zip(frames, keeps, strict=True):
-            painted = painted_frame(frame, keep, height, width)
+        for frame, keep, fresh in zip(frames, keeps, encoded, strict=True):
+            painted = painted_frame(frame, keep, height, width, encoded=fresh)
             writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
@@ -192,8 +220,9 @@ def _fit(image: Uint8, height: int, width: int) -> Uint8:
     return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
-def _caption(frame: Frame, keep: Mask) -> str:
-    return f"{frame.time_s:.1f} s   {np.count_nonzero(keep)} of {keep.size} tokens"
+def _caption(frame: Frame, keep: Mask, encoded: Mask | None) -> str:
+    fresh = "" if encoded is None else f", {np.count_nonzero(encoded)} encoded"
+    return f"{frame.time_s:.1f} s   {np.count_nonzero(keep)} of {keep.size} tokens{fresh}"
 
 
 def _write(image: Uint8, text: str, x: int, y: int) -> None:

@@ -16,6 +16,7 @@ from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_poli
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
 from score_edge.runtime.language.layout import Layout
+from score_edge.runtime.language.sampling import GREEDY, Sampling
 from score_edge.runtime.overlay import thumbnail
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
@@ -232,10 +233,10 @@ class Pipeline:
         self.sequence.rollback(self._video)
         self.sequence.append(self.layout.question(self._tail, question))
 
-    def ask(self, question: str, max_tokens: int = 128) -> Iterator[str]:
+    def ask(self, question: str, max_tokens: int = 128, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The answer to a question about the watched clip, piece by piece."""
         self.prefill_question(question)
-        yield from self.sequence.generate(max_tokens)
+        yield from self.sequence.generate(max_tokens, sampling)
 
     def answer(
         self,
@@ -245,6 +246,7 @@ class Pipeline:
         selector: Selector,
         retention: float,
         max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
         sure: float = 0.0,
         on_text: Callable[[str], None] = lambda piece: None,
     ) -> tuple[Answer, Mask]:
@@ -255,7 +257,7 @@ class Pipeline:
             question: plain text.
             selector: from `selector`.
             retention: kept / all visual tokens, in (0, 1].
-            max_tokens: longest answer.
+            max_tokens, sampling: of the answer.
             sure: probability of the answer's first token below which MORE times as many tokens are looked at.
             on_text: called with every piece of the answer as it comes.
 
@@ -278,7 +280,7 @@ class Pipeline:
             retention = min(1.0, MORE * retention)
         pieces: list[str] = []
         with watch.stage("generate"):
-            for piece in self.sequence.generate(max_tokens):
+            for piece in self.sequence.generate(max_tokens, sampling):
                 pieces.append(piece)
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))

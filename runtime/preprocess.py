@@ -4,7 +4,7 @@ A frame of another shape than the encoder's input is stretched to it, or letterb
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -22,7 +22,7 @@ from score_edge.runtime.resize import Resample, Size, check_image, resize, resiz
 Layout = Literal["patches", "pixels"]
 
 
-_WHOLE = 0.4
+_WHOLE = 0.6
 """Share of cells from which on the whole frame is resized faster than they are."""
 
 
@@ -205,8 +205,9 @@ class Preprocessing:
             pixels[...] = self.resized(image)
             return
         sizes = self._sizes(image)
-        for rows, columns in _runs(cells.reshape(self.grid.height, self.grid.width)):
-            part = (self._span(rows, self.height), self._span(columns, self.width))
+        rows, columns = _starts_of(self)
+        for top, bottom, left, right in rectangles(cells.reshape(self.grid.height, self.grid.width)):
+            part = self._span(rows[top:bottom]), self._span(columns[left:right])
             pixels[part] = resize_part(image, sizes, *part, self.resample)
 
     def cut_cells(self, pixels: Uint8, cells: NDArray[np.int64]) -> Float32:
@@ -228,10 +229,9 @@ class Preprocessing:
         apart = self._normalised(values.reshape(*row.shape, 3, frames * p * p), (3, 1))
         return apart.reshape(*row.shape, self.shape[1])
 
-    def _span(self, cells: slice, side: int) -> slice:
-        """The pixels along a side that the patches of a run of cells show."""
-        starts = self._starts(side, -(side // self.patch // -self.merge))
-        return slice(int(starts[cells.start]) * self.patch, (int(starts[cells.stop - 1]) + self.merge) * self.patch)
+    def _span(self, starts: tuple[int, ...]) -> slice:
+        """The pixels along a side that the patches of neighbouring cells show."""
+        return slice(starts[0] * self.patch, (starts[-1] + self.merge) * self.patch)
 
     def _sizes(self, image: Uint8) -> list[Size]:
         """What a frame is resized to, in this order."""
@@ -279,9 +279,31 @@ def _table(preprocessing: Preprocessing) -> NDArray[np.int64]:
     return preprocessing.cell_patches()
 
 
-def _runs(cells: Mask) -> Iterator[tuple[slice, slice]]:
-    """(rows, columns) of rectangles that cover just these cells of a (gh, gw) grid: each a run within one row."""
-    for row, active in enumerate(cells):
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]]).astype(np.int8)))
-        for start, stop in zip(edges[::2], edges[1::2], strict=True):
-            yield slice(row, row + 1), slice(int(start), int(stop))
+@lru_cache(maxsize=16)
+def _starts_of(preprocessing: Preprocessing) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first patch of each row of cells, and of each column."""
+    sides = (preprocessing.height, preprocessing.grid.height), (preprocessing.width, preprocessing.grid.width)
+    rows, columns = (tuple(preprocessing._starts(*side).tolist()) for side in sides)
+    return rows, columns
+
+
+def rectangles(cells: Mask) -> list[tuple[int, int, int, int]]:
+    """Rectangles that cover just these cells, each once: runs in a row, joined where the next row has the same.
+
+    Args:
+        cells: (gh, gw) bool.
+
+    Returns:
+        Of each: top, bottom, left, right; bottom and right are the first cell that is not in it.
+
+    Example:
+        >>> rectangles(np.array([[True, True, False], [True, True, False], [False, False, True]]))
+        [(0, 2, 0, 2), (2, 3, 2, 3)]
+    """
+    edges = np.diff(np.pad(cells, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    starts, ends = np.argwhere(edges == 1).tolist(), np.argwhere(edges == -1).tolist()
+    found: dict[tuple[int, int, int], tuple[int, int]] = {}  # by the row below, left and right: top and bottom
+    for (row, left), (_, right) in zip(starts, ends, strict=True):
+        top, _ = found.pop((row, left, right), (row, row))
+        found[row + 1, left, right] = top, row + 1
+    return [(top, bottom, left, right) for (_, left, right), (top, bottom) in found.items()]

@@ -128,7 +128,8 @@ def _rows(image: Uint8, source: int, target: int, resample: Resample, part: slic
         for left in range(0, flat.shape[1], small):
             grey = weights @ used[:, left : left + small].astype(np.float64)
             grey += 0.5
-            resized[rows, left : left + small] = np.clip(grey, 0, 255, out=grey)
+            np.maximum(grey, 0, out=grey)  # np.clip takes several times as long where there is little to clip
+            resized[rows, left : left + small] = np.minimum(grey, 255, out=grey)
     return resized.reshape(len(resized), *image.shape[1:])
 
 

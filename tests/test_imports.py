@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "runtime.sources": "bundle reference runtime",
     "runtime": "bundle selection runtime.graphs runtime.language",
     "runtime.live": "bundle runtime runtime.language runtime.sources selection",
-    "evaluation": "bundle reference selection runtime runtime.graphs runtime.live runtime.sources",
+    "evaluation": "bundle reference selection runtime runtime.graphs runtime.language runtime.live runtime.sources",
     "calibration": "bundle evaluation onnx_files selection runtime runtime.graphs runtime.live runtime.sources",
     "engines": "bundle calibration onnx_files runtime runtime.graphs runtime.sources",
     "export": "bundle onnx_files runtime runtime.graphs runtime.language runtime.sources",

@@ -18,6 +18,8 @@ from score_edge.selection.score import KeepProbability
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
 
 _CUDA = "CUDAExecutionProvider"
+_FOR_ONE_THREAD = 2e8
+"""Multiplications up to which a second thread wins little alone, and costs more than that beside a busy decoder."""
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +125,15 @@ def _cuda(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
 def _cpu(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
     if name != "policy" and overflows(bundle.manifest.vision.int8):
         _log.warning("%s (%s)", OVERFLOWS, REMEDY)
-    return OnnxGraph(_onnx(bundle, name), threads=threads)
+    path = _onnx(bundle, name)
+    return OnnxGraph(path, threads=threads or (1 if _work(bundle, name, path) < _FOR_ONE_THREAD else None))
+
+
+def _work(bundle: Bundle, name: GraphName, path: Path) -> float:
+    """Multiplications of a step, roughly: every weight once for each row."""
+    vision = bundle.manifest.vision
+    rows = vision.token_grid.tokens if name == "policy" else vision.patches
+    return (path.stat().st_size + sum(file.bytes for file in bundle.manifest.extra)) / 4 * rows
 
 
 def _onnx(bundle: Bundle, name: GraphName) -> Path:

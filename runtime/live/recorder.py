@@ -70,10 +70,10 @@ class Recorder:
             if not self._writer.isOpened():
                 self._writer = None
                 raise ScoreEdgeError(f"OpenCV cannot write {self.path}", "may you write there?")
-        keep = event.keep.reshape(self._grid.height, self._grid.width)
+        keep, encoded = (mask.reshape(self._grid.height, self._grid.width) for mask in (event.keep, event.encoded))
         self._shown -= 1
         caption = self._answer if self._shown >= 0 else None
-        painted = painted_frame(event.frame, keep, *self._size, caption)
+        painted = painted_frame(event.frame, keep, *self._size, caption, encoded)
         self._writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
 
     def _check_room(self) -> None:

@@ -6,12 +6,15 @@ from rich.table import Table
 from rich.text import Text
 
 from score_edge.calibration.calibrate import Calibration
+from score_edge.calibration.incremental import IncrementalForm
 
 
 def calibration_tables(report: Calibration) -> Iterator[Table]:
     """Accuracy, variants, answers where there are some, and layers with the plan."""
     yield _accuracy(report)
     yield _candidates(report)
+    if report.incremental:
+        yield _incremental(report.incremental)
     if report.answers:
         yield _answers(report)
     yield _layers(report)
@@ -50,6 +53,24 @@ def _candidates(report: Calibration) -> Table:
         faster = f"{report.fp32_milliseconds / row.milliseconds:.2f}x"
         taken = "taken" if row.variant == report.variant else ""
         table.add_row(row.variant, f"{row.loss:.2g}", f"{row.error:.2%}", f"{row.milliseconds:.1f}", faster, taken)
+    return table
+
+
+def _incremental(form: IncrementalForm) -> Table:
+    table = Table(
+        title=f"the incremental graph ({form.layers} layers in INT8) beside all cells in FP32",
+        caption=f"what changed: by more than {form.threshold:g} grey levels",
+    )
+    names = ("", "cells", "error", "worst cosine", "same kept at 10%")
+    for name in names:
+        table.add_column(name, justify="right" if name else "left")
+    for name, share, fidelity in (
+        ("INT8, all cells", 1.0, form.all_cells),
+        ("FP32, what changed", form.encoded, form.fp32),
+        ("INT8, what changed", form.encoded, form.int8),
+    ):
+        tokens, kept = fidelity.tokens, fidelity.agreement[-1].overlap
+        table.add_row(name, f"{share:.0%}", f"{tokens.error:.2%}", f"{tokens.worst_cosine:.4f}", f"{kept:.1%}")
     return table
 
 

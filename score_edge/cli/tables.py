@@ -42,6 +42,7 @@ def reply_json(reply: Reply) -> dict[str, Any]:
         "retention": reply.retention,
         "kept": reply.answer.kept,
         "total": reply.answer.total,
+        "encoded": round(float(reply.encoded.mean()), 4),
         **({"looks": [dataclasses.asdict(look) for look in reply.answer.looks]} if reply.answer.looks else {}),
         "timings": {**dataclasses.asdict(timings), "ttft": timings.ttft, "whole": timings.whole},
     }
@@ -51,6 +52,8 @@ def answer_line(reply: Reply) -> str:
     """Tokens kept and where the time went, on one line."""
     timings = reply.answer.timings
     parts = [f"{reply.answer.kept}/{reply.answer.total} tokens kept by {reply.selector}"]
+    if not reply.encoded.all():
+        parts.append(f"{reply.encoded.mean():.0%} of the cells encoded")
     if looks := reply.answer.looks:
         parts.append("sure to " + " then ".join(f"{look.probability:.0%} of {look.kept}" for look in looks))
     parts += [

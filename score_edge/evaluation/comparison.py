@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score_edge.core import Answer, Frame, Mask
+from score_edge.runtime.language.sampling import GREEDY, Sampling
 from score_edge.runtime.pipeline import EncodedClip, Pipeline
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.open_source import sample_clip
@@ -23,6 +24,7 @@ class Reply:
         answer: of the median run by prefill time.
         retention: as asked for; 1 where nothing was dropped.
         keep: (T, N) bool.
+        encoded: (T, N) bool, the cells that were encoded; the others kept their tokens.
         frames: the newest frame of each step.
     """
 
@@ -30,6 +32,7 @@ class Reply:
     selector: str
     retention: float
     keep: Mask
+    encoded: Mask
     frames: list[Frame]
 
 
@@ -78,6 +81,7 @@ def ask(
     selector: Selector,
     retention: float,
     max_tokens: int = 128,
+    sampling: Sampling = GREEDY,
     runs: int = 1,
     sure: float = 0.0,
     on_text: Callable[[str], None] = lambda piece: None,
@@ -92,10 +96,11 @@ def ask(
             selector=selector,
             retention=retention,
             max_tokens=max_tokens,
+            sampling=sampling,
             sure=sure,
             on_text=on_text if run == 0 else lambda piece: None,
         )
-        replies.append(Reply(answer, selector.name, answer.kept / answer.total, keep, clip.frames))
+        replies.append(Reply(answer, selector.name, answer.kept / answer.total, keep, clip.encoded, clip.frames))
     return median_run(replies)
 
 
@@ -107,6 +112,7 @@ def compare(
     selector: Selector,
     retention: float,
     max_tokens: int = 128,
+    sampling: Sampling = GREEDY,
     runs: int = 5,
     on_run: Callable[[], None] = lambda: None,
 ) -> Comparison:
@@ -115,7 +121,16 @@ def compare(
     replies: tuple[list[Reply], list[Reply]] = ([], [])
     for _ in range(runs):
         for variant, done in zip(variants, replies, strict=True):
-            done.append(ask(pipeline, encode, question, selector=variant, retention=retention, max_tokens=max_tokens))
+            reply = ask(
+                pipeline,
+                encode,
+                question,
+                selector=variant,
+                retention=retention,
+                max_tokens=max_tokens,
+                sampling=sampling,
+            )
+            done.append(reply)
             on_run()
     seconds = {}
     for stage in ("prefill", "ttft", "whole"):

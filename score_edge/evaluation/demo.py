@@ -91,7 +91,8 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
     on_stage("painting the kept tokens")
     problem = ""
     try:
-        write_overlay(overlay, clip.frames, list(speed.pruned.keep.reshape(-1, *vision.grid)))
+        keeps, encoded = (list(mask.reshape(-1, *vision.grid)) for mask in (speed.pruned.keep, clip.encoded))
+        write_overlay(overlay, clip.frames, keeps, encoded=encoded)
     except ScoreEdgeError as error:  # half a minute of figures is not thrown away for a picture
         problem = error.message
     accuracy = None

@@ -1,5 +1,6 @@
 """The whole calibration on the reference bundle, and bad input that leaves nothing behind."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -42,6 +43,32 @@ def test_the_bundle_holds_an_int8_encoder_within_the_bound(made) -> None:
     operators = {node.op_type for node in onnx.load(str(bundle.encoder_path)).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
     assert bundle.manifest.files["vision.graph"].bytes < Bundle.open("reference").manifest.files["vision.graph"].bytes
+
+
+def test_the_incremental_graph_is_quantised_as_the_plain_one(made) -> None:
+    report, bundle = made
+    form = report.incremental
+    assert form is not None and form.layers == len(report.layers) - len(report.excluded)
+    assert form.all_cells.tokens.error == pytest.approx(report.accuracy.tokens.error, rel=1e-3)
+    assert 0 < form.encoded < 1 and form.int8.tokens.error >= form.fp32.tokens.error > 0
+    assert bundle.incremental_path is not None and bundle.manifest.vision.incremental is not None
+    operators = {node.op_type for node in onnx.load(str(bundle.incremental_path)).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    graph = OnnxGraph(bundle.incremental_path)
+    cells, size = 3, graph.inputs["patches"][1:]
+    tokens = graph.run_cached(graph.start(), patches=np.zeros((cells, *size), np.float32), cells=np.arange(cells))
+    assert tokens["tokens"].shape == (cells, bundle.manifest.vision.dim)
+
+
+def test_a_bundle_without_an_incremental_graph_gets_none(frames, tmp_path) -> None:
+    reference = Bundle.open("reference")
+    manifest = dataclasses.replace(
+        reference.manifest, vision=dataclasses.replace(reference.manifest.vision, incremental=None)
+    )
+    files = {name: path for name, path in reference.paths.items() if name != "incremental.onnx"}
+    plain = write_bundle(tmp_path / "plain", manifest, files)
+    report = calibrate_bundle(plain, tmp_path / "int8", [frames], frames=16, clips=0)
+    assert report.incremental is None and Bundle.open(tmp_path / "int8").incremental_path is None
 
 
 def test_policy_and_language_model_stay_as_they_are(made) -> None:

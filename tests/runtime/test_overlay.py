@@ -31,6 +31,18 @@ def test_kept_tokens_keep_their_pixels_and_dropped_ones_are_dark_and_grey() -> N
     assert (image == (200, 40, 40)).all()
 
 
+def test_encoded_cells_are_outlined_and_less_dark_unless_all_are() -> None:
+    image = np.full((120, 160, 3), (200, 40, 40), np.uint8)
+    keep, encoded = np.zeros((6, 8), bool), np.zeros((6, 8), bool)
+    keep[2, 3] = encoded[2, 3] = encoded[2, 4] = True
+    plain, painted = paint(image, keep), paint(image, keep, encoded)
+    np.testing.assert_array_equal(painted[40:60, 60:80], plain[40:60, 60:80])  # kept: as ever
+    assert painted[50, 90].sum() > plain[50, 90].sum()  # encoded, not kept
+    assert (painted[40, 85] != plain[40, 85]).any() and painted[40, 85].argmax() == 2  # its blue rim
+    np.testing.assert_array_equal(painted[:40], plain[:40])
+    np.testing.assert_array_equal(paint(image, keep, np.ones((6, 8), bool)), plain)
+
+
 def test_all_none_and_a_token_in_the_corner() -> None:
     image = np.full((37, 53, 3), 90, np.uint8)
     everything = paint(image, np.ones((3, 5), bool))

@@ -86,8 +86,9 @@ def test_pictures(address: str) -> None:
     painted = httpx.get(f"{address}/live/front/picture.jpg?paint=1")
     images = [cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR) for answer in (plain, painted)]
     assert plain.headers["content-type"] == "image/jpeg" and plain.headers["cache-control"] == "no-store"
-    assert images[0].shape == images[1].shape == (96, 96, 3)
-    assert images[1].mean() < images[0].mean()  # what is not kept is dark
+    assert images[0].shape == (96, 96, 3) and images[1].shape == (576, 576, 3)
+    enlarged = images[0].repeat(6, 0).repeat(6, 1).astype(int)
+    assert np.abs(images[1] - enlarged).max() > 100  # outlines, and what is not kept is dark
     assert httpx.get(f"{address}/live/nowhere/picture.jpg").status_code == 404
     assert httpx.get(f"{address}/live/front/picture.jpg?paint=x").json()["error"]["param"] == "paint"
 

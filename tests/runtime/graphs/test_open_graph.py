@@ -67,3 +67,10 @@ def test_tensorrt_that_is_not_there(monkeypatch):
     with pytest.raises(ScoreEdgeError) as caught:
         load_tensorrt("tensorrt_rtx")
     assert caught.value.hint == 'pip install "score-edge[rtx-check]"'
+
+
+@without_gpu
+def test_a_small_graph_is_computed_by_one_thread_unless_told_otherwise(bundle):
+    for threads, expected in ((None, 1), (2, 2)):
+        graph, _ = open_graph(bundle, "encoder", threads=threads)
+        assert graph._session.get_session_options().intra_op_num_threads == expected

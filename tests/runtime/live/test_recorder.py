@@ -23,7 +23,7 @@ GRID = Grid(3, 4)
 def step(n: int, size: tuple[int, int] = (48, 64)) -> StepSeen:
     image = np.random.default_rng(n).integers(0, 255, (*size, 3)).astype(np.uint8)
     frame, keep = Frame(image, n / 2, n), np.arange(12) % 5 == n % 5
-    return StepSeen(n, frame, keep, True, False, False, {}, 0.0, n, 0, 0, 1, 0)
+    return StepSeen(n, frame, keep, keep | (n % 2 == 0), False, False, {}, 0.0, n, 0, 0, 1, 0)
 
 
 def frames_in(path: Path) -> list[np.ndarray]:
