@@ -19,7 +19,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from score_edge.errors import ScoreEdgeError
 from score_edge.serve.feed import Feed, FeedEvent
 from score_edge.serve.home_assistant import discovery
 from score_edge.serve.mqtt_address import Broker
@@ -119,7 +118,8 @@ class Publisher:
             self._waiting.append(_Message(f"{topic}/answer", json.dumps(data), retain=True))
         elif event.kind == "alert":
             self._waiting.append(_Message(f"{topic}/alert", json.dumps(data)))
-            if self._connected and not (self._unknown or self._first):  # what is long past is no surprise any more
+            # What is long past is no surprise any more, nor is what was answered about it.
+            if self._connected and not (self._unknown or self._first or data.get("text")):
                 self._client.publish(f"{topic}/surprise", "ON", qos=0)
 
     def _publish(self, seconds: float) -> None:
@@ -193,7 +193,7 @@ class Publisher:
         try:
             self._ask(camera, question)
         except Exception as error:  # the connection goes on; without its words: they may be the question's
-            why = error.message if isinstance(error, ScoreEdgeError) else type(error).__name__
+            why = getattr(error, "message", type(error).__name__)
             _LOG.warning("a question over MQTT was not taken: %s", why)
 
     def _say(self, what: str) -> None:

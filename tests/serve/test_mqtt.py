@@ -329,6 +329,20 @@ def test_questions_come_over_mqtt(broker: Mosquitto, listener: Listener, caplog:
     assert "private" not in caplog.text
 
 
+def test_a_server_publishes_its_cameras_and_answers(broker: Mosquitto, listener: Listener, served: Any) -> None:
+    pytest.importorskip("llama_cpp")
+    address = f"mqtt://127.0.0.1:{broker.port}/house"
+    with served(source={"front": "synthetic://?live=1"}, mqtt=address, alert_above=0.01):
+        wait_for(lambda: '"live"' in (listener.of("house/front/state") or [""])[-1], 30)
+        listener.publish("house/front/ask", "how many things moved fast?")
+        wait_for(lambda: listener.of("house/front/answer"), 30)
+        wait_for(lambda: listener.of("house/front/alert"), 30)
+    answer = json.loads(listener.of("house/front/answer")[0])
+    assert answer["question"] == "how many things moved fast?" and answer["answer"] and answer["time"]
+    assert "ON" in listener.of("house/front/surprise") and "front" in json.dumps(listener.got)
+    wait_for(lambda: listener.of("house/status")[-1] == "offline")
+
+
 def test_a_password_is_used_and_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from score_edge.serve.mqtt_address import Broker
 

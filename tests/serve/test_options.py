@@ -25,6 +25,8 @@ pytest.importorskip("fastapi")
         ({"retention": 2.0}, "outside"),
         ({"clips": 0}, "clips is 0"),
         ({"key": "with space"}, "characters"),
+        ({"mqtt": "broker:1883", "source": {"front": "synthetic://"}}, "must be mqtt://"),
+        ({"mqtt": "mqtt://broker"}, "nothing to publish"),
     ],
 )
 def test_refused(given: dict[str, Any], said: str) -> None:
@@ -120,6 +122,11 @@ def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
     (tmp_path / "a.mp4").touch()
     given = ["--source", "front=rtsp://camera/live", "--source", "file=a.mp4"]
+    for mqtt, shown in (("mqtt://broker/house", True), ("mqtt://eyes:hush@broker/house", False)):
+        unit = subprocess.run(
+            [*command, *given, "--mqtt", mqtt], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        assert (f"--mqtt {mqtt}" in unit.stdout) == shown and "hush" not in unit.stdout
     unit = subprocess.run([*command, *given], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert '--source "front=rtsp://camera/live"' in unit or "--source front=rtsp://camera/live" in unit
     assert f"file={tmp_path / 'a.mp4'}" in unit
