@@ -7,6 +7,7 @@ that outlives a lost connection, so that what the broker has half is finished an
 import json
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections import deque
@@ -179,7 +180,9 @@ class Publisher:
             self._say(f"is lost: {reason}")
 
     def _on_connect_fail(self, client: paho.Client, data: Any) -> None:
-        self._say("cannot be reached")
+        error = sys.exc_info()[1]  # paho calls this where it has caught it
+        why = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or type(error).__name__
+        self._say(f"cannot be reached: {why}")
 
     def _on_message(self, client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         camera = message.topic.split("/")[-2]

@@ -40,7 +40,7 @@ ORIGIN = {"name", "sw_version", "support_url"}
 class Mosquitto:
     """A broker on loopback that forgets everything when it stops."""
 
-    def __init__(self, folder: Path, password: str = "") -> None:
+    def __init__(self, folder: Path, password: str = "", *, tls: bool = False) -> None:
         found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if found is None:
             pytest.skip("mosquitto is not installed: apt install mosquitto")
@@ -50,6 +50,11 @@ class Mosquitto:
         lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(not password).lower()}"]
         if os.getuid() == 0:
             lines.append("user root")
+        if tls:
+            lines += [f"certfile {folder / 'broker.pem'}", f"keyfile {folder / 'broker.key'}"]
+            options = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+            options += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "broker.key", "-out", "broker.pem"]
+            subprocess.run(["openssl", "req", *options], cwd=folder, check=True, capture_output=True)
         if password:
             subprocess.run(["mosquitto_passwd", "-b", "-c", folder / "passwords", "eyes", password], check=True)
             lines.append(f"password_file {folder / 'passwords'}")
@@ -118,12 +123,14 @@ class Network:
 class Listener:
     """Everything that is published, in order, across restarts of the broker."""
 
-    def __init__(self, port: int, user: str = "", password: str = "") -> None:
+    def __init__(self, port: int, user: str = "", password: str = "", tls: Path | None = None) -> None:
         self.got: list[tuple[str, str, bool]] = []
         self.connections = 0
         self._client = client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         if user:
             client.username_pw_set(user, password)
+        if tls:
+            client.tls_set(ca_certs=str(tls))
         client.on_connect = lambda client, *_: client.subscribe("#", qos=2)
         client.on_subscribe = self._subscribed
         client.on_message = lambda _, __, m: self.got.append((m.topic, m.payload.decode(errors="replace"), m.retain))
@@ -363,12 +370,28 @@ def test_a_password_is_used_and_never_shown(tmp_path: Path, caplog: pytest.LogCa
     broker.stop()
 
 
+def test_the_certificate_of_a_broker_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    broker = Mosquitto(tmp_path, tls=True)
+    with publishing(f"mqtts://127.0.0.1:{broker.port}"):
+        wait_for(lambda: "cannot be reached: self-signed certificate" in caplog.text)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "broker.pem"))
+    with publishing(f"mqtts://127.0.0.1:{broker.port}"):
+        listener = Listener(broker.port, tls=tmp_path / "broker.pem")
+        wait_for(lambda: listener.of("score-edge/status") == ["online"])
+        listener.close()
+    broker.stop()
+
+
 def test_a_broker_that_is_away_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refuses
         before = threading.active_count()
         with publishing(f"mqtt://127.0.0.1:{taken.getsockname()[1]}"):
-            wait_for(lambda: "cannot be reached" in caplog.text)
+            wait_for(lambda: "cannot be reached: Connection refused" in caplog.text)
     assert threading.active_count() == before
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -460,6 +461,23 @@ def test_without_a_camera_pictures_are_asked_about(browser: Any, tmp_path: Path)
         page.find("#no-pictures").click()
         page.find("#question").send_keys(" \ue007")
         assert page.complaints() == []
+
+
+def test_a_server_that_goes_away_is_said_and_found_again(browser: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    camera = ("--source", "front=synthetic://?live=1", "--port", port)
+    with serving(*camera) as address:
+        page = Page(browser, address)
+        page.wait(lambda: page.text("#connection") == "1 live", "a live camera")
+    page.wait(lambda: page.text("#connection") == "not connected, trying again", "that it is gone")
+    assert re.fullmatch(r"unknown · [\d.]+ s ago", page.text(page.camera("front", ".state")))
+    page.find("#question").send_keys("are you there?", "\ue007")
+    page.wait(lambda: page.text("#answers .cost") == "The server cannot be reached.", "why there is no answer")
+    steps = page.text(page.camera("front", ".steps"))
+    with serving(*camera):
+        page.wait(lambda: page.text("#connection") == "1 live", "it is back")
+        page.wait(lambda: page.text(page.camera("front", ".steps")) != steps, "new steps")
 
 
 def test_files_of_the_page_and_no_others(address: str) -> None:

@@ -5,6 +5,7 @@ import { element, since, tell } from "./words.js";
 
 const find = (id) => document.getElementById(id);
 const OLD_S = 3;
+const MOST = 50;
 
 export class Ask {
   constructor() {
@@ -119,6 +120,7 @@ export class Ask {
     const cost = element("p", "cost");
     entry.append(asked, text, cost);
     find("answers").prepend(entry);
+    while (find("answers").children.length > MOST) find("answers").lastElementChild.remove();
     this.stopping = new AbortController();
     find("send").hidden = true;
     find("stop").hidden = false;

@@ -192,6 +192,14 @@ export class Cameras {
     this.onChange();
   }
 
+  // The server is away: what was live is known no more.
+  away() {
+    for (const camera of this.all.values()) {
+      camera.data.state = "unknown";
+      camera.show();
+    }
+  }
+
   take(data) {
     let camera = this.all.get(data.name);
     const state = camera?.data.state;

@@ -6,11 +6,13 @@ import { Cameras } from "./cameras.js";
 import { events, json, request } from "./server.js";
 
 const SILENT_MS = 40_000; // the server says something every 15 s
+const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 15_000;
 const connection = document.getElementById("connection");
 const ask = new Ask();
 const cameras = new Cameras(() => summarise());
 let model = "";
 let reached = false;
+let waitMs = FIRST_WAIT_MS;
 
 function summarise() {
   const states = [...cameras.all.values()].map((camera) => camera.data.state);
@@ -37,6 +39,8 @@ async function watch() {
     const live = await json("live");
     model = live.model;
     reached = true;
+    waitMs = FIRST_WAIT_MS;
+    connection.title = "";
     document.getElementById("model").textContent = model;
     document.querySelectorAll(".bundle").forEach((place) => (place.textContent = model));
     cameras.set(live.cameras);
@@ -54,6 +58,7 @@ async function watch() {
     clearTimeout(silent);
     stopping.abort();
     reached = false;
+    cameras.away();
     summarise();
   }
 }
@@ -79,12 +84,12 @@ function chooseTheme() {
 }
 
 chooseTheme();
-for (let wait = 1000; ; wait = Math.min(wait * 2, 15_000)) {
+for (;;) {
   try {
     await watch();
-    wait = 500;
   } catch (error) {
-    console.info(error.message);
+    connection.title = error.message;
   }
-  await new Promise((resolve) => setTimeout(resolve, wait));
+  await new Promise((resolve) => setTimeout(resolve, waitMs));
+  waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS);
 }
