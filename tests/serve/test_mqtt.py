@@ -420,6 +420,28 @@ def test_what_is_no_address_is_refused_without_showing_it(address: str) -> None:
     assert "hush" not in str(error.value) and "pa/ss" not in str(error.value)
 
 
+def test_templates_give_what_home_assistant_takes() -> None:
+    """Jinja, as there; a state of more than 255 characters would be refused."""
+    jinja2 = pytest.importorskip("jinja2")
+    from score_edge.serve.home_assistant import STATES, discovery
+
+    configs = {topic.split("/")[3]: config for topic, config in discovery("score-edge", "front", "m")}
+
+    def render(template: str, **value: str) -> str:
+        return str(jinja2.Environment(autoescape=False).from_string(template).render(value_json=value))
+
+    assert render(configs["answer"]["value_template"], answer="x" * 1000) == "x" * 255
+    assert render(configs["answer"]["value_template"], answer="a <b> & c") == "a <b> & c"
+    (live,) = configs["surprise"]["availability"][1:]
+    assert [render(live["value_template"], state=state) for state in STATES] == [
+        "offline",
+        "online",
+        "offline",
+        "offline",
+    ]
+    assert render(configs["state"]["value_template"], state="lost") in configs["state"]["options"]
+
+
 def test_names_of_any_script_have_identifiers_of_their_own() -> None:
     from score_edge.serve.home_assistant import discovery
 
