@@ -4,6 +4,7 @@ Debian: chromium chromium-driver.
 """
 
 import contextlib
+import http.client
 import http.server
 import json
 import os
@@ -26,6 +27,7 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("fastapi")
+pytestmark = pytest.mark.slow  # a browser and servers are started
 
 WAIT_S = 30
 SMALLEST = 24  # CSS pixels of what is touched: https://www.w3.org/TR/WCAG22/#target-size-minimum
@@ -434,6 +436,16 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(browser: Any) -> None:
         assert not page("return document.getElementById('key').open")
         assert page("return [location.href, document.cookie, JSON.stringify(localStorage)].join()").count("secret") == 0
         assert not any("secret" in url for url in page.requested())
+        for path, status in (
+            ("/", 200),
+            ("/live", 401),
+            ("/page/../live", 404),
+            ("/page/%2e%2e/live", 404),
+            ("//", 401),
+        ):
+            connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=10)
+            connection.request("GET", path)
+            assert connection.getresponse().status == status, path
         page("location.reload()")
         page.wait(lambda: page.text("#connection") == "ready", "open again without being asked")
         page("sessionStorage.clear()")
