@@ -41,6 +41,7 @@ class Broker:
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
+            (host or "").encode("idna")  # as the connection will do
         except ValueError:
             raise ScoreEdgeError("the address of the MQTT broker cannot be read", _EXAMPLE) from None
         if parts.scheme not in _PORTS or not host or parts.query or parts.fragment or port == 0:

@@ -410,6 +410,8 @@ def test_a_broker_that_is_away_stops_nobody(caplog: pytest.LogCaptureFixture) ->
         "mqtt://me:hush@broker/a//b",
         "mqtt://me:hush@broker?x=1",
         "mqtt://[me:hush@broker",
+        "mqtt://me:hush@a..b",
+        f"mqtt://me:hush@{'a' * 70}",
     ],
 )
 def test_what_is_no_address_is_refused_without_showing_it(address: str) -> None:

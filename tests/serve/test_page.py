@@ -27,7 +27,6 @@ import pytest
 
 pytest.importorskip("llama_cpp")
 pytest.importorskip("fastapi")
-pytestmark = pytest.mark.slow  # a browser and servers are started
 
 WAIT_S = 30
 SMALLEST = 24  # CSS pixels of what is touched: https://www.w3.org/TR/WCAG22/#target-size-minimum
@@ -342,12 +341,12 @@ def test_snapshot_and_overlay_are_downloaded(page: Page, tmp_path: Path) -> None
     where = {"behavior": "allow", "downloadPath": str(tmp_path)}
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
     for kind in ("snapshot", "overlay"):
-        page.find(page.camera("front", f".{kind}")).click()
+        page.find(page.camera("gate", f".{kind}")).click()
     files = page.wait(lambda: len(found := sorted(tmp_path.glob("*.jpg"))) == 2 and found, "two files")
     plain, painted = sorted(files, key=lambda path: path.stem.endswith("-overlay"))
-    assert all(path.name.startswith("front-20") for path in files)
+    assert all(path.name.startswith("gate-20") for path in files)
     assert painted.stem.endswith("-overlay") and not plain.stem.endswith("-overlay")
-    assert cv2.imread(str(painted)).mean() < cv2.imread(str(plain)).mean()  # most of it is dark
+    assert cv2.imread(str(painted)).mean() < 0.7 * cv2.imread(str(plain)).mean()  # its grey is dark
 
 
 NAMES = """
@@ -376,7 +375,7 @@ def test_everything_has_a_name_and_a_focus_that_is_seen(page: Page) -> None:
     assert [where for where in seen if where[1] == "none"] == []
 
 
-@pytest.mark.parametrize("colours", [DARK, LIGHT], ids=["dark", "light"])
+@pytest.mark.parametrize("colours", [DARK, pytest.param(LIGHT, marks=pytest.mark.slow)], ids=["dark", "light"])
 def test_words_can_be_read(browser: Any, address: str, colours: Any) -> None:
     """Contrast of 4.5 : 1 between words and what is behind them: https://www.w3.org/TR/WCAG22/#contrast-minimum"""
     page = Page(browser, address, colours=colours)
@@ -475,6 +474,7 @@ def test_without_a_camera_pictures_are_asked_about(browser: Any, tmp_path: Path)
         assert page.complaints() == []
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_said_and_found_again(browser: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
