@@ -91,7 +91,8 @@ def serve(
         Bundle.open(bundle),
         options,
         lambda address, pipeline: err.print(
-            f"{bundle} at {address}/v1 · {describe_pipeline(pipeline)} · Ctrl-C ends it", soft_wrap=True
+            f"{bundle} at {address}/v1 · page at {address}/ · {describe_pipeline(pipeline)} · Ctrl-C ends it",
+            soft_wrap=True,
         ),
     )
 
