@@ -161,10 +161,21 @@ def wait_for(true: Callable[[], Any], seconds: float = 10) -> None:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    found = Mosquitto(tmp_path)
-    yield found
-    found.stop()
+def new_broker(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Starts a broker, which is stopped at the end of the test whatever happens."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> Mosquitto:
+            found = Mosquitto(tmp_path, **options)
+            stack.callback(found.stop)
+            return found
+
+        yield start
+
+
+@pytest.fixture
+def broker(new_broker: Callable[..., Mosquitto]) -> Mosquitto:
+    return new_broker()
 
 
 @pytest.fixture
@@ -240,10 +251,9 @@ def test_what_cameras_say_is_published(broker: Mosquitto, listener: Listener) ->
 
 
 def test_nothing_is_published_twice_when_the_broker_comes_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed while events are under way, and started again without knowing anything."""
-    broker = Mosquitto(tmp_path)
     listener = Listener(broker.port)
     with publishing(f"mqtt://127.0.0.1:{broker.port}") as feed:
         feed.publish("camera", {"name": "front", "state": "live", "reason": None})
@@ -275,7 +285,6 @@ def test_nothing_is_published_twice_when_the_broker_comes_back(
     wait_for(lambda: len([topic for topic, *_ in late.got if topic.startswith("homeassistant/")]) == 8)
     for each in (late, listener):
         each.close()
-    broker.stop()
 
 
 def test_everything_is_published_once_over_a_network_that_breaks(broker: Mosquitto, listener: Listener) -> None:
@@ -350,12 +359,14 @@ def test_a_server_publishes_its_cameras_and_answers(broker: Mosquitto, listener:
     wait_for(lambda: listener.of("house/status")[-1] == "offline")
 
 
-def test_a_password_is_used_and_never_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_password_is_used_and_never_shown(
+    new_broker: Callable[..., Mosquitto], caplog: pytest.LogCaptureFixture
+) -> None:
     from score_edge.serve.mqtt_address import Broker
 
     secret = "s3cr/t@ w%rd"
     quoted = "s3cr%2Ft%40%20w%25rd"
-    broker = Mosquitto(tmp_path, password=secret)
+    broker = new_broker(password=secret)
     listener = Listener(broker.port, "eyes", secret)
     with publishing(f"mqtt://eyes:{quoted}@127.0.0.1:{broker.port}"):
         wait_for(lambda: "online" in listener.of("score-edge/status"))
@@ -367,15 +378,17 @@ def test_a_password_is_used_and_never_shown(tmp_path: Path, caplog: pytest.LogCa
     assert address.password == secret
     assert "s3cr" not in f"{address} {address!r}" and str(address) == f"mqtt://127.0.0.1:{broker.port}/score-edge"
     listener.close()
-    broker.stop()
 
 
 def test_the_certificate_of_a_broker_is_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_broker: Callable[..., Mosquitto],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    broker = Mosquitto(tmp_path, tls=True)
+    broker = new_broker(tls=True)
     with publishing(f"mqtts://127.0.0.1:{broker.port}"):
         wait_for(lambda: "cannot be reached: self-signed certificate" in caplog.text)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "broker.pem"))
@@ -383,7 +396,6 @@ def test_the_certificate_of_a_broker_is_checked(
         listener = Listener(broker.port, tls=tmp_path / "broker.pem")
         wait_for(lambda: listener.of("score-edge/status") == ["online"])
         listener.close()
-    broker.stop()
 
 
 def test_a_broker_that_is_away_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
