@@ -16,6 +16,7 @@ from score_edge.runtime.graphs.open_graph import Provider, open_graph, open_poli
 from score_edge.runtime.language.backends import DEFAULT, open_language_model
 from score_edge.runtime.language.base import LanguageModel, Mark
 from score_edge.runtime.language.layout import Layout
+from score_edge.runtime.language.sampling import GREEDY, Sampling
 from score_edge.runtime.overlay import thumbnail
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
@@ -65,6 +66,7 @@ class Pipeline:
         vision: frames to tokens.
         layout: how a clip becomes a prompt.
         sequence: of the language model, for `watch` and `ask`.
+        turn: taken by each thread while it runs a graph or the language model.
         skipped_providers: by provider, why it does not run the encoder.
 
     Raises:
@@ -99,11 +101,12 @@ class Pipeline:
         self._provider, self._threads = provider, threads
         whole = full_encoder or vision.incremental is None
         self.encoder, self.skipped_providers = _open_encoder(bundle, whole, provider, threads)
-        least = vision.change_threshold if threshold is None else threshold
-        self.vision = VisionEncoder(self.preprocessing, vision.dim, self.encoder, -1.0 if full_encoder else least)
         self.model = model or open_language_model(
             bundle, backend, context=context, sequences=sequences, threads=threads
         )
+        self.turn = self.model.turn
+        least = -1.0 if full_encoder else vision.change_threshold if threshold is None else threshold
+        self.vision = VisionEncoder(self.preprocessing, vision.dim, self.encoder, least, self.turn)
         self.sequence = self.model.sequence()
         self._video: Mark | None = None
         self._tail = ""  # text of the clip that is tokenised with the question
@@ -155,7 +158,16 @@ class Pipeline:
     @functools.cached_property
     def policy(self) -> KeepProbability | None:
         """The bundle's policy, opened on first use; None where it has none."""
-        return open_policy(self.bundle, self._provider, threads=self._threads)
+        policy = open_policy(self.bundle, self._provider, threads=self._threads)
+
+        if policy is None:
+            return None
+
+        def in_turn(tokens: Float32, previous: Float32) -> Float32:
+            with self.turn:
+                return policy(tokens, previous)
+
+        return in_turn
 
     def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
@@ -222,10 +234,10 @@ class Pipeline:
         self.sequence.rollback(self._video)
         self.sequence.append(self.layout.question(self._tail, question))
 
-    def ask(self, question: str, max_tokens: int = 128) -> Iterator[str]:
+    def ask(self, question: str, max_tokens: int = 128, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The answer to a question about the watched clip, piece by piece."""
         self.prefill_question(question)
-        yield from self.sequence.generate(max_tokens)
+        yield from self.sequence.generate(max_tokens, sampling)
 
     def answer(
         self,
@@ -235,6 +247,7 @@ class Pipeline:
         selector: Selector,
         retention: float,
         max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
         sure: float = 0.0,
         on_text: Callable[[str], None] = lambda piece: None,
     ) -> tuple[Answer, Mask]:
@@ -245,7 +258,7 @@ class Pipeline:
             question: plain text.
             selector: from `selector`.
             retention: kept / all visual tokens, in (0, 1].
-            max_tokens: longest answer.
+            max_tokens, sampling: of the answer.
             sure: probability of the answer's first token below which MORE times as many tokens are looked at.
             on_text: called with every piece of the answer as it comes.
 
@@ -268,7 +281,7 @@ class Pipeline:
             retention = min(1.0, MORE * retention)
         pieces: list[str] = []
         with watch.stage("generate"):
-            for piece in self.sequence.generate(max_tokens):
+            for piece in self.sequence.generate(max_tokens, sampling):
                 pieces.append(piece)
                 on_text(piece)
         timings = Timings(**watch.seconds, generated=len(pieces))

@@ -17,6 +17,7 @@ from score_edge.runtime.changed_cells import cell_change, changed_cells, neighbo
 from score_edge.runtime.graphs.base import CachedGraph, Graph
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
+from score_edge.runtime.turns import Turns
 
 MAX_AGE = 256
 """Steps after which a cell is encoded again, changed or not; the stalest first, a few in every step."""
@@ -68,6 +69,7 @@ class VisionEncoder:
         dim: D, floats per token.
         graph: the plain graph, or the incremental one.
         threshold: grey levels that a cell must change by to be encoded, see `cell_change`; below 0 all are, always.
+        turn: taken while the graph runs; None where nobody else computes.
 
     Attributes:
         incremental: whether the graph encodes single cells.
@@ -78,9 +80,12 @@ class VisionEncoder:
         >>> tokens, encoded = encoder.encode(frames, state, Stopwatch())  # doctest: +SKIP
     """
 
-    def __init__(self, preprocessing: Preprocessing, dim: int, graph: Graph, threshold: float) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, dim: int, graph: Graph, threshold: float, turn: Turns | None = None
+    ) -> None:
         self.preprocessing = preprocessing
         self.graph = graph
+        self.turn = turn or Turns()
         self.threshold = threshold
         self._cached = graph if isinstance(graph, CachedGraph) and "cells" in graph.inputs else None
         self.incremental = self._cached is not None
@@ -121,7 +126,7 @@ class VisionEncoder:
                 if not encoded.any():
                     return state.tokens, encoded
                 inputs = self._inputs(images, state, encoded)
-            with watch.stage("encode"):
+            with self.turn, watch.stage("encode"):
                 tokens = self._run(inputs, state)
             if not np.isfinite(tokens).all():
                 raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")

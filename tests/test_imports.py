@@ -16,13 +16,13 @@ MAY_IMPORT = {
     "runtime.sources": "bundle reference runtime",
     "runtime": "bundle selection runtime.graphs runtime.language",
     "runtime.live": "bundle runtime runtime.language runtime.sources selection",
-    "evaluation": "bundle reference selection runtime runtime.graphs runtime.live runtime.sources",
+    "evaluation": "bundle reference selection runtime runtime.graphs runtime.language runtime.live runtime.sources",
     "calibration": "bundle evaluation onnx_files selection runtime runtime.graphs runtime.live runtime.sources",
     "engines": "bundle calibration onnx_files runtime runtime.graphs runtime.sources",
     "export": "bundle onnx_files runtime runtime.graphs runtime.language runtime.sources",
     "learning": "bundle export reference selection runtime runtime.graphs runtime.language runtime.sources",
     "profiling": "bundle reference selection runtime runtime.graphs runtime.language runtime.sources",
-    "serve": "bundle runtime runtime.language runtime.sources",
+    "serve": "bundle profiling runtime runtime.language runtime.live runtime.sources",
     "doctor": "bundle onnx_files profiling runtime.graphs runtime.language runtime.sources",
 }
 

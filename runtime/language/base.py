@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 from score_edge.core import Float32, Int32, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
+from score_edge.runtime.turns import Turns
 
 
 class ContextFullError(ScoreEdgeError):
@@ -162,6 +163,11 @@ class LanguageModel(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What this backend can do."""
+        ...
+
+    @property
+    def turn(self) -> Turns:
+        """Taken by each thread while it computes with the model."""
         ...
 
     @property

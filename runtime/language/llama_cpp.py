@@ -6,7 +6,6 @@ Not covered: models whose image tokens attend to each other (Gemma 3).
 import ctypes
 import functools
 import re
-import threading
 import unicodedata
 import weakref
 from pathlib import Path
@@ -22,6 +21,10 @@ from score_edge.runtime.language.llama_library import library, open_context, ope
 from score_edge.runtime.language.llama_sequence import LlamaSequence
 from score_edge.runtime.language.token_rows import TokenRows
 from score_edge.runtime.threads import FreeThreads, usable_cpus
+from score_edge.runtime.turns import Turns
+
+_LEAST_CHUNK = 32
+"""Tokens: fewer take as long."""
 
 
 class LlamaCpp:
@@ -92,7 +95,8 @@ class LlamaCpp:
         self._sequences = sequences
         self._places = list(range(sequences))[::-1]
         self.alone = sequences == 1
-        self.turn = threading.RLock()  # whoever calls llama.cpp with the context
+        self._turn = Turns()
+        self._token_s = 0.0  # a token of the last long enough call
         mrope = (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
         self._capabilities = Capabilities(
             width=int(llama.llama_model_n_embd_inp(model)),
@@ -113,6 +117,25 @@ class LlamaCpp:
     def capabilities(self) -> Capabilities:
         """What this model can do with visual tokens."""
         return self._capabilities
+
+    @property
+    def turn(self) -> Turns:
+        """Taken by each thread while it calls llama.cpp with the context."""
+        return self._turn
+
+    @property
+    def chunk(self) -> int:
+        """Tokens for one call, so that it does not last longer than a turn should."""
+        slice_s = self._turn.slice_s
+        if slice_s is None:
+            return self.batch
+        fitting = int(slice_s / self._token_s) if self._token_s else _LEAST_CHUNK
+        return min(self.batch, max(_LEAST_CHUNK, fitting))
+
+    def took(self, tokens: int, seconds: float) -> None:
+        """A call of so many tokens took so long; for `chunk`."""
+        if tokens >= _LEAST_CHUNK:
+            self._token_s = seconds / tokens
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ them is refused here before the call.
 
 import codecs
 import ctypes
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -117,7 +118,7 @@ class LlamaSequence:
         sampler = LlamaSampler(self.model.vocab, self.model.vocab_size, sampling)
         stop = StopTexts(sampling.stop)
         token: int | None = None
-        count, ended = 0, False
+        count, ended, prompt = 0, False, self._here.cells
         while count < max_tokens and not ended:
             if token is not None:
                 self._append_ids(np.array([token], np.int32), 1)
@@ -130,7 +131,7 @@ class LlamaSequence:
             ended = ended or stop.found
         if not stop.found and (rest := stop.feed(decoder.decode(b"", True)) + stop.rest()):
             yield rest
-        return Ended(count, "stop" if ended else "length")
+        return Ended(count, "stop" if ended else "length", prompt)
 
     def score(self, answer: str, *given: Segment) -> Float32:
         """(n,) float32 log-probabilities of an answer's tokens; the sequence stays as it is."""
@@ -232,8 +233,9 @@ class LlamaSequence:
         wanted = list[Float32]()
         left = sum(len(content) for content, _ in runs)
         for content, positions in runs:
-            for first in range(0, len(content), self.model.batch):
-                last = min(first + self.model.batch, len(content))
+            last = 0
+            while last < len(content):
+                first, last = last, min(last + self.model.chunk, len(content))
                 count = last - first
                 flags = np.zeros(count, np.int8)
                 flags[max(0, left - outputs) :] = 1
@@ -242,11 +244,13 @@ class LlamaSequence:
                 places = np.ascontiguousarray(positions[..., first:last])
                 with self.model.turn:
                     self.model.adapt_threads()
+                    began = time.perf_counter()
                     if code := decode(self.model.handle, content[first:last], places, flags, self._place):
                         refused = f"llama.cpp refused tokens {first} to {last} of {len(content)}, code {code}{reason()}"
                         self._remove_behind(self._here)
                         raise self._full(after) if code == CONTEXT_FULL else ScoreEdgeError(refused)
-                    wanted += [self._read_logits(i) for i in np.flatnonzero(flags)]
+                    wanted += [self._read_logits(i) for i in np.flatnonzero(flags)]  # waits for a GPU
+                    self.model.took(count, time.perf_counter() - began)
         if runs:
             self._logits = wanted[-1] if wanted else None
         self._here = after

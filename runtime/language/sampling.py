@@ -51,10 +51,12 @@ class Ended:
     Attributes:
         tokens: that were generated, the one that ended it included.
         reason: ``stop`` by itself or by a stop text, ``length`` where it was cut off.
+        prompt: tokens of all that stood before it; 0 where the backend does not tell.
     """
 
     tokens: int
     reason: Literal["stop", "length"]
+    prompt: int = 0
 
 
 class GrammarText:

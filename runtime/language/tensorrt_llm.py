@@ -25,6 +25,7 @@ from score_edge.runtime.language.base import Capabilities, Mark, Rows, Segment
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
 from score_edge.runtime.language.tensorrt_llm_ways import CheckpointWay, EngineWay, Part
 from score_edge.runtime.language.tensorrt_llm_ways import Way as WayIn
+from score_edge.runtime.turns import Turns
 
 Way = Literal["engine", "checkpoint"]
 # What was read of the sources of these versions is in docs/hardware.md; nothing else is tried.
@@ -121,12 +122,18 @@ class TensorRtLlm:
             self.config = request.read_checkpoint_config(path, context)
             self.backend = CheckpointWay(path, self.config)
         self._version = version
+        self._turn = Turns()
 
     def __enter__(self) -> "TensorRtLlm":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def turn(self) -> Turns:
+        """See `LanguageModel`; one request at a time runs anyway."""
+        return self._turn
 
     @property
     def capabilities(self) -> Capabilities:

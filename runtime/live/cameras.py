@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Rows, Sequence
+from score_edge.runtime.language.sampling import Ended, Sampling
 from score_edge.runtime.live.events import StepSeen, Why
 from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.options import StreamOptions
@@ -41,6 +42,7 @@ class Camera:
         ended: its source gives nothing more.
         over: the same, and all of it was remembered.
         gone: it was removed.
+        waiting: of its steps that were seen, those not remembered yet.
         failed: why its source ended, if that was no good end.
     """
 
@@ -53,6 +55,7 @@ class Camera:
         self.steps = 0
         self.state = self.reason = ""
         self.ended = self.over = self.gone = False
+        self.waiting = 0
         self.failed: BaseException | None = None
         self._next_time, self._last_surprise = every_s, -_COOL_DOWN_S
 
@@ -85,6 +88,7 @@ class Camera:
             cells=self.memory.cells,
             held=self.memory.steps,
             camera=self.name,
+            times_usual=seen.times_usual,
         )
 
     def called(self, text: str) -> str:
@@ -216,12 +220,15 @@ class Cameras:
             if camera.sequence is not self._pipeline.sequence:
                 camera.sequence.close()
 
-    def take(self, timeout_s: float) -> tuple[Camera, Captured | None] | None:
-        """Of all steps that wait the one whose frames are oldest, or that a source has ended; None: neither in time."""
+    def take(self, timeout_s: float, most_waiting: int) -> tuple[Camera, Captured | None] | None:
+        """Of all steps that wait the one whose frames are oldest, or that a source has ended; None: neither in time.
+
+        Where `most_waiting` steps of all cameras that were seen wait to be remembered, each may have its part of them.
+        """
         with self.arrived:
-            self.arrived.wait_for(lambda: self._next() is not None or self._stopping, timeout_s)
+            self.arrived.wait_for(lambda: self._next(most_waiting) is not None or self._stopping, timeout_s)
         # Graphs have no batch axis: steps of several cameras cannot be encoded in one call.
-        camera = self._next()
+        camera = self._next(most_waiting)
         if camera is None or camera.capture is None:
             return None
         try:
@@ -231,11 +238,10 @@ class Cameras:
         camera.ended = captured is None
         return camera, captured
 
-    def answer(self, asked: Asked, question: str, max_tokens: int) -> Generator[str, None, None]:
+    def answer(self, asked: Asked, question: str, max_tokens: int, sampling: Sampling) -> Generator[str, None, Ended]:
         """The answer of one camera, or of several from one prompt, piece by piece."""
         if len(asked.cameras) == 1:
-            yield from asked.cameras[0].memory.answer(question, max_tokens)
-            return
+            return (yield from asked.cameras[0].memory.answer(question, max_tokens, sampling))
         held = ((camera.name, camera.memory.clip()) for camera in asked.cameras)
         clips = [(name, steps) for name, steps in held if steps]
         if not clips:
@@ -255,12 +261,14 @@ class Cameras:
         sequence = self._take_sequence("a question to all cameras")
         try:
             sequence.append(*prompt.segments, words)
-            yield from sequence.generate(max_tokens)
+            return (yield from sequence.generate(max_tokens, sampling))
         finally:
             self._give_back(sequence)
 
-    def _next(self) -> Camera | None:
-        waiting = [(due, camera) for camera in self.all.values() if (due := camera.due) is not None]
+    def _next(self, most_waiting: int) -> Camera | None:
+        cameras = list(self.all.values())
+        each = max(1, most_waiting // max(1, len(cameras)))
+        waiting = [(due, camera) for camera in cameras if camera.waiting < each and (due := camera.due) is not None]
         return min(waiting, key=lambda found: found[0])[1] if waiting else None
 
     def _take_sequence(self, wanted_for: str) -> Sequence:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from score_edge.core import Frame, Mask
+from score_edge.runtime.language.sampling import Ended
 
 Why = Literal["asked", "every", "surprise"]
 
@@ -26,6 +27,7 @@ class StepSeen:
         used, cells: KV cells with visual tokens, and how many there may be.
         held: steps the memory reaches back.
         camera: whose it is; empty where the only one has no name.
+        times_usual: kept tokens over their usual number, or over 1 where that is less.
     """
 
     step: int
@@ -42,6 +44,7 @@ class StepSeen:
     cells: int
     held: int
     camera: str = ""
+    times_usual: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Answered:
         stopped: it was stopped before its end.
         error: why there is no answer; empty when there is one.
         camera: that was asked; empty where all were, or the only one has no name. Of all, time and age are the largest.
+        ended: how the answer did; None where there is none, or it was stopped.
+        cached: tokens of the prompt that were there before the question.
     """
 
     question: str
@@ -90,6 +95,8 @@ class Answered:
     stopped: bool = False
     error: str = ""
     camera: str = ""
+    ended: Ended | None = None
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

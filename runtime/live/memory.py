@@ -11,6 +11,7 @@ from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import LanguageModel, Mark, Segment, Sequence
 from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
+from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
 
 _QUARTER = 4
 """Where leaving means prefilling again what stays, a quarter of what fits is freed at once."""
@@ -148,7 +149,7 @@ class VideoMemory:
         self._number += 1
         return chosen
 
-    def answer(self, question: str, max_tokens: int) -> Generator[str, None, None]:
+    def answer(self, question: str, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
         """Ask behind the video, piece by piece; afterwards, also when abandoned, the video is as it was."""
         if not self._held:
             raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
@@ -158,7 +159,8 @@ class VideoMemory:
         try:
             closing = self._layout.closing(self._writer)
             self._sequence.append(*closing, self._layout.question(self._writer.tail, question))
-            yield from self._sequence.generate(max_tokens)
+            room = self._model.capabilities.context - self._sequence.mark().cells
+            return (yield from self._sequence.generate(max(1, min(max_tokens, room)), sampling))
         finally:
             self._writer.tail = tail
             self._sequence.rollback(video)

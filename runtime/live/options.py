@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class StreamOptions:
         every_s: 0 never.
         when_surprised: whether a jump of kept tokens asks it, at most every 10 s.
         max_tokens: longest answer.
+        sampling: how answers are generated.
 
     Raises:
         ScoreEdgeError: options that contradict each other.
@@ -36,6 +38,7 @@ class StreamOptions:
     every_s: float = 0.0
     when_surprised: bool = False
     max_tokens: int = 64
+    sampling: Sampling = GREEDY
 
     def __post_init__(self) -> None:
         selects = self.selector not in (None, "all") or self.retention not in (None, 1.0) or self.pinned

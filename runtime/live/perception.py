@@ -14,8 +14,8 @@ from score_edge.selection.causal_budget import CausalBudget
 from score_edge.selection.registry import step_scorer
 from score_edge.selection.residual import Residual
 
-_SURPRISING = 3.0  # times as many tokens as usual
-_AT_LEAST = 3
+SURPRISING = 3.0
+"""Times as many tokens as usual."""
 _PICTURE = 1280  # pixels, width of what listeners get
 
 
@@ -28,6 +28,7 @@ class Seen:
         encoded: (N,) bool, the cells that were encoded. Of a step in which none was, nothing is kept again.
         surprise: far more was kept than usual.
         seconds: per stage.
+        times_usual: kept tokens over their usual number, or over 1 where that is less.
     """
 
     captured: Captured
@@ -37,6 +38,7 @@ class Seen:
     encoded: Mask
     surprise: bool
     seconds: dict[str, float]
+    times_usual: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,8 @@ class Perception:
             scores = self._scorer.score(tokens, self._residual.advance(tokens))
             keep = self._budget.keep(scores)
             self._scorer.kept(tokens, keep)
-            surprise = self._is_surprise(int(np.count_nonzero(keep)))
-        return Seen(captured, tokens, scores, keep, encoded, surprise, watch.seconds)
+            times_usual = self._times_usual(int(np.count_nonzero(keep)))
+        return Seen(captured, tokens, scores, keep, encoded, times_usual >= SURPRISING, watch.seconds, times_usual)
 
     def try_to_see(self, captured: Captured) -> Seen | Unseen:
         """The same; whatever is wrong with a step costs this step and no other."""
@@ -124,8 +126,9 @@ class Perception:
         """Leave the budget to the others."""
         self._budget.close()
 
-    def _is_surprise(self, kept: int) -> bool:
-        surprise = self._steps > 1 and kept >= max(_AT_LEAST, _SURPRISING * self._usual)
-        self._usual += 0.05 * (min(kept, _SURPRISING * self._usual) - self._usual)
+    def _times_usual(self, kept: int) -> float:
+        """How many times the usual number of tokens was kept; 1 for the first step."""
+        times_usual = kept / max(self._usual, 1.0) if self._steps > 1 else 1.0
+        self._usual += 0.05 * (min(kept, SURPRISING * self._usual) - self._usual)
         self._usual = max(self._usual, 0.5)
-        return surprise
+        return times_usual

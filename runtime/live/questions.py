@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.language.sampling import GREEDY, Sampling
 from score_edge.runtime.live.events import Answered, Why
 
 MOST_WAITING = 8
@@ -21,6 +22,8 @@ class Waiting:
         asked: when, by ``time.monotonic()``.
         about: arrival of the newest frame it is about.
         done: what the answer will be.
+        max_tokens: longest answer; None takes the stream's.
+        on_text: told every piece; what it raises ends the answer.
     """
 
     question: str
@@ -29,6 +32,9 @@ class Waiting:
     asked: float
     about: float
     done: "Future[Answered]"
+    max_tokens: int | None = None
+    sampling: Sampling = GREEDY
+    on_text: Callable[[str], None] = lambda piece: None
 
 
 class Questions:

@@ -1,17 +1,19 @@
 """The loop that never ends: see, remember, answer. Whoever wants to know what happens listens to its events.
 
-Two threads work beside the capture threads: one sees (encoder), one remembers and answers (language model). Steps seen
-during an answer wait for its end; when too many wait, seeing waits, and then the newest frame of each camera wins.
+Two threads work beside the capture threads: one sees (encoder), one remembers and answers (language model). During an
+answer steps of the camera that was asked wait for its end, those of the others for its next word; when too many wait,
+seeing waits, and then the newest frame of each camera wins.
 """
 
 import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 
 from score_edge.errors import ScoreEdgeError, did_you_mean, error_text
+from score_edge.runtime.language.sampling import Sampling
 from score_edge.runtime.live.cameras import Camera, Cameras
 from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Listener, Notice, Why
 from score_edge.runtime.live.jobs import Jobs
@@ -21,6 +23,7 @@ from score_edge.runtime.live.perception import Perception, Seen, Unseen
 from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
+from score_edge.runtime.turns import STEPS
 
 __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 
@@ -55,6 +58,7 @@ class Stream:
         listeners: list[Listener] | None = None,
     ) -> None:
         self.options = options
+        self._turn = pipeline.turn
         self._cameras = Cameras(pipeline, options)
         self._listeners = list(listeners or [])
         self._changed = threading.Condition()
@@ -148,7 +152,15 @@ class Stream:
         self._jobs.do(job, later=self._answering.is_set())
 
     def ask(
-        self, question: str, why: Why = "asked", about: float | None = None, camera: str | None = None
+        self,
+        question: str,
+        why: Why = "asked",
+        about: float | None = None,
+        camera: str | None = None,
+        *,
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        on_text: Callable[[str], None] = lambda piece: None,
     ) -> "Future[Answered]":
         """Put a question; from any thread. It is answered when all frames that came before it are remembered.
 
@@ -157,6 +169,8 @@ class Stream:
             why: who asks.
             about: ``time.monotonic()`` when the newest frame arrived that the question is about; None takes now.
             camera: its name; None asks the only one, or all of them in one prompt.
+            max_tokens, sampling: of the answer; None takes the stream's.
+            on_text: told every piece of it, from the thread that answers; what it raises ends the answer.
 
         Returns:
             What the answer will be, also when it fails: then `Answered.error` says why. Cancelled before the answer
@@ -173,7 +187,17 @@ class Stream:
             if self._stopping or self._finished:
                 raise ScoreEdgeError("the stream has ended", "start it again")
             now = time.monotonic()
-            waiting = Waiting(question, why, camera, now, now if about is None else about, Future())
+            waiting = Waiting(
+                question,
+                why,
+                camera,
+                now,
+                now if about is None else about,
+                Future(),
+                self.options.max_tokens if max_tokens is None else max_tokens,
+                self.options.sampling if sampling is None else sampling,
+                on_text,
+            )
             self._questions.put(waiting)
             self._changed.notify_all()
         return waiting.done
@@ -230,16 +254,16 @@ class Stream:
         """The thread that runs the encoder."""
         try:
             while not self._stopping:
-                found = self._cameras.take(_POLL_S)
+                found = self._cameras.take(_POLL_S, _MOST_SEEN)
                 if found is None:
                     continue
                 camera, captured = found
-                seen = None if captured is None else camera.perception.try_to_see(captured)
+                with self._turn.weighing(STEPS):
+                    seen = None if captured is None else camera.perception.try_to_see(captured)
                 with self._changed:
-                    while len(self._seen) >= _MOST_SEEN and not self._stopping:
-                        self._changed.wait(_POLL_S)
                     if not camera.gone:
                         self._seen.append((camera, seen))
+                        camera.waiting += 1
                     self._changed.notify_all()
         except BaseException as error:
             self._failed = error
@@ -254,7 +278,7 @@ class Stream:
                 self._changed.wait_for(self._is_work, _POLL_S)
                 job = self._jobs.next()
                 waiting = None if job else self._questions.take(self._may_answer)
-                found = self._seen.popleft() if self._seen and not waiting and not job else None
+                found = None if waiting or job else self._next_seen()
                 finished = self._is_over() and not (job or waiting or found)
                 self._changed.notify_all()
             self._watch_the_sources()
@@ -266,6 +290,26 @@ class Stream:
                 self._answer(waiting)
             elif finished:
                 return
+
+    def _next_seen(self, but: Camera | None = None) -> tuple[Camera, Seen | Unseen | None] | None:
+        """The step that has waited longest, of any camera `but` one."""
+        for index, (camera, _) in enumerate(self._seen):
+            if camera is not but:
+                found = self._seen[index]
+                del self._seen[index]
+                camera.waiting -= 1
+                with self._cameras.arrived:
+                    self._cameras.arrived.notify_all()
+                return found
+        return None
+
+    def _catch_up(self, but: Camera | None = None) -> None:
+        """Remember what waits now, of all cameras `but` one."""
+        for _ in range(len(self._seen)):
+            with self._changed:
+                found = self._next_seen(but)
+            if found:
+                self._remember(*found)
 
     def _is_over(self) -> bool:
         return self._blind or all(camera.over for camera in self._cameras.all.values())
@@ -299,7 +343,8 @@ class Stream:
         try:
             if isinstance(seen, Unseen):
                 raise ScoreEdgeError(seen.reason)
-            event = camera.remember(seen)
+            with self._turn.weighing(STEPS):
+                event = camera.remember(seen)
         except Exception as error:
             self._left_out(camera, error_text(error))
             return
@@ -336,20 +381,29 @@ class Stream:
             return
         began, asked, camera = time.monotonic(), self._cameras.asked(waiting.camera), waiting.camera or ""
         time_s, arrived = asked.time_s, asked.arrived
+        alone = asked.cameras[0] if len(asked.cameras) == 1 else None
+        cached = alone.memory.used if alone else 0
         pieces: list[str] = []
-        first, error = 0.0, ""
+        first, error, ended = 0.0, "", None
         self._stop_answer.clear()
         self._answering.set()
         self._tell(AnswerBegan(waiting.question, waiting.why, camera))
+
+        def words() -> Generator[str, None, None]:
+            nonlocal ended
+            max_tokens = waiting.max_tokens or self.options.max_tokens
+            ended = yield from self._cameras.answer(asked, waiting.question, max_tokens, waiting.sampling)
+
         try:
-            answer = self._cameras.answer(asked, waiting.question, self.options.max_tokens)
-            with contextlib.closing(answer):
+            with contextlib.closing(words()) as answer:
                 for piece in answer:
                     first = first or time.monotonic() - began
                     pieces.append(piece)
+                    waiting.on_text(piece)
                     self._tell(AnswerPiece(waiting.question, piece, camera))
                     if self._stop_answer.is_set() or self._stopping:
                         break
+                    self._catch_up(but=alone)
         except Exception as failure:
             error = error_text(failure)
         finally:
@@ -368,9 +422,12 @@ class Stream:
             stopped=self._stop_answer.is_set() or self._stopping,
             error=error,
             camera=camera,
+            ended=ended,
+            cached=cached,
         )
         waiting.done.set_result(answered)
         self._tell(answered)
+        self._catch_up()  # or many questions in a row would keep it from seeing
 
     def _refuse_the_rest(self) -> None:
         with self._changed:

@@ -14,13 +14,19 @@ from score_edge.cli.options import (
     FullEncoder,
     Json,
     ProviderName,
+    RepeatPenalty,
     Retention,
+    Seed,
     SelectorName,
+    Stop,
+    Temperature,
     Threads,
+    TopP,
     check_outputs,
     finite,
     refuse_retention_of_all,
     refuse_unused,
+    sampling,
     seconds,
 )
 from score_edge.cli.terminal import err, out, print_json, print_piece, progress_bar, say
@@ -50,6 +56,11 @@ def ask(
     ] = 0.0,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    repeat_penalty: RepeatPenalty = None,
+    stop: Stop = None,
     threads: Threads = None,
     full_encoder: FullEncoder = False,
     change_threshold: ChangeThreshold = None,
@@ -73,6 +84,7 @@ def ask(
         refuse_unused(context_, "with --full-encoder", "change_threshold")
     if compare:
         refuse_unused(context_, "with --compare", "look_again")
+    generated = sampling(temperature, top_p, seed, repeat_penalty, stop)
     check_outputs([save_overlay], [bundle, video])
     if save_overlay:
         check_overlay(save_overlay)
@@ -101,6 +113,7 @@ def ask(
                     selector=chosen,
                     retention=keep_share,
                     max_tokens=max_tokens,
+                    sampling=generated,
                     runs=runs,
                     on_run=lambda: progress.advance(task),
                 )
@@ -122,6 +135,7 @@ def ask(
                     selector=chosen,
                     retention=keep_share,
                     max_tokens=max_tokens,
+                    sampling=generated,
                     runs=runs,
                     sure=look_again,
                     on_text=(lambda piece: None) if as_json else show,
@@ -181,6 +195,11 @@ def stream(
         ),
     ] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    repeat_penalty: RepeatPenalty = None,
+    stop: Stop = None,
     threads: Threads = None,
     backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
@@ -221,6 +240,7 @@ def stream(
         every_s=every_s,
         when_surprised=when_surprised,
         max_tokens=max_tokens,
+        sampling=sampling(temperature, top_p, seed, repeat_penalty, stop),
     )
     vision = opened.manifest.vision
     steps_per_second = (fps or vision.fps) / vision.frames_per_step

@@ -4,11 +4,14 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from score_edge.errors import ScoreEdgeError
+
+if TYPE_CHECKING:
+    from score_edge.runtime.language.sampling import Sampling
 
 _UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|s|m|h|)")
@@ -56,6 +59,42 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads. Default: as many as CPUs are free at any time."),
 ]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", min=0, max=100, callback=finite, help="How freely to draw; 0: the likeliest token."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0, max=1, callback=finite, help="Draw from the likeliest tokens of this probability."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the draws. Default: another one each time.")]
+RepeatPenalty = Annotated[
+    float | None,
+    typer.Option("--repeat-penalty", min=0.01, max=100, callback=finite, help="1.1 makes repetition less likely."),
+]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="A text that ends the answer; again for each.")]
+
+
+def sampling(
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None,
+    repeat_penalty: float | None,
+    stop: list[str] | None,
+) -> "Sampling":
+    """How to generate an answer; what was not given is as `Sampling` has it."""
+    from score_edge.runtime.language.sampling import Sampling
+
+    if not temperature and (top_p is not None or seed is not None):
+        option = "--top-p" if top_p is not None else "--seed"
+        raise typer.BadParameter(f"{option} does nothing without --temperature: the likeliest token is taken")
+    return Sampling(
+        temperature or 0.0,
+        1.0 if top_p is None else top_p,
+        seed,
+        1.0 if repeat_penalty is None else repeat_penalty,
+        tuple(stop or ()),
+    )
 
 
 def numbers(text: str, kind: type) -> tuple[Any, ...]:

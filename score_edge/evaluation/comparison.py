@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from score_edge.core import Answer, Frame, Mask
+from score_edge.runtime.language.sampling import GREEDY, Sampling
 from score_edge.runtime.pipeline import EncodedClip, Pipeline
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.open_source import sample_clip
@@ -80,6 +81,7 @@ def ask(
     selector: Selector,
     retention: float,
     max_tokens: int = 128,
+    sampling: Sampling = GREEDY,
     runs: int = 1,
     sure: float = 0.0,
     on_text: Callable[[str], None] = lambda piece: None,
@@ -94,6 +96,7 @@ def ask(
             selector=selector,
             retention=retention,
             max_tokens=max_tokens,
+            sampling=sampling,
             sure=sure,
             on_text=on_text if run == 0 else lambda piece: None,
         )
@@ -109,6 +112,7 @@ def compare(
     selector: Selector,
     retention: float,
     max_tokens: int = 128,
+    sampling: Sampling = GREEDY,
     runs: int = 5,
     on_run: Callable[[], None] = lambda: None,
 ) -> Comparison:
@@ -117,7 +121,16 @@ def compare(
     replies: tuple[list[Reply], list[Reply]] = ([], [])
     for _ in range(runs):
         for variant, done in zip(variants, replies, strict=True):
-            done.append(ask(pipeline, encode, question, selector=variant, retention=retention, max_tokens=max_tokens))
+            reply = ask(
+                pipeline,
+                encode,
+                question,
+                selector=variant,
+                retention=retention,
+                max_tokens=max_tokens,
+                sampling=sampling,
+            )
+            done.append(reply)
             on_run()
     seconds = {}
     for stage in ("prefill", "ttft", "whole"):

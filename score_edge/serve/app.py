@@ -10,6 +10,7 @@ from typing import Any
 
 import fastapi
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -22,8 +23,11 @@ from score_edge.serve.body import read_body
 from score_edge.serve.conversation import read_conversation
 from score_edge.serve.engine import Engine, GoneError, Job, LateError
 from score_edge.serve.guard import Guard
+from score_edge.serve.live import ALL, Live
+from score_edge.serve.live_routes import LiveRoutes
 from score_edge.serve.metrics import Metrics
 from score_edge.serve.options import ServeOptions
+from score_edge.serve.page_files import add_page
 from score_edge.serve.refusal import Refused
 from score_edge.serve.replies import DONE, Writer, refuse
 from score_edge.serve.schema import ChatRequest
@@ -36,18 +40,25 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 
 
 class Server:
-    """The routes over one engine.
+    """The routes over one engine and its cameras.
 
     Args:
-        engine: opened; closed by whoever opened it.
+        engine, live: opened; closed by whoever opened them.
+        metrics: that count what happens.
         options: limits, key.
+
+    Attributes:
+        stopping: set when it is, so that those who listen without end are let go.
     """
 
-    def __init__(self, engine: Engine, options: ServeOptions) -> None:
-        self._engine, self._options = engine, options
+    def __init__(self, engine: Engine, live: Live, metrics: Metrics, options: ServeOptions) -> None:
+        self._engine, self.live, self._options = engine, live, options
         self._manifest = engine.pipeline.bundle.manifest
         self.pipeline = engine.pipeline
-        self.metrics = Metrics()
+        self.metrics = metrics
+        self.stopping = False
+        name, cameras = self._manifest.name, [*live.names, ALL] if live.names else []
+        self._names: dict[str, str | None] = {name: None, **{f"{name}@{camera}": camera for camera in cameras}}
         self._inside = 0
         self._created = int(time.time())
         self._routes = fastapi.FastAPI(title="score-edge", version=__version__, docs_url=None, redoc_url=None)
@@ -56,25 +67,34 @@ class Server:
         self._routes.get("/props")(self.props)
         self._routes.get("/health")(self.health)
         self._routes.get("/metrics")(self.metrics_text)
+        LiveRoutes(self._routes, live, self._manifest.name, lambda: self.stopping)
+        add_page(self._routes)
         self._routes.add_exception_handler(HTTPException, _not_found)
+        self._routes.add_exception_handler(RequestValidationError, _not_valid)
         components = self._routes.openapi().setdefault("components", {}).setdefault("schemas", {})
         components.update(_PARTS)
         self.app = Guard(self._routes, options)
 
     async def models(self) -> dict[str, Any]:
-        """The one model, as OpenAI's, vLLM's and llama.cpp's clients look for it."""
+        """The one model, and each camera behind it, as OpenAI's, vLLM's and llama.cpp's clients look for them."""
+        entries = [
+            self._entry(name, ["text"] if camera else ["text", "image", "video"])
+            for name, camera in self._names.items()
+        ]
+        return {"object": "list", "data": entries, "models": [{**entry, "name": entry["id"]} for entry in entries]}
+
+    def _entry(self, name: str, takes: list[str]) -> dict[str, Any]:
         context = self._engine.pipeline.model.capabilities.context
-        entry = {
-            "id": self._manifest.name,
+        return {
+            "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "score-edge",
             "aliases": [],
             "max_model_len": context,
-            "architecture": {"input_modalities": ["text", "image", "video"], "output_modalities": ["text"]},
+            "architecture": {"input_modalities": takes, "output_modalities": ["text"]},
             "meta": {"n_ctx": context},
         }
-        return {"object": "list", "data": [entry], "models": [{**entry, "name": entry["id"]}]}
 
     async def props(self) -> dict[str, Any]:
         """What llama.cpp's clients ask for before they send pictures."""
@@ -88,9 +108,10 @@ class Server:
             "chat_template_caps": {"supports_tools": False},
         }
 
-    async def health(self) -> dict[str, str]:
-        """That the server runs."""
-        return {"status": "ok"}
+    async def health(self) -> Response:
+        """That the server runs; 503 where its cameras are watched no longer."""
+        failed = self.live.failed
+        return JSONResponse({"status": failed or "ok"}, 503 if failed else 200)
 
     async def metrics_text(self) -> Response:
         """Counters for Prometheus."""
@@ -126,13 +147,13 @@ class Server:
 
             job = Job(asked, tell, time.monotonic() + self._options.deadline_s)
             job.done.add_done_callback(lambda _: tell(None))
-            self._engine.put(job)
+            (self.live if asked.camera else self._engine).put(job)
             writer = Writer(parsed.model or self._manifest.name)
             if not parsed.stream:
                 await _unless_gone(request, job, asyncio.wrap_future(job.done))
                 reply = job.done.result()
                 self.metrics.count(reply)
-                return JSONResponse(writer.whole(reply))
+                return JSONResponse(writer.whole(reply), headers=_age(job))
             # What fails before the first word has a status of its own.
             first = await _unless_gone(request, job, asyncio.ensure_future(pieces.get()))
             if first is None:
@@ -140,6 +161,7 @@ class Server:
             wants_usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
             events = self._events(job, writer, first, pieces, wants_usage)
             response = _Timed(events, self._options.deadline_s, job, place)
+            response.headers.update(_age(job))
             streams = True
             return response
         finally:
@@ -155,11 +177,16 @@ class Server:
             raise Refused(
                 400, f"{where or 'the body'}: {found['msg']}"[:500], "invalid_request", where or None
             ) from None
-        name = self._manifest.name
-        if parsed.model not in (None, "", name):
-            raise Refused(404, f"there is no model of that name here, only {name}", "model_not_found", "model")
+        name = parsed.model or self._manifest.name
+        if name not in self._names:
+            known = ", ".join(self._names)
+            raise Refused(404, f"there is no model of that name here, only {known}", "model_not_found", "model")
+        camera = self._names[name]
+        if camera:
+            self.live.check(camera)
         vision = self._manifest.vision
-        return read_conversation(parsed, self._options, vision.fps, vision.frames_per_step), parsed
+        asked = read_conversation(parsed, self._options, vision.fps, vision.frames_per_step, camera)
+        return asked, parsed
 
     async def _events(
         self,
@@ -256,6 +283,15 @@ def _refusal_of(error: Exception) -> Refused:
     where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else ""
     _LOG.error("a request failed: %s at %s", type(error).__name__, where)  # without its words: they may be the client's
     return Refused(500, "something unforeseen went wrong: see the server's log")
+
+
+def _age(job: Job) -> dict[str, str]:
+    return {} if job.frame_age_s is None else {"X-Frame-Age": f"{job.frame_age_s:.3f}"}
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    found = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": ("",), "msg": ""}
+    return refuse(Refused(400, f"{found['loc'][-1]}: {found['msg']}"[:500], "invalid_request", str(found["loc"][-1])))
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

@@ -12,13 +12,16 @@ from score_edge.serve.schema import ChatRequest, ImagePart, Message, TextPart, V
 _STOPS = 16
 
 
-def read_conversation(request: ChatRequest, options: ServeOptions, fps: float, frames_per_step: int) -> Asked:
+def read_conversation(
+    request: ChatRequest, options: ServeOptions, fps: float, frames_per_step: int, camera: str | None = None
+) -> Asked:
     """What a request asks. Pictures, in order, are the frames of one clip; earlier turns become text before the last.
 
     Args:
         request: validated.
         options: of the server: limits and the media folder.
         fps, frames_per_step: of the bundle, for videos.
+        camera: that is asked, in text alone; None where pictures and videos are welcome.
 
     Raises:
         Refused: something in it cannot be taken.
@@ -26,13 +29,17 @@ def read_conversation(request: ChatRequest, options: ServeOptions, fps: float, f
     question = _text(request.messages)
     if not question.strip():
         raise Refused(400, "there is no text in messages", "invalid_request", "messages")
+    clip = _clip(request.messages, options, fps, frames_per_step)
+    if camera and (clip or request.retention or request.selector):
+        raise Refused(400, "a camera is asked in text: without pictures, retention and selector", "invalid_request")
     return Asked(
-        clip=_clip(request.messages, options, fps, frames_per_step),
+        clip=clip,
         question=question,
         selector=request.selector,
         retention=request.retention,
         max_tokens=request.max_completion_tokens or request.max_tokens,
         sampling=_sampling(request),
+        camera=camera,
     )
 
 

@@ -31,6 +31,7 @@ class Asked:
 
     Attributes:
         clip: its frames; None for text alone.
+        camera: that is asked in place of a clip, see `Live`.
         selector, retention: None takes the server's.
         max_tokens: None lets the answer fill the context.
     """
@@ -41,6 +42,7 @@ class Asked:
     retention: float | None = None
     max_tokens: int | None = None
     sampling: Sampling = GREEDY
+    camera: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,14 @@ class Job:
         on_text: called with every piece of the answer, from the engine's thread.
         until: ``time.monotonic()`` at which it is given up.
         gone: set when nobody waits for it any more.
+        frame_age_s: of the newest frame that a camera's answer is about, from the first words on.
     """
 
     asked: Asked
     on_text: Callable[[str], None]
     until: float
     gone: threading.Event = field(default_factory=threading.Event)
+    frame_age_s: float | None = None
     done: "Future[Reply]" = field(default_factory=Future)
 
     def check(self) -> None:
@@ -104,17 +108,19 @@ class Engine:
     """Answers one request after the other.
 
     Args:
-        pipeline: opened with a sequence for each clip; its language model may be used by others too, its sequences not.
-        clips: that stay prefilled, the least recently asked about leaves first.
+        pipeline: opened; others may use it too.
+        sequences: of its language model, for this engine alone: as many clips stay prefilled, the least recently asked
+            about leaves first.
         selector, retention: None takes the bundle's.
     """
 
-    def __init__(self, pipeline: Pipeline, clips: int, selector: str | None, retention: float | None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, sequences: list[Sequence], selector: str | None, retention: float | None
+    ) -> None:
         self.pipeline = pipeline
         self._selector = selector
         self._retention = pipeline.bundle.manifest.selector.retention if retention is None else retention
         pipeline.selector(selector)  # refuses an unknown one here
-        sequences = [pipeline.sequence, *(pipeline.model.sequence() for _ in range(clips - 1))]
         self._held = [_Held(sequence) for sequence in sequences]  # most recently used last
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)

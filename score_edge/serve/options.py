@@ -3,12 +3,15 @@
 import dataclasses
 import ipaddress
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from score_edge.bundle.record import read_record
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.serve.mqtt_address import Broker
+
+_POSITIVE = ("context", "clips", "body_mb", "images", "deadline_s", "pixels_m", "threads", "fps", "alert_above")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +22,14 @@ class ServeOptions:
         host: address to listen at.
         port: 0 takes a free one.
         key: that every request must bring; required unless only this machine can connect.
+        source: addresses of cameras by name; they are watched as long as the server runs.
+        fps: frames per second to take from each; None takes the bundle's.
+        alert_above: kept tokens over their usual number that make an alert; each camera's can be changed while it runs.
+        mqtt: address of a broker at which cameras are published; empty for none.
+        when_surprised: question to ask the camera at every alert; empty asks nothing.
         media_root: folder whose videos requests may name; None lets them name none.
-        retention, selector: of requests that ask for none; None takes the bundle's.
-        context: KV cells of each clip: prompt, kept tokens, question and answer.
+        retention, selector: of cameras, and of requests that ask for none; None takes the bundle's.
+        context: KV cells of each clip and each camera: prompt, kept tokens, question and answer.
         clips: whose kept tokens stay prefilled, so that another question about one costs its own text.
         waiting: requests at most that wait for the model; more are refused.
         deadline_s: longest that a request may take, waiting included.
@@ -36,7 +44,12 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 8090
-    key: str = ""
+    key: str = field(default="", repr=False)
+    source: dict[str, str] = field(default_factory=dict, repr=False)
+    fps: float | None = None
+    alert_above: float = 3.0
+    when_surprised: str = ""
+    mqtt: str = field(default="", repr=False)
     media_root: str | None = None
     retention: float | None = None
     selector: str | None = None
@@ -50,7 +63,7 @@ class ServeOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("context", "clips", "body_mb", "images", "deadline_s", "pixels_m", "threads"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ScoreEdgeError(f"{name} is {value}, but must be above 0")
@@ -58,6 +71,16 @@ class ServeOptions:
             raise ScoreEdgeError("waiting or port is out of range", "--waiting 8 --port 8090")
         if self.retention is not None and not 0 < self.retention <= 1:
             raise ScoreEdgeError(f"a retention of {self.retention} is outside (0, 1]", "0.1 keeps a tenth")
+        if "all" in self.source:
+            raise ScoreEdgeError("no camera may be called all: that name asks all of them", "call it something else")
+        if self.when_surprised and not self.source:
+            raise ScoreEdgeError("without a camera nothing surprises", "add a --source, or leave out when_surprised")
+        if self.mqtt:
+            Broker.parse(self.mqtt)
+            if not self.source:
+                raise ScoreEdgeError(
+                    "without a camera there is nothing to publish", "add a --source, or leave out mqtt"
+                )
         if self.media_root is not None and not Path(self.media_root).is_dir():
             raise ScoreEdgeError(f"media_root {self.media_root} is no folder", "name one that is there")
         if not self.key and not self.local:

@@ -1,30 +1,73 @@
 """Starting a server and ending it."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 
 from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError
+from score_edge.profiling.meters import open_meters
+from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.address import Address
 from score_edge.serve.app import Server
-from score_edge.serve.engine import Engine
+from score_edge.serve.engine import Asked, Engine, Job
+from score_edge.serve.lasting_source import LastingSource
+from score_edge.serve.live import Live
+from score_edge.serve.metrics import Metrics
+from score_edge.serve.mqtt import Publisher
+from score_edge.serve.mqtt_address import Broker
 from score_edge.serve.options import ServeOptions
 
 _LINGER_S = 5
+_CAMERA_TOKENS = 256  # of an answer about a camera where none are asked for; that many cells are kept free
 
 
 @contextlib.contextmanager
 def opened(bundle: Bundle, options: ServeOptions) -> Iterator[Server]:
-    """A server over a bundle, not listening yet."""
+    """A server over a bundle, not listening yet; its cameras are watched already."""
+    sources = {name: LastingSource(Address(address)) for name, address in options.source.items()}
     context = min(options.context, bundle.manifest.language.context)
-    with Pipeline(bundle, context=context, threads=options.threads, sequences=options.clips) as pipeline:
-        engine = Engine(pipeline, options.clips, options.selector, options.retention)
-        try:
-            yield Server(engine, options)
-        finally:
-            engine.close()
+    # One for each, and one more for a question to all of them; a lone camera is asked where it is.
+    watched = len(sources) + (len(sources) > 1)
+    watch = StreamOptions(
+        fps=options.fps, retention=options.retention, selector=options.selector, max_tokens=_CAMERA_TOKENS
+    )
+    with contextlib.ExitStack() as stack:
+        pipeline = stack.enter_context(
+            Pipeline(bundle, context=context, threads=options.threads, sequences=options.clips + watched)
+        )
+        sequences = [pipeline.model.sequence() for _ in range(options.clips - (not sources))]
+        engine = Engine(
+            pipeline, sequences if sources else [pipeline.sequence, *sequences], options.selector, options.retention
+        )
+        stack.callback(engine.close)
+        meters = open_meters()
+        for meter in meters:
+            stack.callback(meter.close)
+        metrics = Metrics(meters)
+        live = Live(pipeline, sources, watch, options.alert_above, options.when_surprised, [metrics.on_event])
+        stack.callback(live.close)
+        if options.mqtt:
+            ask = _asker(live, options.deadline_s)
+            stack.enter_context(Publisher(Broker.parse(options.mqtt), live.feed, live.names, bundle.manifest.name, ask))
+        yield Server(engine, live, metrics, options)
+
+
+def _asker(live: Live, deadline_s: float) -> Callable[[str, str], None]:
+    """Asks a camera, or all of them; the answer is an event of the feed, what cannot be asked raises."""
+
+    def ask(camera: str, question: str) -> None:
+        live.check(camera)
+        job = Job(Asked(None, question, camera=camera), lambda _: None, time.monotonic() + deadline_s)
+        live.put(job)
+        if job.done.done():
+            job.done.result()
+
+    return ask
 
 
 def serve(bundle: Bundle, options: ServeOptions, on_ready: Callable[[str, Pipeline], None]) -> None:
@@ -59,4 +102,17 @@ def serve(bundle: Bundle, options: ServeOptions, on_ready: Callable[[str, Pipeli
         sock.listen()  # whoever reads the address may connect
         host = f"[{options.host}]" if ":" in options.host else options.host
         on_ready(f"http://{host}:{sock.getsockname()[1]}", server.pipeline)
-        uvicorn.Server(config).run(sockets=[sock])
+        _Uvicorn(config, server).run(sockets=[sock])
+
+
+class _Uvicorn(uvicorn.Server):
+    """Tells the server of the signal that ends it."""
+
+    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+        super().__init__(config)
+        self._told = server
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        self._told.stopping = True
+        super().handle_exit(sig, frame)

@@ -76,6 +76,20 @@ def test_ask_looks_again_when_it_is_not_sure(video):
     assert all(0 < look["probability"] < 1 for look in found["looks"])
 
 
+def test_ask_draws_as_it_is_told(video):
+    def answer(*options):
+        done = score_edge("ask", "reference", video, "how many things moved fast?", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    drawn = ("--temperature", 50, "--max-tokens", 8)
+    assert answer(*drawn, "--seed", 7) == answer(*drawn, "--seed", 7) != answer(*drawn, "--seed", 8)
+    greedy = answer()
+    assert answer("--stop", greedy[1:]) == greedy[:1]
+    refused = score_edge("ask", "reference", video, "what moved?", "--seed", 7)
+    assert refused.returncode == 2 and "--temperature" in refused.stderr
+
+
 def test_ask_compares_in_a_table(video):
     done = score_edge("ask", "reference", video, "how many things moved fast?", "--compare")
     assert "times faster" in done.stdout and "unpruned" in done.stdout

@@ -53,6 +53,16 @@ def test_lines_on_standard_input_are_questions_and_answers_go_to_stdout() -> Non
     assert done.stdout.decode().count(QUESTION) == 2
 
 
+def test_answers_of_a_stream_are_drawn_as_it_is_told() -> None:
+    def answers(seed: int) -> list[str]:
+        drawn = ("--temperature", "50", "--seed", str(seed), "--max-tokens", "8")
+        asked = ("--ask", QUESTION, "--every", "2s", "--json")
+        found = events(stream("--source", "synthetic://?steps=12", *asked, *drawn).stdout)
+        return [event["text"] for event in found if event["event"] == "answer"]
+
+    assert answers(7) == answers(7) != answers(8)
+
+
 def test_several_cameras_by_name(tmp_path: Path) -> None:
     sources = ("--source", "front=synthetic://?steps=12", "--source", "yard=synthetic://?steps=16&seed=9")
     record = ("--record", tmp_path / "seen.mkv")

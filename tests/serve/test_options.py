@@ -25,6 +25,8 @@ pytest.importorskip("fastapi")
         ({"retention": 2.0}, "outside"),
         ({"clips": 0}, "clips is 0"),
         ({"key": "with space"}, "characters"),
+        ({"mqtt": "broker:1883", "source": {"front": "synthetic://"}}, "must be mqtt://"),
+        ({"mqtt": "mqtt://broker"}, "nothing to publish"),
     ],
 )
 def test_refused(given: dict[str, Any], said: str) -> None:
@@ -114,3 +116,32 @@ def test_a_systemd_unit(tmp_path: Path) -> None:
         path.write_text(unit)
         done = subprocess.run([checker, "verify", str(path)], capture_output=True, text=True, timeout=60)
         assert "score-edge.service" not in done.stderr, done.stderr
+
+
+def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
+    (tmp_path / "a.mp4").touch()
+    given = ["--source", "front=rtsp://camera/live", "--source", "file=a.mp4"]
+    mqtt = ["--mqtt", "mqtt://eyes:hush@broker/house"]
+    unit = subprocess.run([*command, *given, *mqtt], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert "hush" not in unit and "--mqtt" not in unit
+    given += ["--mqtt", "mqtt://broker/house"]
+    unit = subprocess.run([*command, *given], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert '--source "front=rtsp://camera/live"' in unit or "--source front=rtsp://camera/live" in unit
+    assert f"file={tmp_path / 'a.mp4'}" in unit and "--mqtt mqtt://broker/house" in unit
+    refused = subprocess.run([*command, "--source", "front=rtsp://me:pw@camera/live"], capture_output=True, text=True)
+    assert refused.returncode == 1 and "--config" in refused.stderr and ":pw@" not in refused.stderr
+
+
+def test_cameras_of_a_file(tmp_path: Path) -> None:
+    from score_edge.serve.options import read_options
+
+    path = tmp_path / "serve.toml"
+    path.write_text('alert_above = 2\n[source]\nfront = "rtsp://me:pw@camera/live"\n')
+    found = read_options(path, {})
+    assert found.source == {"front": "rtsp://me:pw@camera/live"} and found.alert_above == 2.0
+    assert "pw" not in repr(found)
+    for text, said in (('[source]\nall = "a"', "no camera may be called all"), ("source = 3", "must be an object")):
+        path.write_text(text)
+        with pytest.raises(ScoreEdgeError, match=said):
+            read_options(path, {})

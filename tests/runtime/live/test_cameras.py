@@ -15,7 +15,8 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.reference.endless import EndlessWorld
 from score_edge.runtime.language.base import Rows
 from score_edge.runtime.language.llama_sequence import LlamaSequence
-from score_edge.runtime.live.events import Answered, Event, Notice, StepSeen
+from score_edge.runtime.language.sampling import Sampling
+from score_edge.runtime.live.events import AnswerBegan, Answered, Event, Notice, StepSeen
 from score_edge.runtime.live.stream import Stream, StreamOptions
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
@@ -116,7 +117,7 @@ def first_logits(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     generate = LlamaSequence.generate
 
-    def noted(self: LlamaSequence, max_tokens: int) -> Iterator[str]:
+    def noted(self: LlamaSequence, max_tokens: int, *_: object) -> Iterator[str]:
         found.append(self.logits())
         return generate(self, max_tokens)
 
@@ -351,3 +352,48 @@ def test_newest_steps_and_nothing_else(pipeline: Pipeline) -> None:
     for wrong in ({"selector": "evs"}, {"retention": 0.1}, {"pinned": 0.1}):
         with pytest.raises(ScoreEdgeError, match="newest steps keeps them entirely"):
             StreamOptions(memory="newest", **wrong)
+
+
+def test_a_long_answer_of_one_camera_keeps_no_other_from_being_seen(pipeline: Pipeline) -> None:
+    asked = threading.Event()
+    order: list[str] = []
+    heard: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepSeen):
+            order.append(event.camera)
+            if len(set(order)) == 2:
+                asked.set()
+        elif isinstance(event, AnswerBegan | Answered):
+            order.append(type(event).__name__)
+
+    def hear(piece: str) -> None:
+        heard.append(piece)
+        time.sleep(0.05)
+
+    sources = {name: Frames(world(3 + n, 60), wait_s=0.02) for n, name in enumerate(("front", "yard"))}
+    stream = Stream(pipeline, sources, StreamOptions(), [listen])
+    running = threading.Thread(target=stream.run)
+    running.start()
+    assert asked.wait(30)
+    sampling = Sampling(temperature=1.5, seed=7, grammar="root ::= [a-z]{30}")
+    answer = stream.ask(QUESTION, camera="front", max_tokens=80, sampling=sampling, on_text=hear).result(30)
+    again = stream.ask(QUESTION, camera="front", max_tokens=3).result(30)
+    stream.stop()
+    running.join(30)
+    meanwhile = order[order.index("AnswerBegan") : order.index("Answered")]
+    assert meanwhile.count("yard") >= 5 and "front" not in meanwhile
+    assert len(answer.text) == 30 and answer.text == "".join(heard) and answer.ended and answer.ended.reason == "stop"
+    assert 0 < answer.cached < answer.ended.prompt
+    assert again.ended and again.ended.tokens <= 3
+
+
+def test_whoever_hears_an_answer_may_end_it(pipeline: Pipeline) -> None:
+    def gone(piece: str) -> None:
+        raise ScoreEdgeError("nobody waits for it")
+
+    stream = Stream(pipeline, {"front": Frames(world(3, 8))}, StreamOptions())
+    answer, after = stream.ask(QUESTION, on_text=gone), stream.ask(QUESTION)
+    stream.run()
+    assert answer.result(0).error == "nobody waits for it" and not answer.result(0).ended
+    assert after.result(0).text

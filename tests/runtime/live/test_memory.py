@@ -66,7 +66,7 @@ def answer_logits(memory: VideoMemory) -> np.ndarray:
     found: list[np.ndarray] = []
     generate = memory._sequence.generate
 
-    def noted(max_tokens: int) -> Iterator[str]:
+    def noted(max_tokens: int, *_: object) -> Iterator[str]:
         found.append(memory._sequence.logits())
         return generate(max_tokens)
 

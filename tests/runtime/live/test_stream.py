@@ -194,8 +194,8 @@ def test_frames_that_come_during_an_answer_are_remembered_afterwards(
     assert [event.step for event in steps_of(events)] == list(range(20))
 
 
-def slow_generate(wait_s: float) -> Callable[[int], Iterator[str]]:
-    def generate(max_tokens: int) -> Iterator[str]:
+def slow_generate(wait_s: float) -> Callable[..., Iterator[str]]:
+    def generate(max_tokens: int, *_: object) -> Iterator[str]:
         for n in range(max_tokens):
             time.sleep(wait_s)
             yield f"{n} "
@@ -354,7 +354,7 @@ def test_an_encoder_that_fails_costs_its_steps_and_one_notice(
 def test_a_language_model_that_fails_answers_with_the_error(
     any_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(max_tokens: int) -> Iterator[str]:
+    def failing(max_tokens: int, *_: object) -> Iterator[str]:
         raise RuntimeError("out of memory")
         yield ""
 
