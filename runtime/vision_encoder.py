@@ -40,6 +40,7 @@ class EncoderState:
         age: (N,) steps since each cell was encoded, of those in which any was.
         due: cells to encode for their age alone.
         cache: keys and values, where the graph has them.
+        full: every cell is encoded in every step.
     """
 
     small: NDArray[np.int16] | None
@@ -48,6 +49,7 @@ class EncoderState:
     age: NDArray[np.int64]
     due: float = 0.0
     cache: Any = None
+    full: bool = False
 
     def forget(self) -> None:
         """The next step is encoded as a whole."""
@@ -84,8 +86,8 @@ class VisionEncoder:
         self.incremental = self._cached is not None
         self._dim = dim
 
-    def start(self) -> EncoderState:
-        """What is known of a source before its first step."""
+    def start(self, *, full: bool = False) -> EncoderState:
+        """What is known of a source before its first step; with `full` every cell of every step will be encoded."""
         ours = self.preprocessing
         cells = ours.grid.tokens
         return EncoderState(
@@ -94,6 +96,7 @@ class VisionEncoder:
             tokens=np.empty((cells, self._dim), np.float32),
             age=np.zeros(cells, np.int64),
             cache=None if self._cached is None else self._cached.start(),
+            full=full,
         )
 
     def encode(self, frames: Sequence[Frame | Uint8], state: EncoderState, watch: Stopwatch) -> tuple[Float32, Mask]:
@@ -144,7 +147,7 @@ class VisionEncoder:
         """(N,) bool, the cells to encode; `state.small` is what they show now."""
         grid = self.preprocessing.grid
         every: Mask = np.ones(grid.tokens, np.bool_)
-        if self.threshold < 0:
+        if self.threshold < 0 or state.full:
             return every
         pictures = [self.preprocessing.small_picture(image) for image in images]
         small = self.preprocessing.stacked(pictures).astype(np.int16)
