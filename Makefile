@@ -6,16 +6,19 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 PYTHON_FOLDERS := calibration export runtime score_edge tests tools
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test benchmark check format types bindings model reference clean
+.PHONY: help demo test test-all benchmark check format types bindings model reference clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.runtime  ## the whole chain on the shipped model, pruned beside unpruned; no torch, no network
 	$(BIN)/score-edge demo
 
-test: $(VENV)/.dev  ## every test
+test: $(VENV)/.dev  ## the tests: those marked slow and benchmark are left out
 	$(BIN)/python -m pytest -rs
+
+test-all: $(VENV)/.dev  ## the slow ones too: every model family, long runs
+	$(BIN)/python -m pytest -rs -m "not benchmark"
 
 benchmark: $(VENV)/.dev  ## every figure that is a time, side by side on this machine
 	$(BIN)/python -m pytest -m benchmark -s

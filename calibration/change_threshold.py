@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from score_edge.bundle.atomic import check_writable
 from score_edge.bundle.folder import MANIFEST, REFERENCE, Bundle, write_manifest
@@ -24,11 +25,11 @@ from score_edge.runtime.vision_encoder import VisionEncoder
 
 CANDIDATES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 """Grey levels."""
-QUESTION = "What is happening?"
+QUESTIONS = ("What is happening?", "What changed?", "How many things are there?", "What colour is it?")
 STEPS = 64
 """Of a clip, at most: its frames are held while thresholds are tried."""
 _PROMPT = 16
-"""Steps of one prompt."""
+"""Steps of one prompt; the next begins in its middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Trial:
         error: ``||tokens - full|| / ||full||`` over the clip.
         late_error: the same over its last quarter; far above `error`, errors add up.
         agreement: share of the kept tokens that are kept both times, at the bundle's retention.
-        divergence: Kullback-Leibler divergence of the next word after a question, nats, mean over prompts.
+        divergence: Kullback-Leibler divergence of the word after a question, nats, mean over prompts and questions.
     """
 
     clip: str
@@ -126,12 +127,13 @@ def _try(pipeline: Pipeline, clip: Footage, threshold: float) -> Trial:
     tokens, encoded = _encode(pipeline, clip.steps, threshold)
     late = len(tokens) * 3 // 4
     kept, full = (_keep(pipeline, found) for found in (tokens, clip.tokens))
-    prompts = [slice(start, start + _PROMPT) for start in range(0, len(tokens), _PROMPT)]
+    starts = range(0, max(1, len(tokens) - _PROMPT // 2), _PROMPT // 2)
     divergences = [
         _divergence(
-            _next_word(pipeline, clip.tokens[prompt], full[prompt]), _next_word(pipeline, tokens[prompt], kept[prompt])
+            _next_words(pipeline, clip.tokens[prompt], full[prompt]),
+            _next_words(pipeline, tokens[prompt], kept[prompt]),
         )
-        for prompt in prompts
+        for prompt in (slice(start, start + _PROMPT) for start in starts)
     ]
     return Trial(
         clip.name,
@@ -153,18 +155,21 @@ def _keep(pipeline: Pipeline, tokens: Float32) -> Mask:
     return pipeline.select(tokens, pipeline.selector(), pipeline.bundle.manifest.selector.retention)
 
 
-def _next_word(pipeline: Pipeline, tokens: Float32, keep: Mask) -> Float32:
-    """(V,) float32 log-probabilities."""
+def _next_words(pipeline: Pipeline, tokens: Float32, keep: Mask) -> NDArray[np.float64]:
+    """(Q, V) log-probabilities after each of QUESTIONS."""
     pipeline.watch(tokens, keep)
-    pipeline.prefill_question(QUESTION)
-    logits = pipeline.sequence.logits().astype(np.float64)
-    top = logits.max()
-    likely: Float32 = logits - top - np.log(np.exp(logits - top).sum())
-    return likely
+    rows = []
+    for question in QUESTIONS:
+        pipeline.prefill_question(question)
+        logits = pipeline.sequence.logits().astype(np.float64)
+        top = logits.max()
+        rows.append(logits - top - np.log(np.exp(logits - top).sum()))
+    return np.stack(rows)
 
 
-def _divergence(of: Float32, by: Float32) -> float:
-    return float((np.exp(of) * (of - by)).sum())
+def _divergence(of: NDArray[np.float64], by: NDArray[np.float64]) -> float:
+    """Mean over the questions."""
+    return float((np.exp(of) * (of - by)).sum(1).mean())
 
 
 def check_saving(bundle: Bundle) -> None:

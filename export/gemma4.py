@@ -11,30 +11,33 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from score_edge.bundle.manifest import TOKENS, Prompt, Vision
+from score_edge.bundle.manifest import TOKENS, Incremental, Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, check_cells, one_frame, split_chat
+from score_edge.export.incremental import INCREMENTAL, CachedAttention, CellEncoder, attention_of, cell_table
 
 
-class FrameEncoder(nn.Module):
+class FrameEncoder(CellEncoder):
     """The vision tower, its pooling and the projection at one grid.
 
     Args:
         model: the inner model (`Gemma4Model`).
-        height, width: patches per side, before pooling.
+        vision: sizes.
     """
 
     places: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
     grid: torch.Tensor
+    table: torch.Tensor
 
-    def __init__(self, model: Any, height: int, width: int) -> None:
+    def __init__(self, model: Any, vision: Vision) -> None:
         super().__init__()
         self.vision, self.projector = model.vision_tower, model.embed_vision
         _number_bounds(self.vision)
-        self.height, self.width = height, width
+        height, width = self.height, self.width = vision.height // vision.patch, vision.width // vision.patch
+        self.register_buffer("table", cell_table(vision), persistent=False)
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         grid = torch.stack([columns, rows], dim=-1).view(1, -1, 2)
         embedder = self.vision.patch_embedder
@@ -46,15 +49,42 @@ class FrameEncoder(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, H, W) pixels in 0..1 to (N, D) tokens, raster order."""
-        config, embedder = self.vision.config, self.vision.patch_embedder
-        side = config.patch_size
-        # A patch of the checkpoint is ordered row, column, channel.
-        filters = embedder.input_proj.weight.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
-        hidden = functional.conv2d(2 * pixels - 1, filters, stride=side).flatten(2).transpose(1, 2) + self.places
-        for layer in self.vision.encoder.layers:
-            hidden = layer(hidden, position_embeddings=(self.cos, self.sin), position_ids=self.grid)
+        filters = self._filters
+        hidden = functional.conv2d(2 * pixels - 1, filters, stride=filters.shape[-1]).flatten(2).transpose(1, 2)
+        hidden = self._layers(hidden + self.places, self.cos, self.sin, self.grid)
         image = hidden.transpose(1, 2).unflatten(2, (self.height, self.width))
-        tokens = functional.avg_pool2d(image, config.pooling_kernel_size).flatten(2)[0].T * config.hidden_size**0.5
+        return self._project(functional.avg_pool2d(image, self.vision.config.pooling_kernel_size).flatten(2)[0].T)
+
+    def encode_cells(self, patches: torch.Tensor, cells: torch.Tensor, attention: CachedAttention) -> torch.Tensor:
+        """A token is the mean of the patches of its cell."""
+        rows = attention.rows = self.table[cells].flatten()
+        hidden = functional.linear(2 * patches.flatten(0, 1) - 1, self._filters.flatten(1))[None]
+        with attention_of(self.vision.config, attention):
+            hidden = self._layers(
+                hidden + self.places[:, rows], self.cos[:, rows], self.sin[:, rows], self.grid[:, rows]
+            )
+        return self._project(hidden[0].unflatten(0, (-1, patches.shape[1])).mean(1))
+
+    def cache(self) -> Incremental:
+        """A row per patch."""
+        layers = len(self.vision.encoder.layers)
+        return Incremental(INCREMENTAL, layers, self.places.shape[1], self.places.shape[2])
+
+    @property
+    def _filters(self) -> torch.Tensor:
+        """(width, 3, side, side); a patch of the checkpoint is ordered row, column, channel."""
+        side, weight = self.vision.config.patch_size, self.vision.patch_embedder.input_proj.weight
+        filters: torch.Tensor = weight.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
+        return filters
+
+    def _layers(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+        for layer in self.vision.encoder.layers:
+            hidden = layer(hidden, position_embeddings=(cos, sin), position_ids=grid)
+        return hidden
+
+    def _project(self, pooled: torch.Tensor) -> torch.Tensor:
+        config = self.vision.config
+        tokens = pooled * config.hidden_size**0.5
         if config.standardize:
             tokens = (tokens - self.vision.std_bias) * self.vision.std_scale
         projected: torch.Tensor = self.projector(tokens)
@@ -75,7 +105,6 @@ class Gemma4(Family):
     """Gemma 4, the sizes whose visual tokens are causal."""
 
     name = "gemma4"
-    incremental = "not yet"
     model_class = "Gemma4ForConditionalGeneration"
     grids = "any"
 
@@ -119,7 +148,7 @@ class Gemma4(Family):
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
         """The encoder at one grid."""
-        return FrameEncoder(model.model, vision.height // vision.patch, vision.width // vision.patch)
+        return FrameEncoder(model.model, vision)
 
     def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:
         """Every frame between its wrappers, behind its time."""

@@ -8,6 +8,7 @@ encoded. With all cells active nothing of the cache is used, and the tokens are 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isclose
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -100,8 +101,16 @@ def attention_of(config: Any, attention: CachedAttention) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     def forward(
-        module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: None, **settings: Any
+        module: nn.Module,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: None,
+        scaling: float | None = None,
+        **settings: Any,
     ) -> tuple[torch.Tensor, None]:
+        if scaling is not None and not isclose(scaling, q.shape[-1] ** -0.5):  # Gemma's is 1
+            q = q * (scaling * q.shape[-1] ** 0.5)
         return attention(q, k, v).transpose(1, 2), None
 
     before = config._attn_implementation

@@ -9,26 +9,29 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from score_edge.bundle.manifest import TOKENS, Prompt, Vision
+from score_edge.bundle.manifest import TOKENS, Incremental, Prompt, Vision
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.checkpoint import Checkpoint
 from score_edge.export.family import ENCODER, Family, check_cells, one_frame, split_chat
+from score_edge.export.incremental import INCREMENTAL, CachedAttention, CellEncoder, attention_of, cell_table
 
 
-class FrameEncoder(nn.Module):
+class FrameEncoder(CellEncoder):
     """SigLIP 2 and the projector at one grid.
 
     Args:
         model: the inner model (`Lfm2VlModel`).
-        height, width: patches per side.
+        vision: sizes.
     """
 
     places: torch.Tensor
+    table: torch.Tensor
 
-    def __init__(self, model: Any, height: int, width: int) -> None:
+    def __init__(self, model: Any, vision: Vision) -> None:
         super().__init__()
         self.vision, self.projector = model.vision_tower, model.multi_modal_projector
-        self.height, self.width = height, width
+        height, width = self.height, self.width = vision.height // vision.patch, vision.width // vision.patch
+        self.register_buffer("table", cell_table(vision), persistent=False)
         embeddings = self.vision.embeddings
         side = embeddings.position_embedding_size
         with torch.no_grad():
@@ -39,23 +42,48 @@ class FrameEncoder(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(1, 3, H, W) pixels to (N, D) tokens, raster order."""
-        embedding, side = self.vision.embeddings.patch_embedding, self.vision.embeddings.patch_size
-        # A patch of the checkpoint is ordered row, column, channel.
-        filters = embedding.weight.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
-        hidden = functional.conv2d(pixels, filters, embedding.bias, stride=side)
-        hidden = hidden.flatten(2).transpose(1, 2) + self.places
+        filters, bias = self._filters, self.vision.embeddings.patch_embedding.bias
+        hidden = functional.conv2d(pixels, filters, bias, stride=filters.shape[-1]).flatten(2).transpose(1, 2)
+        hidden = self._layers(hidden + self.places)
+        tokens: torch.Tensor = self.projector(hidden.unflatten(1, (self.height, self.width)))[0].flatten(0, 1)
+        return tokens
+
+    def encode_cells(self, patches: torch.Tensor, cells: torch.Tensor, attention: CachedAttention) -> torch.Tensor:
+        """The projector takes the cells as an image that is one cell high."""
+        attention.rows = self.table[cells].flatten()
+        filters, bias = self._filters, self.vision.embeddings.patch_embedding.bias
+        hidden = functional.linear(patches.flatten(0, 1), filters.flatten(1), bias)[None]
+        with attention_of(self.vision.config, attention):
+            hidden = self._layers(hidden + self.places[:, attention.rows])
+        side = self.projector.factor
+        image = hidden[0].unflatten(0, (-1, side, side)).transpose(0, 1).flatten(1, 2)
+        tokens: torch.Tensor = self.projector(image[None])[0, 0]
+        return tokens
+
+    def cache(self) -> Incremental:
+        """A row per patch."""
+        layers = len(self.vision.encoder.layers)
+        return Incremental(INCREMENTAL, layers, self.places.shape[1], self.places.shape[2])
+
+    @property
+    def _filters(self) -> torch.Tensor:
+        """(width, 3, side, side); a patch of the checkpoint is ordered row, column, channel."""
+        embeddings = self.vision.embeddings
+        side, weight = embeddings.patch_size, embeddings.patch_embedding.weight
+        filters: torch.Tensor = weight.unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
+        return filters
+
+    def _layers(self, hidden: torch.Tensor) -> torch.Tensor:
         for layer in self.vision.encoder.layers:
             hidden = layer(hidden, None)
-        image = self.vision.post_layernorm(hidden).unflatten(1, (self.height, self.width))
-        tokens: torch.Tensor = self.projector(image)[0].flatten(0, 1)
-        return tokens
+        normed: torch.Tensor = self.vision.post_layernorm(hidden)
+        return normed
 
 
 class Lfm2Vl(Family):
     """LFM2-VL and LFM2.5-VL."""
 
     name = "lfm2_vl"
-    incremental = "not yet"
     model_class = "Lfm2VlForConditionalGeneration"
     grids = "any"
 
@@ -93,7 +121,7 @@ class Lfm2Vl(Family):
 
     def encoder(self, model: Any, vision: Vision) -> nn.Module:
         """The encoder at one grid."""
-        return FrameEncoder(model.model, vision.height // vision.patch, vision.width // vision.patch)
+        return FrameEncoder(model.model, vision)
 
     def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:
         """A row of images; the model knows no videos, and no times."""

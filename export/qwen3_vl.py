@@ -61,6 +61,12 @@ class Qwen3VL(Qwen2VL):
         levels = list(getattr(config.vision_config, "deepstack_visual_indexes", ()))
         if levels != sorted(levels):
             raise ScoreEdgeError(f"DeepStack levels out of order: {levels}", "this config.json is damaged")
+        layers = config.get_text_config().num_hidden_layers
+        if len(levels) >= layers:
+            raise ScoreEdgeError(
+                f"{len(levels)} DeepStack levels for a decoder of {layers} layers: llama.cpp wants fewer levels",
+                "this config.json is damaged: published models have 3 levels and 28 layers or more",
+            )
         return super().dim(config) * (1 + len(levels))
 
     def prompt(self, checkpoint: Checkpoint, tokenizer: Any) -> Prompt:

@@ -66,11 +66,21 @@ def changed_cells(change: Float32, threshold: Float32 | float) -> Mask:
     changed = change > threshold
     if not changed.any():
         return changed
-    near = np.pad(changed, 1)
-    rows, columns = changed.shape
-    around = np.zeros_like(changed)
+    halo: Mask = neighbourhood(changed) & (change > threshold / 2)
+    return changed | halo
+
+
+def neighbourhood(cells: Mask) -> Mask:
+    """Cells of a grid (gh, gw) and the eight around each, bool.
+
+    Example:
+        >>> neighbourhood(np.array([[True, False, False]]))
+        array([[ True,  True, False]])
+    """
+    padded = np.pad(cells, 1)
+    rows, columns = cells.shape
+    near = np.zeros_like(cells)
     for row in range(3):
         for column in range(3):
-            around |= near[row : row + rows, column : column + columns]
-    halo: Mask = around & (change > threshold / 2)
-    return changed | halo
+            near |= padded[row : row + rows, column : column + columns]
+    return near

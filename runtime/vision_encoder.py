@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from score_edge.core import Float32, Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.changed_cells import cell_change, changed_cells
+from score_edge.runtime.changed_cells import cell_change, changed_cells, neighbourhood
 from score_edge.runtime.graphs.base import CachedGraph, Graph
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
@@ -25,6 +25,9 @@ _HALVES = 2.0
 """Steps in which a threshold halves: what goes on changing is encoded now and then, what came to rest is soon."""
 _LEAST = 0.3
 """Share of the threshold that is left of it at last."""
+_CALM = 4
+"""Steps without a change around a cell after which it is encoded once more, where its neighbours were encoded after it:
+what it made of them is out of date. Without this a scene that comes to rest keeps such tokens for ever."""
 _ALL = 0.6
 """Share of changed cells from which on all are encoded: a cut, a pan, an exposure step."""
 
@@ -39,6 +42,8 @@ class EncoderState:
         tokens: (N, D) float32.
         age: (N,) steps since each cell was encoded, of those in which any was.
         due: cells to encode for their age alone.
+        stirred: (gh, gw) bool, cells whose surroundings were encoded after them.
+        calm: (gh, gw) steps since anything changed around each cell.
         cache: keys and values, where the graph has them.
         full: every cell is encoded in every step.
     """
@@ -47,6 +52,8 @@ class EncoderState:
     pixels: Uint8
     tokens: Float32
     age: NDArray[np.int64]
+    stirred: Mask
+    calm: NDArray[np.int64]
     due: float = 0.0
     cache: Any = None
     full: bool = False
@@ -95,6 +102,8 @@ class VisionEncoder:
             pixels=np.empty((ours.frames_per_step, ours.height, ours.width, 3), np.uint8),
             tokens=np.empty((cells, self._dim), np.float32),
             age=np.zeros(cells, np.int64),
+            stirred=np.zeros((ours.grid.height, ours.grid.width), np.bool_),
+            calm=np.zeros((ours.grid.height, ours.grid.width), np.int64),
             cache=None if self._cached is None else self._cached.start(),
             full=full,
         )
@@ -152,21 +161,25 @@ class VisionEncoder:
         pictures = [self.preprocessing.small_picture(image) for image in images]
         small = self.preprocessing.stacked(pictures).astype(np.int16)
         if state.small is None:
-            state.small = small
+            state.small, state.stirred[:] = small, False
             return every
         needed = self.threshold * np.maximum(0.5 ** (state.age / _HALVES), _LEAST).astype(np.float32)
         change = cell_change(small, state.small, grid)
-        changed = changed_cells(change, needed.reshape(change.shape)).reshape(-1)
+        changed = changed_cells(change, needed.reshape(change.shape))
+        if changed.any() if not self.incremental else changed.mean() > _ALL:
+            state.small, state.stirred[:] = small, False
+            return every
+        if self.incremental:
+            changed |= _settled(changed, state)
+        changed = changed.reshape(-1)
         if not changed.any():
             return changed
-        if not self.incremental or changed.mean() > _ALL:
-            state.small = small
-            return every
         state.due += grid.tokens / MAX_AGE
         stalest = np.argsort(np.where(changed, -1, state.age), kind="stable")[grid.tokens - int(state.due) :]
         state.due %= 1
         changed[stalest] = True
         cells = changed.reshape(grid.height, grid.width)
+        state.stirred &= ~cells
         side = [size // cells for size, cells in zip(small.shape[1:3], (grid.height, grid.width), strict=True)]
         where = np.repeat(np.repeat(cells, side[0], 0), side[1], 1)
         state.small[:, where] = small[:, where]
@@ -187,3 +200,13 @@ class VisionEncoder:
         else:
             tokens = self._cached.run_cached(state.cache, **inputs)["tokens"]
         return tokens
+
+
+def _settled(changed: Mask, state: EncoderState) -> Mask:
+    """(gh, gw) bool, cells to encode once more because what is around them came to rest, see _CALM."""
+    near = neighbourhood(changed)
+    state.calm += 1
+    state.calm[near] = 0
+    state.stirred |= near
+    settled: Mask = state.stirred & (state.calm >= _CALM)
+    return settled

@@ -47,8 +47,8 @@ ROWS = (
     FamilyRow("llava_onevision", "llava_onevision", "LLaVA-OneVision", "qwen2", (384, 384), 196),
     FamilyRow("internvl", "internvl", "InternVL3", "qwen2", (448, 448), 256),
     FamilyRow("internvl3_5", "internvl", "InternVL3.5, Qwen3", "qwen3", (448, 448), 256),
-    FamilyRow("gemma4", "gemma4", "Gemma 4 E2B, E4B", "gemma4", (528, 288), 66, incremental="not yet"),
-    FamilyRow("lfm2_vl", "lfm2_vl", "LFM2-VL, LFM2.5-VL", "lfm2", (672, 384), 252, live=AGAIN, incremental="not yet"),
+    FamilyRow("gemma4", "gemma4", "Gemma 4 E2B, E4B", "gemma4", (528, 288), 66),
+    FamilyRow("lfm2_vl", "lfm2_vl", "LFM2-VL, LFM2.5-VL", "lfm2", (672, 384), 252, live=AGAIN),
     FamilyRow(
         "fast_vlm",
         "fast_vlm",

@@ -1,6 +1,7 @@
 """Answers with only the changed cells encoded against full encoding, paired, on the reference world.
 
 python tools/incremental_answers.py --seed 880001 --clips 220 --thresholds 12
+python tools/incremental_answers.py --world pan --align    # a moving camera, its movement taken out of the frames first
 """
 
 import argparse
@@ -16,7 +17,27 @@ from score_edge.runtime.stopwatch import Stopwatch
 from score_edge.runtime.vision_encoder import VisionEncoder
 
 STEPS = 32
+_SURE = 0.1  # response of the phase correlation
+_FAR = 8  # pixels
 KINDS = (("all", 1.0), ("score", 0.1))
+
+
+def aligned(frames: list[Frame]) -> list[Frame]:
+    """The frames moved back by whole pixels to lie as the first one does, as far as phase correlation finds out."""
+    import cv2
+
+    grey = [cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in frames]
+    window = cv2.createHanningWindow(grey[0].shape[::-1], cv2.CV_32F)
+    moved = []
+    for frame, picture in zip(frames, grey, strict=True):
+        (x, y), sure = cv2.phaseCorrelate(grey[0], picture, window)
+        x, y = (round(x), round(y)) if sure > _SURE and max(abs(x), abs(y)) <= _FAR else (0, 0)
+        back = np.array([[1, 0, -x], [0, 1, -y]], np.float32)
+        image = cv2.warpAffine(
+            frame.image, back, picture.shape[::-1], flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+        )
+        moved.append(Frame(np.asarray(image, np.uint8), frame.time_s, frame.index))
+    return moved
 
 
 def encode(encoder: VisionEncoder, frames: list[Frame]) -> tuple[Float32, float]:
@@ -32,6 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=880001)
     parser.add_argument("--clips", type=int, default=220)
+    parser.add_argument("--world", default="plain", help="a regime of the reference world")
+    parser.add_argument("--align", action="store_true", help="take the camera's movement out where cells are cached")
     parser.add_argument("--thresholds", default="12", help="grey levels, comma-separated")
     chosen = parser.parse_args()
     bundle = Bundle.open("reference")
@@ -45,9 +68,10 @@ def main() -> None:
         right: dict[tuple[float, str], list[bool]] = {(each, kind): [] for each in thresholds for kind, _ in KINDS}
         shares: dict[float, list[float]] = {each: [] for each in thresholds}
         for number in range(chosen.clips):
-            clip = world.make_clip(chosen.seed, number, STEPS)
+            clip = world.make_clip(chosen.seed, number, STEPS, chosen.world)
+            frames = list(clip.frames())
             for threshold, encoder in encoders.items():
-                tokens, share = encode(encoder, list(clip.frames()))
+                tokens, share = encode(encoder, aligned(frames) if chosen.align and threshold >= 0 else frames)
                 shares[threshold].append(share)
                 for kind, retention in KINDS:
                     pipeline.watch(tokens, pipeline.select(tokens, pipeline.selector(kind), retention))

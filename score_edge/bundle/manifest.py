@@ -79,6 +79,11 @@ class Incremental:
         """Names of the graph's inputs that are caches; of each, ``new_`` in front of it is the output."""
         return [f"{kind}.{layer}" for kind in ("keys", "values") for layer in range(self.layers)]
 
+    @property
+    def bytes_per_source(self) -> int:
+        """Memory of a source's caches: float32, and twice, one to read and one to write."""
+        return 2 * 4 * len(self.caches) * self.rows * self.width
+
 
 @dataclass(frozen=True, slots=True)
 class Vision:

@@ -8,8 +8,8 @@ from score_edge.families import FamilyRow
 
 _CAPTION = (
     "frame: width x height where none is named, of the smallest checkpoint. tokens: of a step. live: stream works; "
-    "re-prefill: old steps leave by prefilling again what stays. incremental: layers of the encoder could keep what "
-    "did not change. verified: pixels, tokens, logits and a stream against transformers, on these weights. "
+    "re-prefill: old steps leave by prefilling again what stays. incremental: only the cells that changed are "
+    "encoded. verified: pixels, tokens, logits and a stream against transformers, on these weights. "
     "More: docs/models.md"
 )
 

@@ -191,9 +191,10 @@ def change_table(report: "ChangeReport") -> Table:
     """What each threshold does on each clip."""
     table = Table(
         title=f"cells are encoded again from {report.threshold:g} grey levels of change on",
-        caption=f"against encoding every cell; divergence: of the next word, at most {report.bound:g} nats allowed",
+        caption="against encoding every cell; levels: grey levels; error: of tokens, late: of the last quarter; "
+        f"divergence: of the next word, at most {report.bound:g} nats",
     )
-    names = ("clip", "grey levels", "cells encoded", "token error", "its last quarter", "kept the same", "divergence")
+    names = ("clip", "levels", "encoded", "error", "late error", "same kept", "divergence")
     for name in names:
         table.add_column(name, justify="left" if name == "clip" else "right")
     for trial in report.trials:

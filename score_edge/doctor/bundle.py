@@ -16,7 +16,7 @@ from score_edge.runtime.graphs.cpu_int8 import OVERFLOWS, REMEDY, overflows
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
 from score_edge.runtime.graphs.engine_files import build_command, incompatible, read_records
 
-_GIB = 1 << 30
+_GIB, _MIB = 1 << 30, 1 << 20
 _SECONDS = 300
 _OPEN = """
 import json, sys
@@ -44,6 +44,7 @@ def check_bundle(folder: str) -> Iterator[Check]:
     try:
         check_graph_shapes(bundle)
         yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
+        yield check_incremental(bundle)
         provider = check_bundle_provider(folder)
         yield provider
         if provider.finding.startswith("runs on CPU"):
@@ -98,6 +99,17 @@ def check_bundle_provider(folder: str) -> Check:
         )
     why = "".join(f"; not {provider}: {reason}" for provider, reason in passed_over.items())
     return Check("encoder", "ok", f"runs on {taken}{why}")
+
+
+def check_incremental(bundle: Bundle) -> Check:
+    """Whether only what changed is encoded."""
+    vision = bundle.manifest.vision
+    if vision.incremental is None:
+        return Check(
+            "cells", "ok", "no incremental graph: a step is encoded whole, or not at all where nothing changed"
+        )
+    memory = f"{vision.incremental.bytes_per_source / _MIB:.1f} MiB of keys and values per source"
+    return Check("cells", "ok", f"encoded again from {vision.change_threshold:g} grey levels of change on; {memory}")
 
 
 def check_int8(bundle: Bundle, features: list[str]) -> Iterator[Check]:

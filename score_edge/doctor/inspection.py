@@ -49,6 +49,13 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             "tokens_per_second": tokens_per_second,
             "input": {vision.input_name: list(vision.input_shape)},
             "int8": dataclasses.asdict(vision.int8) if vision.int8 else None,
+            "incremental": vision.incremental
+            and {
+                "graph": vision.incremental.graph.file,
+                "layers": vision.incremental.layers,
+                "threshold": vision.change_threshold,
+                "bytes_per_source": vision.incremental.bytes_per_source,
+            },
             **_encoder_cost(bundle.encoder_path, vision.frames_per_step),
         },
         "selector": {

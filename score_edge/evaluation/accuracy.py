@@ -6,7 +6,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -61,6 +61,15 @@ class EvaluationPlan:
         columns = zip(*(self.at(retention) for retention in retentions), strict=True)
         pruned = [pair for names in columns for pair in zip(names, retentions, strict=True)]
         return [("all", 1.0), *dict.fromkeys(pruned)]
+
+
+class OfClip(Protocol):
+    """What was found of a question."""
+
+    @property
+    def clip(self) -> int:
+        """Number of the clip it is about."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,7 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def over_clips(asked: Sequence[QuestionResult], values: Sequence[float]) -> float:
+def over_clips(asked: Sequence[OfClip], values: Sequence[float]) -> float:
     """Half the 95 % interval of the mean of a value per question, clips drawn anew.
 
     Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of

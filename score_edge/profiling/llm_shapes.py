@@ -3,6 +3,7 @@
 Needs the `gguf` package and nothing else. What such a model says means nothing.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from score_edge.bundle.atomic import atomic_file
 from score_edge.bundle.user_cache import user_cache
 from score_edge.errors import ScoreEdgeError, did_you_mean, require
 from score_edge.profiling.board import memory_bytes
+from score_edge.profiling.llm_decoders import PLAIN, Decoder, GatedDelta, PerLayerInputs, ShortConvolutions
 
 CONTEXT = 131_072
 _GIB = 1 << 30
@@ -30,6 +32,7 @@ class LlmShape:
         mrope: whether visual tokens keep their (t, h, w), as in the Qwen-VL models.
         tied: whether the output head is the embedding table.
         head_width: floats per head where that is no equal share of the width; such models norm queries and keys.
+        decoder: what its layers are made of.
     """
 
     name: str
@@ -42,6 +45,7 @@ class LlmShape:
     mrope: bool
     tied: bool = True
     head_width: int | None = None
+    decoder: Decoder = PLAIN
 
     @property
     def head(self) -> int:
@@ -51,28 +55,35 @@ class LlmShape:
     @property
     def architecture(self) -> str:
         """llama.cpp's name."""
-        if self.head_width:
-            return "qwen3vl" if self.mrope else "qwen3"
-        return "qwen2vl" if self.mrope else "llama"
+        return self.decoder.architecture(self)
 
     @property
     def parameters(self) -> int:
         """Weights, norms and biases left aside."""
-        kv = self.kv_heads * self.head
-        layer = self.width * (2 * self.heads * self.head + 2 * kv + 3 * self.feed_forward)
-        return self.layers * layer + self.vocabulary * self.width * (1 if self.tied else 2)
+        return sum(math.prod(size) for _, size in self.tensors() if len(size) > 1)
 
     @property
     def bytes(self) -> int:
         """Of the file, about."""
         return 2 * self.parameters
 
-    @property
-    def rope_sections(self) -> list[int]:
-        """Pairs of a head that turn with t, h, w: as in Qwen2-VL's 16, 24, 24 and Qwen3-VL's 24, 20, 20."""
-        pairs = self.head // 2
-        time = pairs * 3 // 8 if self.head_width else pairs // 4
-        return [time, (pairs - time) // 2, pairs - time - (pairs - time) // 2, 0]
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and size of each, as llama.cpp has them."""
+        yield from self.decoder.outside(self).items()
+        for i in range(self.layers):
+            for name, size in self.decoder.layer(self, i).items():
+                yield f"blk.{i}.{name}", size
+
+
+def _qwen35(
+    name: str, layers: int, width: int, heads: int, kv: int, inner: int, values: int = 16, tied: bool = True
+) -> LlmShape:
+    decoder = GatedDelta(values)
+    return LlmShape(name, layers, width, heads, kv, inner, 248_320, True, tied, head_width=256, decoder=decoder)
+
+
+def _gemma4(name: str, layers: int, width: int, kv: int, inner: int, decoder: PerLayerInputs) -> LlmShape:
+    return LlmShape(name, layers, width, 8, kv, inner, 262_144, False, head_width=512, decoder=decoder)
 
 
 SHAPES = {
@@ -91,6 +102,14 @@ SHAPES = {
         LlmShape("qwen3-vl-2b", 28, 2048, 16, 8, 6144, 151_936, mrope=True, head_width=128),
         LlmShape("qwen3-vl-4b", 36, 2560, 32, 8, 9728, 151_936, mrope=True, head_width=128),
         LlmShape("qwen3-vl-8b", 36, 4096, 32, 8, 12_288, 151_936, mrope=True, tied=False, head_width=128),
+        _qwen35("qwen3.5-0.8b", 24, 1024, 8, 2, 3584),
+        _qwen35("qwen3.5-2b", 24, 2048, 8, 2, 6144),
+        _qwen35("qwen3.5-4b", 32, 2560, 16, 4, 9216, values=32),
+        _qwen35("qwen3.5-9b", 32, 4096, 16, 4, 12_288, values=32, tied=False),
+        LlmShape("lfm2-350m", 16, 1024, 16, 8, 4608, 65_536, mrope=False, decoder=ShortConvolutions()),
+        LlmShape("lfm2-1.2b", 16, 2048, 32, 8, 8192, 65_536, mrope=False, decoder=ShortConvolutions()),
+        _gemma4("gemma4-e2b", 35, 1536, 1, 6144, PerLayerInputs(5, 20, wide=True)),
+        _gemma4("gemma4-e4b", 42, 2560, 2, 10_240, PerLayerInputs(6, 18, wide=False)),
     )
 }
 
@@ -163,7 +182,7 @@ def check_memory(shape: LlmShape, tokens: int, available: int | None = None) -> 
         if memory is None:
             return
         available = memory[0]
-    cache = tokens * shape.layers * 2 * shape.kv_heads * shape.head * 2
+    cache = tokens * shape.decoder.cached(shape) * 2
     needed = shape.bytes + cache + _GIB // 4
     if needed > available:
         raise ScoreEdgeError(
@@ -193,23 +212,14 @@ def _write(shape: LlmShape, path: Path) -> None:
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
     writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(1e6)
-    if shape.head_width:
-        writer.add_key_length(shape.head)
-        writer.add_value_length(shape.head)
-    if shape.mrope:
-        writer.add_rope_dimension_sections(shape.rope_sections)
-    else:
-        writer.add_vocab_size(shape.vocabulary)
+    shape.decoder.settings(writer, shape)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_tokenizer(writer, gguf, shape.vocabulary)
-    tensors = list(_tensors(shape))
+    tensors = list(shape.tensors())
     for name, size in tensors:
-        kind = np.dtype(np.float32 if len(size) == 1 else np.float16)
+        kind = np.dtype(_kind(name, size))
         writer.add_tensor_info(name, size, kind, int(np.prod(size)) * kind.itemsize)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -221,36 +231,15 @@ def _write(shape: LlmShape, path: Path) -> None:
     writer.close()
 
 
+def _kind(name: str, size: tuple[int, ...]) -> type[np.floating]:
+    """llama.cpp computes norms, biases and short convolutions from float32."""
+    return np.float32 if len(size) == 1 or ("conv" in name and size[1] < 8) else np.float16
+
+
 def _values(pool: NDArray[np.float16], name: str, size: tuple[int, ...]) -> NDArray[Any]:
     if len(size) == 1:
-        return np.zeros(size, np.float32) if name.endswith("bias") else np.ones(size, np.float32)
-    return np.resize(pool * np.float16(size[1] ** -0.5), size)
-
-
-def _tensors(shape: LlmShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, kv, queries = shape.width, shape.kv_heads * shape.head, shape.heads * shape.head
-    yield "token_embd.weight", (shape.vocabulary, width)
-    yield "output_norm.weight", (width,)
-    if not shape.tied:
-        yield "output.weight", (shape.vocabulary, width)
-    for i in range(shape.layers):
-        layer: dict[str, tuple[int, ...]] = {
-            "attn_norm.weight": (width,),
-            "attn_q.weight": (queries, width),
-            "attn_k.weight": (kv, width),
-            "attn_v.weight": (kv, width),
-            "attn_output.weight": (width, queries),
-            "ffn_norm.weight": (width,),
-            "ffn_gate.weight": (shape.feed_forward, width),
-            "ffn_up.weight": (shape.feed_forward, width),
-            "ffn_down.weight": (width, shape.feed_forward),
-        }
-        if shape.head_width:
-            layer |= {f"attn_{part}_norm.weight": (shape.head,) for part in "qk"}
-        elif shape.mrope:  # the attention of Qwen before 3 has biases
-            layer |= {f"attn_{part}.bias": (size,) for part, size in (("q", width), ("k", kv), ("v", kv))}
-        for name, size in layer.items():
-            yield f"blk.{i}.{name}", size
+        return np.full(size, 0 if name.endswith("bias") else -1 if name.endswith("ssm_a") else 1, np.float32)
+    return np.resize(pool * np.float16(size[1] ** -0.5), size).astype(_kind(name, size), copy=False)
 
 
 def _add_tokenizer(writer: Any, gguf: Any, vocabulary: int) -> None:

@@ -115,6 +115,31 @@ class Sensors:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderSteps:
+    """What the encoder did of a clip; medians over the steps of all runs, None where there was no such step.
+
+    Attributes:
+        cells: of a step; each yields a token.
+        encoded: share of the cells of the clip that were encoded.
+        whole: steps that were encoded whole, of one run.
+        unchanged: steps of which nothing was encoded.
+        whole_seconds: of a step that was encoded whole.
+        typical: cells encoded in a step of which a part was.
+        typical_seconds: of such a step.
+        cache_bytes: keys and values kept for a source; None where there is no incremental graph.
+    """
+
+    cells: int
+    encoded: float
+    whole: int
+    unchanged: int
+    whole_seconds: float | None
+    typical: float | None
+    typical_seconds: float | None
+    cache_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A profile.
 
@@ -126,6 +151,7 @@ class Report:
         selector: whose scores decided.
         warm_up: seconds per stage of the first pass, which is in no other figure.
         notes: what a reader must know.
+        encoder: None where there is none.
     """
 
     subject: str
@@ -141,6 +167,7 @@ class Report:
     sensors: Sensors
     timeline: tuple[Point, ...]
     notes: tuple[str, ...] = ()
+    encoder: EncoderSteps | None = None
     schema: int = SCHEMA
 
     @property

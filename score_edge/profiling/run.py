@@ -13,7 +13,7 @@ from score_edge.profiling.board import temperatures, throttle_counts
 from score_edge.profiling.environment import Environment
 from score_edge.profiling.figures import Figure
 from score_edge.profiling.memory import peak_bytes, reset_peak
-from score_edge.profiling.report import STAGES, UNITS, Point, Report, Sensors, Stage, Variant
+from score_edge.profiling.report import STAGES, UNITS, EncoderSteps, Point, Report, Sensors, Stage, Variant
 from score_edge.profiling.spans import Spans
 from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import QUESTION, Workload
@@ -148,6 +148,31 @@ def profile(
         ),
         timeline=tuple(_timeline(spans, began)),
         notes=tuple(remarks),
+        encoder=_encoder_steps(workload, plan, spans),
+    )
+
+
+def _encoder_steps(workload: Workload, plan: ProfilePlan, spans: Spans) -> EncoderSteps | None:
+    """Every run encodes the same cells; a step of which none is encoded has no span."""
+    if workload.encoded is None:
+        return None
+    counts = workload.encoded.sum(1)
+    cells, ran = workload.encoded.shape[1], counts[counts > 0]
+    seconds = np.array([spans.of("encode", run, None) for run in range(plan.runs)])  # (runs, steps)
+    whole = ran == cells
+
+    def median(values: np.ndarray) -> float | None:
+        return float(np.median(values)) if values.size else None
+
+    return EncoderSteps(
+        cells=cells,
+        encoded=float(workload.encoded.mean()),
+        whole=int(whole.sum()),
+        unchanged=int((counts == 0).sum()),
+        whole_seconds=median(seconds[:, whole]),
+        typical=median(ran[~whole]),
+        typical_seconds=median(seconds[:, ~whole]),
+        cache_bytes=workload.encoder_cache,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from score_edge.profiling.report import Report
+from score_edge.profiling.report import EncoderSteps, Report
 
 NOT_AVAILABLE = "not available"
 
@@ -10,6 +10,8 @@ NOT_AVAILABLE = "not available"
 def about(report: Report) -> Iterator[str]:
     """Power, temperatures and everything that decides whether two profiles compare, as lines of text."""
     sensors, environment, board = report.sensors, report.environment, report.environment.board
+    if report.encoder is not None:
+        yield encoder_steps(report.encoder)
     if sensors.meter is None:
         yield f"energy: {NOT_AVAILABLE}, no power sensor answers here"
     else:
@@ -38,6 +40,20 @@ def about(report: Report) -> Iterator[str]:
     commit = f" at {environment.git_commit[:12]}" if environment.git_commit else ""
     yield f"score-edge {environment.score_edge}{commit}, Python {environment.python}, {versions}"
     yield ", ".join(f"{name} {value}" for name, value in environment.model.items())
+
+
+def encoder_steps(steps: EncoderSteps) -> str:
+    """What the encoder did of the clip."""
+    parts = [f"encoder: {steps.encoded:.0%} of the cells encoded"]
+    if steps.whole_seconds is not None:
+        parts.append(f"{steps.whole} steps whole, {duration(steps.whole_seconds)} each")
+    if steps.typical is not None and steps.typical_seconds is not None:
+        parts.append(f"in the others {steps.typical:g} of {steps.cells} cells, {duration(steps.typical_seconds)}")
+    if steps.unchanged:
+        parts.append(f"{steps.unchanged} steps without a change")
+    if steps.cache_bytes is not None:
+        parts.append(f"{size(steps.cache_bytes)} of keys and values per source")
+    return "; ".join(parts)
 
 
 def duration(seconds: float) -> str:

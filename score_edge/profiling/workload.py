@@ -8,7 +8,7 @@ import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.bundle.manifest import Prompt
-from score_edge.core import Float32, Frame, Grid
+from score_edge.core import Float32, Frame, Grid, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.llm_shapes import LlmShape, random_rows
 from score_edge.profiling.spans import Spans
@@ -33,6 +33,10 @@ class Workload(Protocol):
     sequence: Sequence
     layout: Layout
     frames: int
+    encoded: Mask | None
+    """(T, N) bool, the cells that were encoded of the clip; None where there is no encoder."""
+    encoder_cache: int | None
+    """Bytes of keys and values that the encoder keeps for a source; None where it keeps none."""
 
     def tokens(self, spans: Spans) -> tuple[Float32, list[float]]:
         """(T, N, D) float32 and T times, read and encoded anew, timed as read, preprocess and encode."""
@@ -66,6 +70,9 @@ class BundleWorkload:
             self._held = list(sample_clip(source, vision.fps, self._limit))
         self.model, self.sequence, self.layout = pipeline.model, pipeline.sequence, pipeline.layout
         self.frames = 0
+        self.encoded: Mask | None = None
+        incremental = vision.incremental if pipeline.vision.incremental else None
+        self.encoder_cache = None if incremental is None else incremental.bytes_per_source
 
     def _read(self) -> Iterator[Frame]:  # a generator, so that the pipeline times the reading
         if self._held:
@@ -84,7 +91,7 @@ class BundleWorkload:
                 yield frame
 
         clip = self._pipeline.encode(counted(), spans)
-        self.frames = count
+        self.frames, self.encoded = count, clip.encoded
         return clip.tokens, clip.times
 
     def selector(self, name: str | None, spans: Spans) -> Selector:
@@ -107,6 +114,8 @@ class ShapeWorkload:
     """
 
     frames = 0
+    encoded: Mask | None = None
+    encoder_cache: int | None = None
 
     def __init__(self, model: LanguageModel, shape: LlmShape, visual_tokens: int, steps: int) -> None:
         per_step, rest = divmod(visual_tokens, steps)

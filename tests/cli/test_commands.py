@@ -207,7 +207,6 @@ def test_evaluate_reports_every_variant_and_length():
     assert all(row["low"] <= row["accuracy"] <= row["high"] for row in rows)
 
 
-@pytest.mark.slow
 def test_demo_writes_its_picture(tmp_path):
     picture = tmp_path / "demo.png"
     found = json.loads(score_edge("demo", "--overlay", picture, "--json").stdout)

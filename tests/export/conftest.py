@@ -223,29 +223,27 @@ def internvl_case(make_tokenizer: Any, save: Any) -> Case:
     return internvl("internvl", {"model_type": "qwen2"}, make_tokenizer, save)
 
 
-FAMILIES = [
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "cosmos_reason2",
-    "qwen3_5",
-    "smolvlm",
-    "llava_onevision",
-    "internvl",
-    "internvl3_5",
-    "gemma4",
-    "lfm2_vl",
-    "fast_vlm",
-]
+# Of each kind one: M-RoPE and DeepStack, plain rows, per-layer inputs, a state that cannot go back, convolutions.
+FAST = ["qwen3_vl", "smolvlm", "gemma4", "lfm2_vl", "fast_vlm"]
+# Tracing their graphs takes most of the time: `make test-all`.
+SLOW = ["qwen2_vl", "qwen2_5_vl", "cosmos_reason2", "qwen3_5", "llava_onevision", "internvl", "internvl3_5"]
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def case(request: pytest.FixtureRequest) -> Case:
     """Every family in turn."""
     pytest.importorskip("transformers")
     found: Case = request.getfixturevalue(f"{request.param}_case")
     found.model.eval()
     return found
+
+
+@pytest.fixture
+def plain_graph_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports without the incremental graph, which takes as long again and has tests of its own."""
+    from score_edge.export import bundle_export
+
+    monkeypatch.setattr(bundle_export, "CellEncoder", ())
 
 
 @pytest.fixture(scope="session")
@@ -273,7 +271,7 @@ def bundled(case: Case, export_case: Callable[[Case], Any]) -> Any:
 @pytest.fixture(scope="session")
 def families() -> tuple[str, ...]:
     """Names of all cases."""
-    return tuple(FAMILIES)
+    return (*FAST, *SLOW)
 
 
 @pytest.fixture(scope="session")

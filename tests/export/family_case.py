@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Case:
         seconds: M-RoPE time positions per second.
         newline: a learned row closes the clip.
         decoder: what the decoder's forward takes besides rows and positions, for ids and which of them are visual.
-        tolerance: of logits.
+        arithmetic: while it is entered, `model` rounds as llama.cpp does where that is more than rounding of float32.
         one_call: rows can take the place of text, so that a clip is one call of llama.cpp.
     """
 
@@ -64,7 +65,7 @@ class Case:
     seconds: float | None = None
     newline: bool = False
     decoder: Callable[[Any, Any], dict[str, Any]] = lambda ids, seen: {}
-    tolerance: float = 1e-3
+    arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext
     one_call: bool = True
 
 

@@ -234,7 +234,7 @@ def test_a_full_disk(checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_a_policy_becomes_the_selector_if_it_fits(
-    checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_graph_only: None
 ) -> None:
     from score_edge.export.policy_graph import PolicyNetwork, export_policy
 

@@ -88,14 +88,14 @@ def test_the_frame_and_its_tokens(row: FamilyRow, tmp_path: Path, request: pytes
     assert family.incremental == row.incremental
 
 
-def test_the_decoder_and_how_old_steps_leave(case: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)
+def test_the_decoder_and_how_old_steps_leave(row: FamilyRow, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     from score_edge.export.gguf_check import Gguf
     from score_edge.export.gguf_model import write_gguf
     from score_edge.runtime.language.base import Rows
     from score_edge.runtime.language.llama_cpp import LlamaCpp
 
-    name = request.node.callspec.params["case"]
-    row = next(row for row in ROWS if row.case == name)
+    case = request.getfixturevalue(f"{row.case}_case")
     path = write_gguf(case.model, case.tokenizer, tmp_path / "llm.gguf", dtype="f32")
     assert Gguf.read(path).architecture == row.decoder
     with LlamaCpp(path, context=256, threads=1) as model:

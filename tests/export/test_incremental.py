@@ -98,6 +98,8 @@ def patch_rows(case: Any, vision: Any, cells: np.ndarray) -> np.ndarray:
         return ~np.isin(order, cells).repeat(merge)
     inactive = np.ones(patches, bool)
     inactive[Preprocessing.of(vision).cell_patches()[cells]] = False
+    if case.name == "gemma4":  # its processor fills up to as many patches as a frame has at most
+        return np.concatenate([inactive, np.zeros(630 - patches, bool)])
     return np.concatenate([[False], inactive]) if case.name.startswith("internvl") else inactive
 
 

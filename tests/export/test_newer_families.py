@@ -47,6 +47,26 @@ def test_a_large_gemma_is_refused(gemma4_case: Any, tmp_path: Path) -> None:
         find_family("gemma4").vision(checkpoint, None, None)
 
 
+@pytest.mark.parametrize("layers", [2, 1])
+def test_as_many_deepstack_levels_as_layers_are_refused(qwen3_vl_case: Any, tmp_path: Path, layers: int) -> None:
+    """llama.cpp would add a level behind the last layer; its GGUF says the same, so nothing else finds it."""
+    import copy
+
+    from score_edge.export.gguf_model import write_gguf
+
+    model = copy.deepcopy(qwen3_vl_case.model)
+    model.config.text_config.num_hidden_layers = layers
+    del model.model.language_model.layers[layers:]
+    model.save_pretrained(tmp_path / "checkpoint")
+    for path in qwen3_vl_case.folder.iterdir():
+        if not (tmp_path / "checkpoint" / path.name).exists():
+            (tmp_path / "checkpoint" / path.name).symlink_to(path)
+    llm = write_gguf(model, qwen3_vl_case.tokenizer, tmp_path / "llm.gguf", dtype="f32")
+    with pytest.raises(ScoreEdgeError, match=f"2 DeepStack levels for a decoder of {layers} layers"):
+        export_bundle(str(tmp_path / "checkpoint"), tmp_path / "bundle", llm=llm)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_default_frame_has_the_tokens_of_the_checkpoint_at_16_to_9(gemma4_case: Any, lfm2_vl_case: Any) -> None:
     for case, grid in ((gemma4_case, (6, 11)), (lfm2_vl_case, (6, 10))):  # of 70 and 64 tokens at most
         family, checkpoint = find_family(case.name), Checkpoint.open(str(case.folder))

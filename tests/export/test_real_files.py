@@ -110,7 +110,7 @@ def test_a_split_gguf_is_the_whole_one(tensors: int, plain: Path, tmp_path: Path
     assert np.array_equal(logits(parts[0], as_rows=False), logits(plain, as_rows=False))
 
 
-def test_a_bundle_of_a_split_gguf(qwen2_vl_case: Any, tmp_path: Path) -> None:
+def test_a_bundle_of_a_split_gguf(qwen2_vl_case: Any, tmp_path: Path, plain_graph_only: None) -> None:
     case = qwen2_vl_case
     whole = write_gguf(case.model, case.tokenizer, tmp_path / "whole.gguf", dtype="f32")
     folder = tmp_path / "parts"
@@ -125,7 +125,9 @@ def test_a_bundle_of_a_split_gguf(qwen2_vl_case: Any, tmp_path: Path) -> None:
         assert np.isfinite(pipeline.sequence.logits()).all()
 
 
-def test_a_checkpoint_in_shards_of_bfloat16_with_a_tied_head(cosmos_reason2_case: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_in_shards_of_bfloat16_with_a_tied_head(
+    cosmos_reason2_case: Any, tmp_path: Path, plain_graph_only: None
+) -> None:
     """What is compared with is the model in the precision of its files."""
     case = cosmos_reason2_case
     folder = Path(shutil.copytree(case.folder, tmp_path / "checkpoint"))

@@ -19,8 +19,10 @@ pytestmark = [
 def test_every_family_builds(bundled: Any) -> None:
     from score_edge.engines.rtx_check import parse_and_build
 
-    rows = parse_and_build(bundled.bundle)
-    assert [(row.precision, row.problem) for row in rows if row.graph == "encoder"] == [("fp32", ""), ("fp16", "")]
+    bundle = bundled.bundle
+    graphs = ["encoder", *(["incremental"] if bundle.incremental_path else [])]
+    found = [(row.precision, row.graph, row.problem) for row in parse_and_build(bundle)]
+    assert found == [(precision, graph, "") for precision in ("fp32", "fp16") for graph in graphs]
 
 
 def test_every_family_builds_quantised(bundled: Any, quantised: Any, tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ pytest.importorskip("transformers")
 
 # In a process of its own, whose peak of memory is the export's.
 EXPORT = """
-import json, resource, sys, time, types
+import json, resource, sys, time
 from pathlib import Path
 import onnxruntime, torch, transformers
-from score_edge.export.family import find_family
-from score_edge.export.onnx_export import export_onnx
+from score_edge.bundle.manifest import Vision
+from score_edge.export.bundle_export import export_encoder
+from score_edge.export.family import ENCODER, find_family
+from score_edge.export.incremental import CellEncoder, export_incremental
 
-family, config, shape, sizes = json.loads(sys.argv[1])
+family, config, sizes = json.loads(sys.argv[1])
 if family == "fast_vlm":
     sys.path.insert(0, sys.argv[4])
     from fake_torchvision import import_timm
@@ -32,17 +34,25 @@ if family == "fast_vlm":  # timm's initial weights let nothing through
     for parameter in model.model.vision_tower.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-module = found.encoder(model, types.SimpleNamespace(**sizes)).eval()
-pixels = torch.randn(*shape)
+half = (0.5, 0.5, 0.5)
+width = model.config.text_config.hidden_size
+vision = Vision(graph=ENCODER, mean=half, std=half, resample="bicubic", fps=1.0, dim=width, **sizes)
+module = found.encoder(model, vision).eval()
 began, cpu = time.perf_counter(), time.process_time()
-(row,) = export_onnx(module, {"pixels" if len(shape) == 4 else "patches": pixels}, "tokens", path)
+rows = export_encoder(module, vision, path)
+plain = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+if isinstance(module, CellEncoder):
+    rows += export_incremental(module, vision, path.with_name("incremental.onnx"))
 found = {
     "seconds": time.perf_counter() - began,
     "cpu_seconds": time.process_time() - cpu,
     "rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    "plain_seconds": plain[0],
+    "plain_rss_gib": plain[1],
     "parameters": sum(p.numel() for name, p in module.named_parameters() if "language_model" not in name),
-    "relative": row.relative,
+    "relative": max(row.relative for row in rows),
 }
+pixels = torch.randn(vision.input_shape)
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = torch.get_num_threads()
 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -78,21 +88,60 @@ def qwen(family: str, patch: int, width: int, heads: int, encoder: dict[str, Any
             **text,
         },
     }
-    return [family, config, [(448 // patch) ** 2, 6 * patch**2], sizes(448, patch, frames_per_step=2)]
+    return [family, config, sizes(448, 448, patch, layout="patches", frames_per_step=2)]
 
 
-def sizes(side: int, patch: int, frames_per_step: int = 1) -> dict[str, int]:
-    return {"height": side, "width": side, "patch": patch, "merge": 2, "frames_per_step": frames_per_step}
+def sizes(height: int, width: int, patch: int, merge: int = 2, **more: Any) -> dict[str, Any]:
+    grid = [-(-(side // patch) // merge) for side in (height, width)]
+    own = {"height": height, "width": width, "patch": patch, "merge": merge, "grid": grid}
+    return {**own, "frames_per_step": 1, "layout": "pixels", **more}
 
 
 def llava(encoder: dict[str, int], side: int, patch: int) -> list[Any]:
     vision = {"model_type": "siglip_vision_model", "vision_use_head": False, "image_size": side, "patch_size": patch}
     config = {"vision_config": {**vision, **encoder}, "text_config": QWEN2, "vision_feature_layer": -1}
-    return ["llava_onevision", config, [1, 3, side, side], sizes(side, patch)]
+    return ["llava_onevision", config, sizes(side, side, patch)]
 
 
-# As published: encoders of InternVL3-1B, Qwen3-VL-2B, Qwen2.5-VL-3B, Qwen2-VL-2B, Gemma 4 E2B, LFM2-VL-450M and
-# FastVLM-0.5B. Qwen3.5's is Qwen3-VL's without DeepStack, InternVL3.5's InternVL3's, Cosmos-Reason2's Qwen3-VL's.
+def qwen3_5(depth: int, width: int, inner: int, heads: int, text: int) -> list[Any]:
+    tower = {
+        "depth": depth,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_heads": heads,
+        "out_hidden_size": text,
+    }
+    config = {
+        "vision_config": {**QWEN_TOWER, "patch_size": 16, "out_hidden_size": text, **tower},
+        "text_config": {
+            "hidden_size": text,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "layer_types": ["full_attention"],
+            **NO_DECODER,
+        },
+    }
+    return ["qwen3_5", config, sizes(320, 576, 16, layout="patches", frames_per_step=2)]
+
+
+def lfm2_vl(encoder: dict[str, int], text: int) -> list[Any]:
+    tower = {"model_type": "siglip2_vision_model", "num_patches": 256, "patch_size": 16, "vision_use_head": False}
+    config = {
+        "vision_config": {**tower, **encoder},
+        "text_config": {
+            "model_type": "lfm2",
+            "hidden_size": text,
+            "num_attention_heads": 16,
+            "layer_types": ["full_attention"],
+            "pad_token_id": None,
+            **NO_DECODER,
+        },
+    }
+    return ["lfm2_vl", config, sizes(384, 672, 16)]
+
+
+# As published: encoders of InternVL3-1B and InternVL3.5-1B, Qwen3-VL-2B and Cosmos-Reason2-2B, Qwen2.5-VL-3B,
+# Qwen2-VL-2B, Gemma 4 E2B and E4B, LFM2-VL-450M and -1.6B, Qwen3.5-0.8B and -4B, FastVLM-0.5B.
 FULL_SIZE = {
     "internvl": [
         "internvl",
@@ -108,8 +157,7 @@ FULL_SIZE = {
             },
             "text_config": QWEN2,
         },
-        [1, 3, 448, 448],
-        sizes(448, 14),
+        sizes(448, 448, 14),
     ],
     "qwen3_vl": qwen(
         "qwen3_vl",
@@ -147,31 +195,12 @@ FULL_SIZE = {
             "vision_config": {"use_clipped_linears": True, "standardize": True},
             "text_config": {"hidden_size": 1536, "vocab_size_per_layer_input": 8, **NO_DECODER},
         },
-        [1, 3, 288, 528],
-        {**sizes(288, 16), "width": 528},
+        sizes(288, 528, 16, 3),
     ],
-    "lfm2_vl": [
-        "lfm2_vl",
-        {
-            "vision_config": {
-                "model_type": "siglip2_vision_model",
-                **BASE,
-                "num_patches": 256,
-                "patch_size": 16,
-                "vision_use_head": False,
-            },
-            "text_config": {
-                "model_type": "lfm2",
-                "hidden_size": 1024,
-                "num_attention_heads": 16,
-                "layer_types": ["full_attention"],
-                "pad_token_id": None,
-                **NO_DECODER,
-            },
-        },
-        [1, 3, 384, 672],
-        {**sizes(384, 16), "width": 672},
-    ],
+    "lfm2_vl": lfm2_vl(BASE, 1024),
+    "lfm2_vl-1.6b": lfm2_vl(SO400M, 2048),
+    "qwen3_5": qwen3_5(12, 768, 3072, 12, 1024),
+    "qwen3_5-4b": qwen3_5(24, 1024, 4096, 16, 2560),
     "fast_vlm": [
         "fast_vlm",
         {
@@ -184,8 +213,7 @@ FULL_SIZE = {
             },
             "text_config": QWEN2,
         },
-        [1, 3, 1024, 1024],
-        sizes(1024, 64),
+        sizes(1024, 1024, 64, 1),
     ],
 }
 

@@ -69,7 +69,6 @@ def test_one_question_is_answered_as_if_all_were_asked(model, clips):
     assert torch.equal(first.argmax(dim=-1) == answers, marks.right[starts])
 
 
-@pytest.mark.slow
 def test_it_learns_from_what_is_likely(model, clips):
     torch.manual_seed(0)
     recipe = QueryRecipe(6, clips=2, rollouts=4, lowest=0.05, highest=0.2, warm_steps=5)

@@ -65,6 +65,18 @@ def test_every_stage_is_counted(report):
     assert report.speedup(report.variants[2], "prefill") > 1
 
 
+def test_the_encoder_is_timed_at_the_cells_it_encodes(report):
+    steps = report.encoder
+    incremental = Bundle.open("reference").manifest.vision.incremental
+    assert steps.cells == 36 and 0 < steps.encoded < 1 and steps.whole >= 1
+    assert steps.cache_bytes == incremental.bytes_per_source == 2 * 2 * 4 * 3 * 144 * 96
+    assert 0 < steps.typical < 36 and steps.typical_seconds > 0 and steps.whole_seconds > 0
+    shares = (steps.whole + (STEPS - steps.whole - steps.unchanged) * steps.typical / 36) / STEPS
+    assert steps.encoded == pytest.approx(shares, abs=0.2)
+    said = printed(profile_tables(report))
+    assert "of keys and values per source" in said and "of 36 cells" in said
+
+
 def test_the_cache_is_counted_in_cells(report):
     whole, quarter, _ = report.variants
     cell = 2 * 4 * 192 * 2  # keys and values, layers, width of all KV heads, half precision; see the reference model

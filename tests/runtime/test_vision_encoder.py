@@ -83,6 +83,17 @@ def test_slow_drift_adds_up(graphs: dict[str, OnnxGraph]) -> None:
     assert 2 <= encoded[1:].any(1).sum() <= 20
 
 
+def test_what_comes_to_rest_is_encoded_once_more_and_then_nothing(graphs: dict[str, OnnxGraph]) -> None:
+    clip = steps(1, 24)[:12]
+    still = [clip[-1]] * 12
+    ours = encoder(graphs, "incremental", 12)
+    tokens, encoded = run(ours, [*clip, *still])
+    expected = graphs["plain"].run(**OURS.prepare(clip[-1]))["tokens"]
+    before, after = (float(np.linalg.norm(found - expected)) for found in (tokens[len(clip) + 2], tokens[-1]))
+    assert after < 0.6 * before and after < 0.05 * float(np.linalg.norm(expected))
+    assert not encoded[-4:].any()
+
+
 def test_no_cell_grows_older_than_the_bound(graphs: dict[str, OnnxGraph]) -> None:
     ours = encoder(graphs, "incremental", 6)
     state = ours.start()

@@ -27,3 +27,9 @@ def test_every_distance_is_asked_every_question():
     found = lines("far_from_prompt.py", "--clips", "1", "--steps", "4")
     assert [int(line.split()[0]) for line in found] == [0, 16, 64, 128, 256, 512, 1024, 20000]
     assert len({line.split(" of ")[1] for line in found}) == 1
+
+
+def test_both_memories_are_asked_about_the_last_steps_and_the_past():
+    found = lines("newest_steps.py", "--clips", "2", "--steps", "16")
+    assert found[0].startswith("tokens held at the end: ")
+    assert {"last steps", "past", "now"} <= {line[:12].strip() for line in found[1:]}

@@ -23,7 +23,6 @@ from score_edge.runtime.pipeline import Pipeline
 
 pytest.importorskip("llama_cpp")
 WIDTH = 576
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from score_edge.runtime.sources.open_source import open_source
 from score_edge.runtime.sources.raw_frames import RawFrames
 
 
-@pytest.mark.slow
 def test_an_rtsp_server_killed_and_restarted(rtsp: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal is lost, which is said; it comes back at another resolution, which is marked; no frame is stale."""
     monkeypatch.setattr(camera, "LONGEST_WAIT_S", 1.0)

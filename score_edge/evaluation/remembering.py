@@ -1,0 +1,167 @@
+"""A stream beside one that remembers the newest steps and nothing else, asked the same at the same moments."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+
+from score_edge.bundle.folder import Bundle
+from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation.accuracy import ANSWER_TOKENS, over_clips
+from score_edge.reference import world
+from score_edge.reference.moments import ABOUT, About, TimedQuestion, questions_after_events
+from score_edge.runtime.live.memory import VideoMemory
+from score_edge.runtime.live.perception import Perception
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.capture import Captured
+from score_edge.runtime.threads import usable_cpus
+
+_CONTEXT = 4096
+_FOR_TEXT = 512
+_WINDOW = 64  # steps, of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        clips: each a stream of its own.
+        steps: of a clip.
+        newest: steps that the other memory holds.
+        retention: of ours.
+        selector: of ours; None takes the bundle's.
+        seed: of the world.
+        about: what is asked about.
+
+    Raises:
+        ScoreEdgeError: no clip, or clips that are not longer than what the other memory holds.
+    """
+
+    clips: int
+    steps: int = 32
+    newest: int = 4
+    retention: float = 0.125
+    selector: str | None = None
+    seed: int = world.TEST_SEED
+    about: tuple[About, ...] = ABOUT
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or not 0 < self.newest < self.steps:
+            raise ScoreEdgeError(
+                f"{self.clips} clips of {self.steps} steps beside a memory of {self.newest} compare nothing",
+                "take at least one clip, longer than the memory of the newest steps",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question, put to both.
+
+    Attributes:
+        clip: its number.
+        right: of ours and of the other.
+        tokens: that each held.
+        first_s: seconds from the question to the first word.
+    """
+
+    clip: int
+    question: TimedQuestion
+    right: tuple[bool, bool]
+    tokens: tuple[int, int]
+    first_s: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Shares of right answers, ours less that of the newest steps, and its 95 % interval, clips drawn anew."""
+
+    asked: int
+    ours: float
+    newest: float
+    difference: float
+    low: float
+    high: float
+
+
+def compare_memories(bundle: str, plan: Comparison, *, on_clip: Callable[[], None] = lambda: None) -> list[Asked]:
+    """Watch every clip both ways and ask, on every CPU this process may use.
+
+    Args:
+        bundle: folder, or "reference".
+        plan: what to compare.
+        on_clip: called after every clip.
+    """
+    Bundle.open(bundle)
+    results: list[Asked] = []
+    # Spawned: a forked child inherits the locks of this process's threads, but not the threads.
+    with ProcessPoolExecutor(usable_cpus(), get_context("spawn"), _open_worker, (bundle, plan)) as pool:
+        for found in pool.map(_watch, range(plan.clips), chunksize=1):
+            results.extend(found)
+            on_clip()
+    return results
+
+
+def difference(asked: Sequence[Asked]) -> Difference:
+    """Of some of the questions, one at least."""
+    gained = [float(each.right[0]) - float(each.right[1]) for each in asked]
+    ours, newest = (sum(each.right[arm] for each in asked) / len(asked) for arm in (0, 1))
+    half = over_clips(asked, gained)
+    return Difference(len(asked), ours, newest, ours - newest, ours - newest - half, ours - newest + half)
+
+
+_worker: tuple[Comparison, Pipeline]
+
+
+def _open_worker(bundle: str, plan: Comparison) -> None:
+    global _worker
+    opened = Bundle.open(bundle, checksums=False)
+    _worker = plan, Pipeline(opened, context=_CONTEXT, threads=1, provider="cpu", sequences=2)
+
+
+def _watch(index: int) -> list[Asked]:
+    """One clip: seen once, remembered both ways."""
+    plan, pipeline = _worker
+    clip = world.make_clip(plan.seed, index, plan.steps)
+    questions = [each for each in questions_after_events(clip, plan.newest) if each.about in plan.about]
+    if not questions:
+        return []
+    frames, results, second = clip.frames(), list[Asked](), pipeline.model.sequence()
+    perception = Perception(pipeline, plan.selector, plan.retention)
+    try:
+        ours, newest = (
+            VideoMemory(
+                pipeline.model,
+                sequence,
+                pipeline.layout,
+                cells=_CONTEXT - _FOR_TEXT,
+                window=window,
+                trained=pipeline.bundle.manifest.language.trained,
+            )
+            for sequence, window in ((pipeline.sequence, _WINDOW), (second, plan.newest))
+        )
+        for step in range(1, max(each.step for each in questions) + 1):
+            shown = frames[(step - 1) * world.FRAMES_PER_STEP : step * world.FRAMES_PER_STEP]
+            seen = perception.see(Captured(shown, False, 0.0))
+            ours.append(seen.tokens, seen.keep, seen.scores, seen.captured.time_s)
+            newest.append(seen.tokens, np.ones_like(seen.keep), seen.scores, seen.captured.time_s)
+            for question in (each for each in questions if each.step == step):
+                (mine, my_s), (theirs, their_s) = _ask(ours, question.text), _ask(newest, question.text)
+                right = mine == question.answer, theirs == question.answer
+                results.append(Asked(index, question, right, (ours.tokens, newest.tokens), (my_s, their_s)))
+    finally:
+        second.close()
+        pipeline.sequence.clear()
+    return results
+
+
+def _ask(memory: VideoMemory, question: str) -> tuple[str, float]:
+    """The answer, and seconds to its first word."""
+    began, first, pieces = time.perf_counter(), 0.0, list[str]()
+    for piece in memory.answer(question, ANSWER_TOKENS):
+        first = first or time.perf_counter() - began
+        pieces.append(piece)
+    return "".join(pieces).strip().lower(), first or time.perf_counter() - began

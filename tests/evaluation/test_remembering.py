@@ -1,0 +1,52 @@
+"""Two memories of one stream: each is what the live stream's own would be, and their difference is paired."""
+
+import pytest
+
+from score_edge.bundle.folder import Bundle
+from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation.remembering import Asked, Comparison, compare_memories, difference
+from score_edge.reference import world
+from score_edge.reference.moments import TimedQuestion
+from score_edge.runtime.live.stream import Stream, StreamOptions
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.open_source import open_source
+
+pytest.importorskip("llama_cpp")
+
+
+def test_both_hold_and_say_what_a_live_stream_does() -> None:
+    """At the end of a clip, against `Stream` itself with the same options."""
+    plan = Comparison(clips=1, steps=16, retention=0.25)
+    asked = [each for each in compare_memories("reference", plan) if each.question.step == 16]
+    assert asked
+    clip = world.make_clip(plan.seed, 0, 16)
+    assert {each.question.text: each.question.answer for each in asked}.items() >= {
+        (question.text, question.answer) for question in clip.questions if question.kind == "direction"
+    }
+    for arm, options in enumerate((StreamOptions(retention=0.25), StreamOptions(memory="newest", window=4))):
+        with Pipeline(Bundle.open("reference"), context=4096, threads=1) as pipeline:
+            stream = Stream(pipeline, open_source("synthetic://?steps=16&scene=16"), options)
+            stream.run()
+            assert {each.tokens[arm] for each in asked} == {stream.memory.tokens}
+            for each in asked:
+                said = "".join(stream.memory.answer(each.question.text, 8)).strip().lower()
+                assert each.right[arm] == (said == each.question.answer)
+
+
+def test_the_difference_is_paired_and_its_interval_is_over_clips() -> None:
+    question = TimedQuestion(8, "past", "count", "how many?", "two")
+    rights = [(True, False), (True, True), (True, False), (False, True)]
+    asked = [Asked(clip, question, right, (1, 1), (0.0, 0.0)) for clip, right in enumerate(rights)]
+    found = difference(asked)
+    assert (found.asked, found.ours, found.newest, found.difference) == (4, 0.75, 0.5, 0.25)
+    # The values 1, 0, 1, -1 of four clips: standard error of their mean.
+    half = 1.959964 * (((0.75**2 + 0.25**2 + 0.75**2 + 1.25**2) / 3) ** 0.5) / 2
+    assert found.high - found.difference == pytest.approx(half)
+    twice = difference([each for each in asked for _ in range(2)])
+    assert twice.high == pytest.approx(found.high)  # asking everything twice tells no more
+
+
+@pytest.mark.parametrize("wrong", [{"clips": 0}, {"clips": 1, "steps": 4}, {"clips": 1, "newest": 0}])
+def test_nothing_to_compare_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ScoreEdgeError, match="compare nothing"):
+        Comparison(**wrong)
