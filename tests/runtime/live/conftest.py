@@ -22,7 +22,10 @@ FAST = ("smolvlm", "qwen3_vl")
 
 @pytest.fixture(
     scope="session",
-    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in _families.FAMILIES],
+    params=[
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*_families.FAST, *_families.SLOW)
+    ],
 )
 def family(request: pytest.FixtureRequest) -> str:
     """Every family in turn."""
