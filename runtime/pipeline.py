@@ -169,18 +169,19 @@ class Pipeline:
 
         return in_turn
 
-    def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None) -> EncodedClip:
+    def encode(self, frames: Iterable[Frame], watch: Stopwatch | None = None, *, full: bool = False) -> EncodedClip:
         """Every visual token of a clip. Frames are taken as they come, so a lazy source is read inside `read`.
 
         Args:
             frames: in time order.
             watch: counts the stages; None takes a new one.
+            full: encode every cell of every step.
 
         Raises:
             ScoreEdgeError: there is no frame.
         """
         watch = watch or Stopwatch()
-        state = self.vision.start()
+        state = self.vision.start(full=full)
         tokens: list[Float32] = []
         encoded: list[Mask] = []
         shown: list[Frame] = []

@@ -45,6 +45,7 @@ class EncoderState:
         stirred: (gh, gw) bool, cells whose surroundings were encoded after them.
         calm: (gh, gw) steps since anything changed around each cell.
         cache: keys and values, where the graph has them.
+        full: every cell is encoded in every step.
     """
 
     small: NDArray[np.int16] | None
@@ -55,6 +56,7 @@ class EncoderState:
     calm: NDArray[np.int64]
     due: float = 0.0
     cache: Any = None
+    full: bool = False
 
     def forget(self) -> None:
         """The next step is encoded as a whole."""
@@ -91,8 +93,8 @@ class VisionEncoder:
         self.incremental = self._cached is not None
         self._dim = dim
 
-    def start(self) -> EncoderState:
-        """What is known of a source before its first step."""
+    def start(self, *, full: bool = False) -> EncoderState:
+        """What is known of a source before its first step; with `full` every cell of every step will be encoded."""
         ours = self.preprocessing
         cells = ours.grid.tokens
         return EncoderState(
@@ -103,6 +105,7 @@ class VisionEncoder:
             stirred=np.zeros((ours.grid.height, ours.grid.width), np.bool_),
             calm=np.zeros((ours.grid.height, ours.grid.width), np.int64),
             cache=None if self._cached is None else self._cached.start(),
+            full=full,
         )
 
     def encode(self, frames: Sequence[Frame | Uint8], state: EncoderState, watch: Stopwatch) -> tuple[Float32, Mask]:
@@ -153,7 +156,7 @@ class VisionEncoder:
         """(N,) bool, the cells to encode; `state.small` is what they show now."""
         grid = self.preprocessing.grid
         every: Mask = np.ones(grid.tokens, np.bool_)
-        if self.threshold < 0:
+        if self.threshold < 0 or state.full:
             return every
         pictures = [self.preprocessing.small_picture(image) for image in images]
         small = self.preprocessing.stacked(pictures).astype(np.int16)

@@ -22,7 +22,7 @@ class Waiting:
         asked: when, by ``time.monotonic()``.
         about: arrival of the newest frame it is about.
         done: what the answer will be.
-        max_tokens: longest answer; None takes the stream's.
+        max_tokens, sampling: of the answer.
         on_text: told every piece; what it raises ends the answer.
     """
 
@@ -32,7 +32,7 @@ class Waiting:
     asked: float
     about: float
     done: "Future[Answered]"
-    max_tokens: int | None = None
+    max_tokens: int = 64
     sampling: Sampling = GREEDY
     on_text: Callable[[str], None] = lambda piece: None
 
@@ -69,3 +69,10 @@ class Questions:
         taken = [waiting for waiting in self._waiting if of(waiting)]
         self._waiting = deque(waiting for waiting in self._waiting if not of(waiting))
         return taken
+
+
+def refuse(waiting: list[Waiting], reason: str) -> None:
+    """Tell those who wait why there will be no answer."""
+    for each in waiting:
+        if each.done.set_running_or_notify_cancel():
+            each.done.set_exception(ScoreEdgeError(reason))

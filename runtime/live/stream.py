@@ -9,18 +9,19 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from score_edge.errors import ScoreEdgeError, did_you_mean, error_text
 from score_edge.runtime.language.sampling import Sampling
+from score_edge.runtime.live.answering import give_answer
 from score_edge.runtime.live.cameras import Camera, Cameras
-from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, Event, Listener, Notice, Why
+from score_edge.runtime.live.events import Answered, Event, Listener, Notice, Why
 from score_edge.runtime.live.jobs import Jobs
 from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, Unseen
-from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting
+from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting, refuse
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
 from score_edge.runtime.turns import STEPS
@@ -147,7 +148,7 @@ class Stream:
                 refused = self._questions.take_all(lambda waiting: waiting.camera == name)
                 self._changed.notify_all()
             self._cameras.drop(camera)
-            _refuse(refused, f"camera {name} was removed before this question was answered")
+            refuse(refused, f"camera {name} was removed before this question was answered")
 
         self._jobs.do(job, later=self._answering.is_set())
 
@@ -379,61 +380,24 @@ class Stream:
     def _answer(self, waiting: Waiting) -> None:
         if not waiting.done.set_running_or_notify_cancel():
             return
-        began, asked, camera = time.monotonic(), self._cameras.asked(waiting.camera), waiting.camera or ""
-        time_s, arrived = asked.time_s, asked.arrived
-        alone = asked.cameras[0] if len(asked.cameras) == 1 else None
-        cached = alone.memory.used if alone else 0
-        pieces: list[str] = []
-        first, error, ended = 0.0, "", None
         self._stop_answer.clear()
         self._answering.set()
-        self._tell(AnswerBegan(waiting.question, waiting.why, camera))
-
-        def words() -> Generator[str, None, None]:
-            nonlocal ended
-            max_tokens = waiting.max_tokens or self.options.max_tokens
-            ended = yield from self._cameras.answer(asked, waiting.question, max_tokens, waiting.sampling)
-
         try:
-            with contextlib.closing(words()) as answer:
-                for piece in answer:
-                    first = first or time.monotonic() - began
-                    pieces.append(piece)
-                    waiting.on_text(piece)
-                    self._tell(AnswerPiece(waiting.question, piece, camera))
-                    if self._stop_answer.is_set() or self._stopping:
-                        break
-                    self._catch_up(but=alone)
-        except Exception as failure:
-            error = error_text(failure)
+            answered = give_answer(waiting, self._cameras, self._tell, self._is_stopped, self._catch_up)
         finally:
             self._answering.clear()
-        now = time.monotonic()
-        answered = Answered(
-            question=waiting.question,
-            text="".join(pieces),
-            why=waiting.why,
-            time_s=time_s,
-            age_s=0.0 if arrived is None else began - arrived,
-            source=asked.state,
-            ttft_s=first or now - began,
-            waited_s=began - waiting.asked,
-            whole_s=now - waiting.asked,
-            stopped=self._stop_answer.is_set() or self._stopping,
-            error=error,
-            camera=camera,
-            ended=ended,
-            cached=cached,
-        )
         waiting.done.set_result(answered)
         self._tell(answered)
         self._catch_up()  # or many questions in a row would keep it from seeing
+
+    def _is_stopped(self) -> bool:
+        return self._stop_answer.is_set() or self._stopping
 
     def _refuse_the_rest(self) -> None:
         with self._changed:
             self._finished = True
             rest = self._questions.take_all(lambda waiting: True)
-        _refuse(rest, "the stream ended before this question was answered")
+        refuse(rest, "the stream ended before this question was answered")
         self._jobs.refuse(ScoreEdgeError("the stream has ended", "start it again"))
 
     def _notice(self, camera: Camera, text: str) -> None:
@@ -446,9 +410,3 @@ class Stream:
             except Exception as error:
                 self._listeners.remove(listener)
                 self._tell(Notice(error_text(error)))
-
-
-def _refuse(waiting: list[Waiting], reason: str) -> None:
-    for each in waiting:
-        if each.done.set_running_or_notify_cancel():
-            each.done.set_exception(ScoreEdgeError(reason))

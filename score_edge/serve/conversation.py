@@ -30,8 +30,9 @@ def read_conversation(
     if not question.strip():
         raise Refused(400, "there is no text in messages", "invalid_request", "messages")
     clip = _clip(request.messages, options, fps, frames_per_step)
-    if camera and (clip or request.retention or request.selector):
-        raise Refused(400, "a camera is asked in text: without pictures, retention and selector", "invalid_request")
+    if camera and (clip or request.retention or request.selector or request.full_encoder):
+        message = "a camera is asked in text: without pictures, retention, selector and full_encoder"
+        raise Refused(400, message, "invalid_request")
     return Asked(
         clip=clip,
         question=question,
@@ -40,6 +41,7 @@ def read_conversation(
         max_tokens=request.max_completion_tokens or request.max_tokens,
         sampling=_sampling(request),
         camera=camera,
+        full_encoder=bool(request.full_encoder),
     )
 
 

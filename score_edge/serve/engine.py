@@ -33,6 +33,7 @@ class Asked:
         clip: its frames; None for text alone.
         camera: that is asked in place of a clip, see `Live`.
         selector, retention: None takes the server's.
+        full_encoder: encode every cell of every frame.
         max_tokens: None lets the answer fill the context.
     """
 
@@ -43,6 +44,7 @@ class Asked:
     max_tokens: int | None = None
     sampling: Sampling = GREEDY
     camera: str | None = None
+    full_encoder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,16 @@ class Engine:
         """A place that ends behind the clip of a request, and how many of its cells were there already."""
         asked = job.asked
         retention = self._retention if asked.retention is None else asked.retention
-        key = ("text",) if asked.clip is None else (asked.clip.key, asked.selector or self._selector, retention)
+        key = (
+            ("text",)
+            if asked.clip is None
+            else (
+                asked.clip.key,
+                asked.selector or self._selector,
+                retention,
+                asked.full_encoder,
+            )
+        )
         held = next((held for held in self._held if held.key == key), None)
         if held is not None and held.mark is not None and asked.clip is not None:
             held.sequence.rollback(held.mark)
@@ -208,7 +219,7 @@ class Engine:
         pipeline, asked = self.pipeline, job.asked
         assert asked.clip is not None  # for mypy
         selector = pipeline.selector(asked.selector or self._selector)
-        clip = pipeline.encode(_checked(asked.clip.read(), job), watch)
+        clip = pipeline.encode(_checked(asked.clip.read(), job), watch, full=asked.full_encoder)
         with watch.stage("select"):
             keep = pipeline.select(clip.tokens, selector, retention)
         prompt = pipeline.layout.clip(KeptTokens.gather(clip.tokens, keep, pipeline.layout.grid), clip.times)

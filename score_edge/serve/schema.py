@@ -68,7 +68,7 @@ class StreamOptions(_Model):
 
 
 class ChatRequest(_Model):
-    """The body of POST /v1/chat/completions. `retention` and `selector` are ours."""
+    """The body of POST /v1/chat/completions. `retention`, `selector` and `full_encoder` are ours."""
 
     model: str | None = Field(default=None, max_length=300)
     messages: list[Message] = Field(min_length=1, max_length=1000)
@@ -85,3 +85,4 @@ class ChatRequest(_Model):
     response_format: ResponseFormat | None = None
     retention: float | None = Field(default=None, gt=0, le=1)
     selector: str | None = Field(default=None, max_length=100)
+    full_encoder: bool | None = None
