@@ -8,7 +8,6 @@ seeing waits, and then the newest frame of each camera wins.
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
@@ -22,6 +21,7 @@ from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, Unseen
 from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting, refuse
+from score_edge.runtime.live.seen_steps import SeenSteps, Step
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
 from score_edge.runtime.turns import STEPS
@@ -63,7 +63,7 @@ class Stream:
         self._cameras = Cameras(pipeline, options)
         self._listeners = list(listeners or [])
         self._changed = threading.Condition()
-        self._seen: deque[tuple[Camera, Seen | Unseen | None]] = deque()  # None: its source has ended
+        self._seen = SeenSteps()
         self._questions = Questions()
         self._jobs = Jobs(self._changed)
         self._answering = threading.Event()
@@ -144,7 +144,7 @@ class Stream:
 
         def job() -> None:
             with self._changed:
-                self._seen = deque(item for item in self._seen if item[0] is not camera)
+                self._seen.drop(camera)
                 refused = self._questions.take_all(lambda waiting: waiting.camera == name)
                 self._changed.notify_all()
             self._cameras.drop(camera)
@@ -188,17 +188,8 @@ class Stream:
             if self._stopping or self._finished:
                 raise ScoreEdgeError("the stream has ended", "start it again")
             now = time.monotonic()
-            waiting = Waiting(
-                question,
-                why,
-                camera,
-                now,
-                now if about is None else about,
-                Future(),
-                self.options.max_tokens if max_tokens is None else max_tokens,
-                self.options.sampling if sampling is None else sampling,
-                on_text,
-            )
+            how = max_tokens or self.options.max_tokens, sampling or self.options.sampling, on_text
+            waiting = Waiting(question, why, camera, now, now if about is None else about, Future(), *how)
             self._questions.put(waiting)
             self._changed.notify_all()
         return waiting.done
@@ -263,8 +254,7 @@ class Stream:
                     seen = None if captured is None else camera.perception.try_to_see(captured)
                 with self._changed:
                     if not camera.gone:
-                        self._seen.append((camera, seen))
-                        camera.waiting += 1
+                        self._seen.put(camera, seen)
                     self._changed.notify_all()
         except BaseException as error:
             self._failed = error
@@ -292,17 +282,11 @@ class Stream:
             elif finished:
                 return
 
-    def _next_seen(self, but: Camera | None = None) -> tuple[Camera, Seen | Unseen | None] | None:
-        """The step that has waited longest, of any camera `but` one."""
-        for index, (camera, _) in enumerate(self._seen):
-            if camera is not but:
-                found = self._seen[index]
-                del self._seen[index]
-                camera.waiting -= 1
-                with self._cameras.arrived:
-                    self._cameras.arrived.notify_all()
-                return found
-        return None
+    def _next_seen(self, but: Camera | None = None) -> Step | None:
+        if found := self._seen.take(but):
+            with self._cameras.arrived:  # there is room for another
+                self._cameras.arrived.notify_all()
+        return found
 
     def _catch_up(self, but: Camera | None = None) -> None:
         """Remember what waits now, of all cameras `but` one."""
@@ -326,8 +310,7 @@ class Stream:
             lost = camera.over or self._blind or (len(asked) > 1 and camera.source.state)
             if camera.newest is None and not lost:
                 return False
-            arrived = (seen.captured.arrived for owner, seen in self._seen if owner is camera and seen is not None)
-            if next(arrived, waiting.about + 1) <= waiting.about:
+            if any(seen.captured.arrived <= waiting.about for seen in self._seen.of(camera)):
                 return False
         return True
 
