@@ -39,7 +39,7 @@ def write_gguf(
             Qwen3-VL's (M-RoPE), alone or with its vision encoder.
         tokenizer: its fast byte-level BPE tokenizer with Qwen2's pre-tokenizer.
         path: where the file goes; an existing file is replaced.
-        dtype: type of the matrices. Norms and biases stay float32, as llama.cpp wants them.
+        dtype: type of the matrices. Norms, biases and short convolutions stay float32, as llama.cpp wants them.
         name: the model's name in the file; the file's stem when empty.
 
     Returns:
@@ -71,7 +71,7 @@ def write_gguf(
             writer.add_num_deepstack_layers(len(levels))
         _add_tokenizer(writer, tokenizer, config.vocab_size)
         for tensor_name, tensor in tensors.items():
-            writer.add_tensor(tensor_name, _array(tensor, dtype))
+            writer.add_tensor(tensor_name, _array(tensor, "f32" if "conv" in tensor_name.split(".")[-2] else dtype))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -198,6 +198,7 @@ class Pipeline:
 
         for frame in _timed(frames, watch):
             group.append(frame)
+            del frame  # or it would be held until the next one is there
             if len(group) == self.preprocessing.frames_per_step:
                 close_step()
         if group:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("calibration", "export", "runtime", "score_edge")
 # From elsewhere, with the dependencies but no checkout in sight.
 LOOK = """
-import importlib.util, json, sys
+import importlib.util, json, pathlib, sys
 import score_edge
 from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError
@@ -29,6 +29,7 @@ def there(name):
         return True
 
 Bundle.open("reference")
+assert (pathlib.Path(score_edge.__file__).parent / "serve/page/index.html").is_file()
 print(json.dumps([score_edge.__file__, [name for name in json.loads(sys.argv[1]) if not there(name)]]))
 """
 

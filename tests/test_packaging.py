@@ -23,7 +23,7 @@ MODULES = {
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 OPTIONAL = ["torch", "transformers", "tensorrt", "llama_cpp", "cv2", "onnxruntime", "onnx", "gguf", "safetensors"]
-OPTIONAL += ["matplotlib", "pycuda", "fastapi", "uvicorn", "pydantic", "prometheus_client"]
+OPTIONAL += ["matplotlib", "pycuda", "fastapi", "uvicorn", "pydantic", "prometheus_client", "paho"]
 # Packages that are about torch from end to end: they refuse as a whole, and say which extra brings it.
 NEEDS_EXTRA = {"score_edge.export": "export", "score_edge.learning": "train", "score_edge.serve": "serve"}
 LINES = 400

@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Frame
@@ -28,6 +29,7 @@ from score_edge.runtime.live.stream import Stream, StreamOptions
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
 
+Values: TypeAlias = NDArray[np.float64]
 QUESTION = "how many things moved fast?"
 ASKED_EVERY = 50
 SCENES = 4
@@ -56,22 +58,21 @@ class Lockstep(Source):
 class Record:
     """What each step cost, and what there was after it."""
 
-    def __init__(self, source: Lockstep) -> None:
+    def __init__(self, source: Lockstep, steps: int) -> None:
         self.source = source
         self.stream: Stream | None = None
-        self.cpu_s: list[float] = []
-        self.resident: list[int] = []
-        self.used: list[int] = []
-        self.answers = 0
+        self.steps = self.answers = 0
+        # Filled, so that what is measured does not grow by being measured.
+        self.cpu_s, self.resident, self.used = (np.full(steps, -1.0) for _ in range(3))
         self.complaints: list[str] = []
         self._since = time.process_time()
 
     def __call__(self, event: Event) -> None:
         """Note what happened and let the next step go."""
         if isinstance(event, StepSeen):
-            self.cpu_s.append(time.process_time() - self._since)
-            self.resident.append(resident_bytes())
-            self.used.append(event.used)
+            self.cpu_s[self.steps] = time.process_time() - self._since
+            self.resident[self.steps], self.used[self.steps] = resident_bytes() / 1e6, event.used
+            self.steps += 1
             if event.step % ASKED_EVERY == ASKED_EVERY - 1:
                 assert self.stream is not None
                 self.stream.ask(QUESTION)
@@ -92,16 +93,15 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def windows(values: list[Any], size: int) -> list[list[Any]]:
+def windows(values: Values, size: int) -> list[Values]:
     """All but the first."""
     return [values[at : at + size] for at in range(size, len(values) - size + 1, size)]
 
 
-def halves(values: list[float], size: int) -> tuple[float, float]:
-    """Medians over windows of the p99 of each, of the first half of the windows and of the second."""
-    slow = [float(np.percentile(part, 99)) for part in windows(values, size)]
-    middle = len(slow) // 2
-    return statistics.median(slow[:middle]), statistics.median(slow[-middle:])
+def halves(values: list[float]) -> tuple[float, float]:
+    """Medians of the first half and of the second."""
+    middle = len(values) // 2
+    return statistics.median(values[:middle]), statistics.median(values[-middle:])
 
 
 def main() -> None:
@@ -117,36 +117,34 @@ def main() -> None:
     bundle = Bundle.open(chosen.bundle)
     vision, size = bundle.manifest.vision, min(500, chosen.steps // 5)
     source = Lockstep(chosen.steps, vision.frames_per_step, vision.fps)
-    record = Record(source)
+    record = Record(source, chosen.steps)
     options = StreamOptions(selector="last-kept", retention=chosen.retention, window=chosen.window, max_tokens=8)
     with Pipeline(bundle, context=chosen.context, threads=1) as pipeline:
         record.stream = Stream(pipeline, source, options, [record])
         record.stream.run()
         rebased, cells = record.stream.memory.rebased, record.stream.memory.cells
-    first, last = halves(record.cpu_s, size)
-    settled, end = (float(np.median(record.resident[at : at + size or None])) for at in (size, -size))
-    found = {
-        "steps": len(record.cpu_s),
-        "answers": record.answers,
-        "complaints": record.complaints[:5],
-        "p50_ms": 1e3 * float(np.median(record.cpu_s[size:])),
-        "p99_first_ms": 1e3 * first,
-        "p99_last_ms": 1e3 * last,
-        "resident_mb": settled / 1e6,
-        "growth_mb": (end - settled) / 1e6,
-        "windows_mb": [round(statistics.median(part) / 1e6, 2) for part in windows(record.resident, size)],
-        "most_used": max(record.used),
-        "cells": cells,
-        "rebased": rebased,
-    }
+    seen = record.steps
+    first, last = halves([1e3 * float(np.percentile(part, 99)) for part in windows(record.cpu_s[:seen], size)])
+    resident = [round(float(np.median(part)), 2) for part in windows(record.resident[:seen], size)]
+    most, p50 = int(record.used.max()), 1e3 * float(np.median(record.cpu_s[size:seen]))
     if chosen.json:
+        found = {
+            "steps": seen,
+            "answers": record.answers,
+            "complaints": record.complaints[:5],
+            "p50_ms": p50,
+            "p99_ms": [first, last],
+            "resident_mb": resident,
+            "most_used": most,
+            "cells": cells,
+            "rebased": rebased,
+        }
         print(json.dumps(found))
         return
     print(
-        f"{found['steps']} steps, {record.answers} answers, {len(record.complaints)} complaints; CPU per step p50 "
-        f"{found['p50_ms']:.2f} ms, p99 {1e3 * first:.2f} then {1e3 * last:.2f} ms ({last / first - 1:+.1%}); resident "
-        f"{settled / 1e6:.1f} MB, {(end - settled) / 1e6:+.2f} MB at the end; at most {max(record.used)} of {cells} "
-        f"cells, re-based {rebased} times"
+        f"{seen} steps, {record.answers} answers, {len(record.complaints)} complaints; CPU per step p50 {p50:.2f} ms, "
+        f"p99 {first:.2f} then {last:.2f} ms ({last / first - 1:+.1%}); resident MB {resident}; at most {most} of "
+        f"{cells} cells, re-based {rebased} times"
     )
 
 

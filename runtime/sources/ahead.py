@@ -8,8 +8,10 @@ from score_edge.core import Frame
 from score_edge.runtime.sources.background import start_reader
 from score_edge.runtime.sources.base import stop_reading
 
-_AHEAD = 2
-"""Decoded frames that wait at most: they are held at full size."""
+_AHEAD = 3
+"""Frames decoded at most before they are wanted: they are held at full size."""
+_LARGE = 12 << 20
+"""Bytes of a frame from which on one is enough: of 3840 x 2160 pixels it has 25 MB."""
 _POLL_S = 0.1
 
 
@@ -18,34 +20,41 @@ def read_ahead(frames: Iterable[Frame]) -> Iterator[Frame]:
     if isinstance(frames, Sequence):
         yield from frames
         return
-    ready: queue.Queue[Frame | BaseException | None] = queue.Queue(_AHEAD)
+    ready: queue.Queue[Frame | BaseException | None] = queue.Queue()
+    room = threading.Semaphore(1)
     unwanted = threading.Event()
 
-    def hand_over(item: Frame | BaseException | None) -> None:
+    def there_is_room() -> bool:
         while not unwanted.is_set():
-            try:
-                return ready.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
+            if room.acquire(timeout=_POLL_S):
+                return True
+        return False
 
     def read() -> None:
         end: BaseException | None = None
         try:
             source = iter(frames)
             try:
-                for frame in source:
-                    hand_over(frame)
-                    if unwanted.is_set():
+                more = 0
+                while there_is_room():
+                    frame = next(source, None)
+                    if frame is None:
                         break
+                    if not more and frame.image.nbytes < _LARGE:
+                        more = _AHEAD - 1
+                        room.release(more)
+                    ready.put(frame)
+                    del frame
             finally:
                 stop_reading(source)
         except BaseException as error:
             end = error
-        hand_over(end)
+        ready.put(end)
 
     start_reader(threading.Thread(target=read, name="decode", daemon=True), unwanted.set)
     try:
         while (item := ready.get()) is not None:
+            room.release()
             if isinstance(item, BaseException):
                 raise item
             yield item

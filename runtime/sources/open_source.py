@@ -95,11 +95,13 @@ def _whole(source: Source, fps: float, max_frames: int, on_progress: Callable[[f
         seconds = source.measure()
     rate = min(fps, max_frames / seconds) if seconds > 0 else fps
     # Reads on to the end: only then does the source know what could not be read.
-    for number, frame in enumerate(sample(source, rate)):
+    left = max_frames  # enumerate would hold a frame until the next one is decoded, as a variable does
+    for frame in sample(source, rate):
         on_progress(min(1.0, frame.time_s / seconds if seconds > 0 else 0.0))
-        if number < max_frames:
+        left -= 1
+        if left >= 0:
             yield frame
-        del frame  # or it would be held until the next one is decoded
+        del frame
 
 
 def beginning(

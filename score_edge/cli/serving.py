@@ -37,6 +37,13 @@ def serve(
         typer.Option(min=0.1, callback=finite, help="Kept tokens over their usual number that alert. Default: 3."),
     ] = None,
     when_surprised: Annotated[str | None, typer.Option(help="A question to ask the camera at every alert.")] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SCORE_EDGE_MQTT",
+            help="Broker to publish cameras at, for Home Assistant to discover: mqtt://user:password@host:1883/prefix",
+        ),
+    ] = None,
     media_root: Annotated[
         str | None, typer.Option(help="Folder whose videos requests may name. Default: they may name none.")
     ] = None,
@@ -60,7 +67,7 @@ def serve(
     threads: Threads = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the same names: port = 8090.")] = None,
     systemd: Annotated[
-        bool, typer.Option("--systemd", help="Print a systemd unit that serves so, without the key, and end.")
+        bool, typer.Option("--systemd", help="Print a systemd unit that serves so, without key and password, and end.")
     ] = False,
 ) -> None:
     """Watch cameras, and answer OpenAI's chat requests: Frigate, Home Assistant, your own programs."""
@@ -84,13 +91,16 @@ def serve(
         Bundle.open(bundle),
         options,
         lambda address, pipeline: err.print(
-            f"{bundle} at {address}/v1 · {describe_pipeline(pipeline)} · Ctrl-C ends it", soft_wrap=True
+            f"{bundle} at {address}/v1 · page at {address}/ · {describe_pipeline(pipeline)} · Ctrl-C ends it",
+            soft_wrap=True,
         ),
     )
 
 
 def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[str]:
-    """The same command with absolute paths and without the key, which every user of the machine could read there."""
+    """The same command with absolute paths and without key and password, which everybody could read there."""
+    from score_edge.serve.mqtt_address import Broker
+
     found = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve"]
     found += [bundle if bundle == "reference" else str(Path(bundle).resolve())]
     if config is not None:
@@ -98,7 +108,7 @@ def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[
     for name, value in given.items():
         if name == "source":
             found += [word for camera, raw in value.items() for word in ("--source", f"{camera}={_public(raw)}")]
-        elif name != "key":
+        elif name != "key" and not (name == "mqtt" and Broker.parse(value).password):
             shown = Path(value).resolve() if name == "media_root" else value
             found += [f"--{name.replace('_', '-')}", str(shown)]
     return found

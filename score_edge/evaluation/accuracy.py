@@ -233,7 +233,9 @@ def _judge(index: int, steps: int, regime: str) -> list[QuestionResult]:
             mask = keep.tobytes()
             if (mask, number) not in known:  # below one step's worth, several rules keep the very same tokens
                 if mask != watched:
-                    pipeline.watch(tokens, keep, encoded.times)
+                    # A stream that forgot its first steps is re-based: no hole lies behind the prompt.
+                    begin = int(keep.any(axis=1).argmax()) if plan.budget == "causal" else 0
+                    pipeline.watch(tokens[begin:], keep[begin:], encoded.times[begin:])
                     watched = mask
                 known[mask, number] = "".join(pipeline.ask(question.text, ANSWER_TOKENS))
             recall = float(keep[question.evidence].mean())

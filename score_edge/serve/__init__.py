@@ -1,6 +1,6 @@
-"""One model for everybody on the network: the endpoint that OpenAI's clients speak, and metrics. Extra `serve`."""
+"""One model for everybody on the network: live cameras, OpenAI's endpoint, a page, MQTT, metrics. Extra `serve`."""
 
 from score_edge.errors import require
 
-for _module in ("fastapi", "uvicorn", "pydantic", "prometheus_client"):
+for _module in ("fastapi", "uvicorn", "pydantic", "prometheus_client", "paho"):
     require(_module, "serve")

@@ -27,6 +27,7 @@ from score_edge.serve.live import ALL, Live
 from score_edge.serve.live_routes import LiveRoutes
 from score_edge.serve.metrics import Metrics
 from score_edge.serve.options import ServeOptions
+from score_edge.serve.page_files import add_page
 from score_edge.serve.refusal import Refused
 from score_edge.serve.replies import DONE, Writer, refuse
 from score_edge.serve.schema import ChatRequest
@@ -67,6 +68,7 @@ class Server:
         self._routes.get("/health")(self.health)
         self._routes.get("/metrics")(self.metrics_text)
         LiveRoutes(self._routes, live, self._manifest.name, lambda: self.stopping)
+        add_page(self._routes)
         self._routes.add_exception_handler(HTTPException, _not_found)
         self._routes.add_exception_handler(RequestValidationError, _not_valid)
         components = self._routes.openapi().setdefault("components", {}).setdefault("schemas", {})

@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from score_edge.serve.options import ServeOptions
+from score_edge.serve.page_files import PAGE
 from score_edge.serve.refusal import Refused
 from score_edge.serve.replies import refuse
 
-_OPEN = ("/health",)
+_OPEN = ("/health", "/")
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -35,12 +36,16 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return Refused(403, "requests of other web pages are not answered", "wrong_origin")
-        if self._options.key and scope["path"] not in _OPEN:
+        if self._options.key and not _open(scope["path"]):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             same = hmac.compare_digest(given.strip().encode("latin-1"), self._options.key.encode())
             if scheme.lower() != "bearer" or not same:
                 return Refused(401, "a valid key is required: Authorization: Bearer ...", "invalid_api_key")
         return None
+
+
+def _open(path: str) -> bool:
+    return path in _OPEN or path.startswith(PAGE)
 
 
 def _name(host: str) -> str:

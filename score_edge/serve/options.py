@@ -9,6 +9,7 @@ from typing import Any
 
 from score_edge.bundle.record import read_record
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.serve.mqtt_address import Broker
 
 _POSITIVE = ("context", "clips", "body_mb", "images", "deadline_s", "pixels_m", "threads", "fps", "alert_above")
 
@@ -24,6 +25,7 @@ class ServeOptions:
         source: addresses of cameras by name; they are watched as long as the server runs.
         fps: frames per second to take from each; None takes the bundle's.
         alert_above: kept tokens over their usual number that make an alert; each camera's can be changed while it runs.
+        mqtt: address of a broker at which cameras are published; empty for none.
         when_surprised: question to ask the camera at every alert; empty asks nothing.
         media_root: folder whose videos requests may name; None lets them name none.
         retention, selector: of cameras, and of requests that ask for none; None takes the bundle's.
@@ -47,6 +49,7 @@ class ServeOptions:
     fps: float | None = None
     alert_above: float = 3.0
     when_surprised: str = ""
+    mqtt: str = field(default="", repr=False)
     media_root: str | None = None
     retention: float | None = None
     selector: str | None = None
@@ -72,6 +75,12 @@ class ServeOptions:
             raise ScoreEdgeError("no camera may be called all: that name asks all of them", "call it something else")
         if self.when_surprised and not self.source:
             raise ScoreEdgeError("without a camera nothing surprises", "add a --source, or leave out when_surprised")
+        if self.mqtt:
+            Broker.parse(self.mqtt)
+            if not self.source:
+                raise ScoreEdgeError(
+                    "without a camera there is nothing to publish", "add a --source, or leave out mqtt"
+                )
         if self.media_root is not None and not Path(self.media_root).is_dir():
             raise ScoreEdgeError(f"media_root {self.media_root} is no folder", "name one that is there")
         if not self.key and not self.local:

@@ -1,6 +1,7 @@
 """Starting a server and ending it."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -13,10 +14,12 @@ from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.address import Address
 from score_edge.serve.app import Server
-from score_edge.serve.engine import Engine
+from score_edge.serve.engine import Asked, Engine, Job
 from score_edge.serve.lasting_source import LastingSource
 from score_edge.serve.live import Live
 from score_edge.serve.metrics import Metrics
+from score_edge.serve.mqtt import Publisher
+from score_edge.serve.mqtt_address import Broker
 from score_edge.serve.options import ServeOptions
 
 _LINGER_S = 5
@@ -48,7 +51,23 @@ def opened(bundle: Bundle, options: ServeOptions) -> Iterator[Server]:
         metrics = Metrics(meters)
         live = Live(pipeline, sources, watch, options.alert_above, options.when_surprised, [metrics.on_event])
         stack.callback(live.close)
+        if options.mqtt:
+            ask = _asker(live, options.deadline_s)
+            stack.enter_context(Publisher(Broker.parse(options.mqtt), live.feed, live.names, bundle.manifest.name, ask))
         yield Server(engine, live, metrics, options)
+
+
+def _asker(live: Live, deadline_s: float) -> Callable[[str, str], None]:
+    """Asks a camera, or all of them; the answer is an event of the feed, what cannot be asked raises."""
+
+    def ask(camera: str, question: str) -> None:
+        live.check(camera)
+        job = Job(Asked(None, question, camera=camera), lambda _: None, time.monotonic() + deadline_s)
+        live.put(job)
+        if job.done.done():
+            job.done.result()
+
+    return ask
 
 
 def serve(bundle: Bundle, options: ServeOptions, on_ready: Callable[[str, Pipeline], None]) -> None:

@@ -12,7 +12,7 @@ Wants=network-online.target
 
 [Service]
 ExecStart={command}
-# A key goes into this file, readable by root only: SCORE_EDGE_KEY=...
+# What is secret goes into this file, readable by root only: SCORE_EDGE_KEY=... and SCORE_EDGE_MQTT=mqtt://user:password@...
 EnvironmentFile=-/etc/score-edge.env
 Restart=always
 RestartSec=2

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation import accuracy
 from score_edge.evaluation.accuracy import EvaluationPlan, evaluate, wilson
 from score_edge.reference import world
 
@@ -72,3 +73,13 @@ def test_causal_decisions_are_measured_with_what_they_kept():
 def test_the_newest_steps_are_known_without_deciding_before():
     rows = evaluate("reference", EvaluationPlan(("newest",), (0.25,), (8,), clips=2, budget="causal"))
     assert next(row for row in rows if row.selector == "newest").steps_kept == 2
+
+
+def test_the_newest_steps_are_laid_out_as_a_stream_holds_them(monkeypatch):
+    plan = EvaluationPlan(("newest",), (0.125,), (32,), clips=1, budget="causal")
+    accuracy._open_worker("reference", plan)
+    pipeline, shown = accuracy._worker[0], []
+    watch = pipeline.watch
+    monkeypatch.setattr(pipeline, "watch", lambda *clip: shown.append(clip[1].shape[0]) or watch(*clip))
+    accuracy._judge(0, 32, "plain")
+    assert shown == [32, 4]  # unpruned, and no hole of 28 steps behind the prompt

@@ -65,6 +65,24 @@ def test_weights(qwen2_vl: Any, gguf_files: dict[str, Path], file: str, kind: st
     assert len(tensors) == 3 + 3 * 12
 
 
+@pytest.mark.parametrize("family", ["qwen3_5", "lfm2_vl", "gemma4"])
+def test_half_precision_runs_where_layers_are_of_several_kinds(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """llama.cpp ends the process where a short convolution is in half precision, so nothing but a run shows it."""
+    pytest.importorskip("llama_cpp")
+    from score_edge.runtime.language.llama_cpp import LlamaCpp
+
+    case, found = request.getfixturevalue(f"{family}_case"), []
+    for dtype in ("f32", "f16"):
+        path = write_gguf(case.model, case.tokenizer, tmp_path / f"{dtype}.gguf", dtype=dtype)  # type: ignore[arg-type]
+        with LlamaCpp(path, context=128, threads=1) as model:
+            sequence = model.sequence()
+            sequence.append("What moved in the video?")
+            found.append(sequence.logits())
+    assert 0 < np.abs(found[1] - found[0]).max() < 0.05 * np.abs(found[0]).max()
+
+
 def test_a_tied_head_is_left_out(gguf_files: dict[str, Path]) -> None:
     fields, tensors = read(gguf_files["plain"])
     assert fields["general.architecture"] == "qwen2"

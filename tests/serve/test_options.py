@@ -25,6 +25,8 @@ pytest.importorskip("fastapi")
         ({"retention": 2.0}, "outside"),
         ({"clips": 0}, "clips is 0"),
         ({"key": "with space"}, "characters"),
+        ({"mqtt": "broker:1883", "source": {"front": "synthetic://"}}, "must be mqtt://"),
+        ({"mqtt": "mqtt://broker"}, "nothing to publish"),
     ],
 )
 def test_refused(given: dict[str, Any], said: str) -> None:
@@ -120,9 +122,13 @@ def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
     (tmp_path / "a.mp4").touch()
     given = ["--source", "front=rtsp://camera/live", "--source", "file=a.mp4"]
+    mqtt = ["--mqtt", "mqtt://eyes:hush@broker/house"]
+    unit = subprocess.run([*command, *given, *mqtt], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert "hush" not in unit and "--mqtt" not in unit
+    given += ["--mqtt", "mqtt://broker/house"]
     unit = subprocess.run([*command, *given], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert '--source "front=rtsp://camera/live"' in unit or "--source front=rtsp://camera/live" in unit
-    assert f"file={tmp_path / 'a.mp4'}" in unit
+    assert f"file={tmp_path / 'a.mp4'}" in unit and "--mqtt mqtt://broker/house" in unit
     refused = subprocess.run([*command, "--source", "front=rtsp://me:pw@camera/live"], capture_output=True, text=True)
     assert refused.returncode == 1 and "--config" in refused.stderr and ":pw@" not in refused.stderr
 

@@ -321,3 +321,18 @@ def test_a_step_that_the_model_refuses_leaves_no_text_behind(
         with pytest.raises(ScoreEdgeError, match="refused"):
             memory.append(TOKENS[4], KEEP[4], SCORES[4], 4.0)
     assert np.array_equal(answer_logits(memory), before)
+
+
+def test_cells_that_move_up_stay_as_exact_as_the_cache_is(gguf_files: dict[str, Path]) -> None:
+    """Plain RoPE: what is held was shifted by every step that left. Against a cache of 32 bits, in logits up to 8."""
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for cache in ("f16", "f32"):
+        for steps in (30, 300):  # 30 steps fit; of 300 the 32 that are held moved up at each of their 31 followers
+            with LlamaCpp(gguf_files["plain"], context=1024, threads=1, cache=cache) as model:  # type: ignore[arg-type]
+                memory = VideoMemory(model, model.sequence(), LAYOUTS["one block"], cells=900, window=32)
+                feed(memory, range(steps))
+                assert memory.rebased == 0
+                found[cache, steps] = answer_logits(memory)
+    still, moved = (float(np.abs(found["f16", steps] - found["f32", steps]).max()) for steps in (30, 300))
+    print(f"a cache of 16 bits beside one of 32: {still:.1e} where nothing moved, {moved:.1e} where all moved 31 times")
+    assert 0 < moved <= 10 * still
