@@ -215,6 +215,7 @@ def test_cameras_become_devices_of_home_assistant(broker: Mosquitto, listener: L
         wait_for(lambda: "online" in listener.of("score-edge/status"))
     late = Listener(broker.port)  # started after everything was said: only what is retained is there
     wait_for(lambda: len([1 for topic, *_ in late.got if topic.startswith("homeassistant/")]) == 8)
+    wait_for(lambda: late.of("score-edge/status") and late.of("score-edge/front/surprise"))
     late.close()
     assert all(retained for *_, retained in late.got)
     configs = {topic: json.loads(text) for topic, text, _ in late.got if topic.startswith("homeassistant/")}
