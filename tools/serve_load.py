@@ -8,7 +8,6 @@ import argparse
 import base64
 import concurrent.futures
 import contextlib
-import dataclasses
 import json
 import os
 import random
@@ -24,73 +23,14 @@ from typing import Any
 import cv2
 import httpx
 import numpy as np
+from siglip_bundle import siglip_bundle
 
-from score_edge.bundle.external import sealed_language
-from score_edge.bundle.folder import Bundle, write_bundle
-from score_edge.bundle.manifest import FileRef, Incremental, Language, Manifest, Prompt, Selection, Vision
-from score_edge.bundle.provenance import Provenance
-from score_edge.profiling.llm_shapes import llm_shape, shaped_gguf
+from score_edge.bundle.folder import Bundle
 from score_edge.reference import world
 
 ROOT = Path(__file__).parent.parent
 PETS = Path(os.environ.get("SCORE_EDGE_SHARED", ROOT.parent / "shared")) / "videos/pets09_vtest_480x360.mp4"
-HALF = (0.5, 0.5, 0.5)
-VISION = Vision(FileRef("encoder.onnx"), 512, 512, 16, 4, 1, HALF, HALF, "lanczos", 1.0, 960, (8, 8), layout="pixels")
-PROMPT = Prompt(
-    "<|im_start|>User:", "{question}<end_of_utterance>\nAssistant:", "<fake><global-img>{tokens}<fake>", "\n"
-)
 CAMERAS = ("front=synthetic://?live=1", "yard=synthetic://?live=1&seed=5")
-
-
-def siglip_bundle(folder: Path) -> Path:
-    """SigLIP-base at 512 pixels with SmolVLM's connector, a policy and a SmolLM2-360M, all with random weights."""
-    if (folder / "bundle.json").is_file():
-        return folder
-    import torch
-    import transformers
-
-    from score_edge.export.incremental import export_incremental
-    from score_edge.export.onnx_export import export_onnx
-    from score_edge.export.policy_graph import PolicyNetwork, export_policy
-    from score_edge.export.smolvlm import FrameEncoder
-
-    text = {"model_type": "llama", "hidden_size": 960, "intermediate_size": 64, "num_hidden_layers": 1}
-    config = transformers.SmolVLMConfig(
-        vision_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "image_size": 512,
-            "patch_size": 16,
-        },
-        text_config={**text, "num_attention_heads": 4, "vocab_size": 128, "pad_token_id": 0},
-        scale_factor=4,
-        pad_token_id=0,
-        image_token_id=5,
-    )
-    torch.manual_seed(0)
-    encoder = FrameEncoder(transformers.SmolVLMForConditionalGeneration(config).eval().model, VISION)
-    scratch = folder.with_name(f"{folder.name}-graphs")
-    scratch.mkdir(parents=True, exist_ok=True)
-    names = ("encoder.onnx", "incremental.onnx", "policy.onnx")
-    plain, incremental, policy = (scratch / name for name in names)
-    export_onnx(encoder, {"pixels": torch.randn(VISION.input_shape)}, "tokens", plain)
-    export_incremental(encoder, VISION, incremental)
-    export_policy(PolicyNetwork(VISION.dim), policy)
-    cache = encoder.cache()
-    incremental_graph = Incremental(FileRef(names[1]), cache.layers, cache.rows, cache.width)
-    manifest = Manifest(
-        name="siglip-smollm2-360m",
-        family="smolvlm",
-        vision=dataclasses.replace(VISION, incremental=incremental_graph),
-        selector=Selection("score", FileRef(names[2]), 0.1),
-        language=sealed_language(Language("plain", 8192, VISION.dim, path=str(shaped_gguf(llm_shape("smollm2-360m"))))),
-        prompt=PROMPT,
-        provenance=Provenance.now("random weights of a known shape", "torch"),
-    )
-    write_bundle(folder, manifest, {name: scratch / name for name in names})
-    return folder
 
 
 @contextlib.contextmanager
@@ -134,7 +74,7 @@ def body(text: str, frames: list[str], **more: Any) -> dict[str, Any]:
 
 def clip(chosen: argparse.Namespace) -> None:
     """The same frames: saved and unsaved in turns, then a second question about them."""
-    bundle = chosen.bundle or str(siglip_bundle(ROOT / "build/serve-load"))
+    bundle = chosen.bundle or str(siglip_bundle(ROOT / "build/siglip-bundle"))
     whole: dict[str, list[float]] = {"saved": [], "unsaved": [], "again": []}
     with server(bundle, "--deadline-s", "1200", "--context", "4096", "--clips", "1") as (address, _):
         for run in range(chosen.runs + 1):  # the first warms up
