@@ -11,7 +11,7 @@ from score_edge.runtime.sources.base import stop_reading
 _AHEAD = 3
 """Frames decoded at most before they are wanted: they are held at full size."""
 _LARGE = 12 << 20
-"""Bytes of a frame from which on one is enough: of 3840 x 2160 pixels it has 25 MB."""
+"""Bytes of a frame from which on none is decoded before it is wanted: of 3840 x 2160 pixels it has 25 MB."""
 _POLL_S = 0.1
 
 
@@ -54,10 +54,14 @@ def read_ahead(frames: Iterable[Frame]) -> Iterator[Frame]:
     start_reader(threading.Thread(target=read, name="decode", daemon=True), unwanted.set)
     try:
         while (item := ready.get()) is not None:
-            room.release()
             if isinstance(item, BaseException):
                 raise item
+            large = item.image.nbytes >= _LARGE
+            if not large:
+                room.release()
             yield item
             del item
+            if large:
+                room.release()
     finally:
         unwanted.set()

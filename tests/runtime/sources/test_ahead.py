@@ -60,3 +60,20 @@ def test_whoever_stops_early_leaves_no_reader_and_few_frames_are_read_ahead() ->
             break
         time.sleep(0.1)
     assert closed == ["decode"]
+
+
+def test_a_large_frame_is_decoded_when_it_is_wanted_and_held_by_nobody_else() -> None:
+    decoded: list[int] = []
+    large = np.zeros((2160, 3840, 3), np.uint8)
+
+    def source() -> Iterator[Frame]:
+        for number in range(4):
+            decoded.append(number)
+            yield Frame(large, float(number), number)
+
+    found = read_ahead(source())
+    for number in range(4):
+        assert next(found).index == number
+        time.sleep(0.05)
+        assert decoded == list(range(number + 1))
+    assert list(found) == []
