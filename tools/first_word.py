@@ -2,12 +2,13 @@
 
     python tools/first_word.py BUNDLE [--retention 0.1] [--window 64] [--context 8192] [--threads 1] [--json]
 
-CPU time of one thread, medians; two streams of one model, one of them 1,024 steps ahead, are asked in turn. Every
-question comes after one more step, as questions do: where the text in front names the number of steps or the time
-(SmolVLM2) that prefills the window again.
+CPU time of one thread, medians; two streams, one of them 1,024 steps on, are asked in turn, each with a model of its
+own. Every question comes after one more step, as questions do: where the text in front names the number of steps or the
+time (SmolVLM2) that prefills the window again.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import statistics
@@ -17,7 +18,6 @@ from collections.abc import Iterator
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Frame
 from score_edge.reference.endless import EndlessWorld
-from score_edge.runtime.language.base import Sequence
 from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.perception import Perception
 from score_edge.runtime.pipeline import Pipeline
@@ -40,13 +40,13 @@ def endless(pipeline: Pipeline) -> Iterator[Frame]:
 class Live:
     """Seeing and remembering without threads, so that times are of one thing each."""
 
-    def __init__(self, pipeline: Pipeline, sequence: Sequence, retention: float, window: int, cells: int) -> None:
+    def __init__(self, pipeline: Pipeline, retention: float, window: int, cells: int) -> None:
         self.frames, self.per_step = endless(pipeline), pipeline.bundle.manifest.vision.frames_per_step
         self.steps = 0
         self.perception = Perception(pipeline, "last-kept", retention)
         trained = pipeline.bundle.manifest.language.trained
         self.memory = VideoMemory(
-            pipeline.model, sequence, pipeline.layout, cells=cells, window=window, trained=trained
+            pipeline.model, pipeline.sequence, pipeline.layout, cells=cells, window=window, trained=trained
         )
 
     def step(self) -> None:
@@ -87,9 +87,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     bundle = Bundle.open(chosen.bundle)
-    with Pipeline(bundle, context=chosen.context, threads=chosen.threads, sequences=2) as pipeline:
-        sizes = chosen.retention, chosen.window, chosen.context - 512
-        streams = [Live(pipeline, each, *sizes) for each in (pipeline.sequence, pipeline.model.sequence())]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(Pipeline(bundle, context=chosen.context, threads=chosen.threads)) for _ in AFTER]
+        streams = [Live(each, chosen.retention, chosen.window, chosen.context - 512) for each in opened]
         for stream, steps in zip(streams, AFTER, strict=True):
             while stream.steps < steps:
                 stream.step()
@@ -100,7 +100,7 @@ def main() -> None:
                 stream.step()
                 words.append(stream.first_word())
                 cells.append(stream.memory.used)
-        whole = statistics.median(unpruned(pipeline, AFTER[0]) for _ in range(ASKS))
+        whole = statistics.median(unpruned(opened[0], AFTER[0]) for _ in range(ASKS))
     short, long = map(statistics.median, seconds)
     held = [round(statistics.median(cells)) for cells in used]
     if chosen.json:
