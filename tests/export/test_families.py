@@ -203,7 +203,7 @@ def test_a_stream_is_what_ask_sees(
     def logits(memory: VideoMemory) -> np.ndarray:
         found: list[np.ndarray] = []
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline.sequence, "generate", lambda _: found.append(pipeline.sequence.logits()) or ())
+            patch.setattr(pipeline.sequence, "generate", lambda *_: found.append(pipeline.sequence.logits()) or ())
             list(memory.answer(QUESTION, 1))
         return found[0]
 

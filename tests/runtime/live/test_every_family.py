@@ -52,7 +52,7 @@ def next_token(memory: VideoMemory, monkeypatch: pytest.MonkeyPatch) -> np.ndarr
     found: list[np.ndarray] = []
     sequence = memory._sequence
     with monkeypatch.context() as patch:
-        patch.setattr(sequence, "generate", lambda _: found.append(sequence.logits()) or ())
+        patch.setattr(sequence, "generate", lambda *_: found.append(sequence.logits()) or ())
         list(memory.answer(QUESTION, 1))
     return found[0]
 
