@@ -70,6 +70,7 @@ def test_a_run_does_not_cross_from_one_clip_into_the_next() -> None:
     assert [len(run) for run in choice.held_out] == [4, 4]
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_are_never_in_memory_at_once() -> None:
     side, count = 48, 32
 

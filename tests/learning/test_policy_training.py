@@ -133,6 +133,7 @@ def test_resuming_needs_a_checkpoint_of_the_same_recipe(tmp_path):
         run(tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(

@@ -11,6 +11,7 @@ from score_edge.learning.reference_model import build_model  # noqa: E402
 from score_edge.learning.reference_training import ReferenceRecipe, train_reference  # noqa: E402
 
 
+@pytest.mark.slow
 def test_both_stages_run_and_leave_weights_metrics_and_a_picture(tmp_path):
     recipe = ReferenceRecipe(
         see_steps=3, see_clips=2, answer_steps=50, answer_clips=2, fresh_clips=1, questions=2, threads=1
