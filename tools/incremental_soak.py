@@ -5,12 +5,11 @@ python tools/incremental_soak.py --source site.mp4 --steps 5000    # a file is r
 """
 
 import argparse
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+from soak import resident_bytes
 
 from score_edge.bundle.folder import Bundle
 from score_edge.calibration.frames import group_steps
@@ -29,11 +28,6 @@ def endlessly(source: str, pipeline: Pipeline) -> Iterator[Uint8]:
     while True:
         with open_source(source) as opened:
             yield from group_steps(sample(opened, pipeline.bundle.manifest.vision.fps), pipeline.preprocessing)
-
-
-def resident_mb() -> float:
-    """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def main() -> None:
@@ -66,7 +60,7 @@ def main() -> None:
             p50, p99 = 1e3 * np.percentile(seconds, 50), 1e3 * np.percentile(seconds, 99)
             print(
                 f"{first:6d}-{last:6d} {np.mean(shares):12.1%} {np.mean(np.array(shares) == 1):8.1%}"
-                f" {np.mean(errors):12.2%} {p50:16.1f} / {p99:.1f} {resident_mb():16.0f}"
+                f" {np.mean(errors):12.2%} {p50:16.1f} / {p99:.1f} {resident_bytes() / 1e6:16.0f}"
             )
         half = PARTS // 2
         print(f"error, second half over first: {np.mean(slopes[half:]) / np.mean(slopes[:half]):.2f}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from score_edge.bundle.external import sealed_language
 from score_edge.bundle.folder import write_bundle
@@ -16,16 +17,11 @@ PROMPT = Prompt(
 )
 
 
-def siglip_bundle(folder: Path) -> Path:
-    """SigLIP-base at 512 pixels with SmolVLM's connector, a policy and a SmolLM2-360M, all with random weights."""
-    if (folder / "bundle.json").is_file():
-        return folder
+def siglip_encoder() -> Any:
+    """SigLIP-base at 512 pixels with SmolVLM's connector, random weights."""
     import torch
     import transformers
 
-    from score_edge.export.incremental import export_incremental
-    from score_edge.export.onnx_export import export_onnx
-    from score_edge.export.policy_graph import PolicyNetwork, export_policy
     from score_edge.export.smolvlm import FrameEncoder
 
     text = {"model_type": "llama", "hidden_size": 960, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -44,7 +40,20 @@ def siglip_bundle(folder: Path) -> Path:
         image_token_id=5,
     )
     torch.manual_seed(0)
-    encoder = FrameEncoder(transformers.SmolVLMForConditionalGeneration(config).eval().model, VISION)
+    return FrameEncoder(transformers.SmolVLMForConditionalGeneration(config).eval().model, VISION)
+
+
+def siglip_bundle(folder: Path) -> Path:
+    """SigLIP-base at 512 pixels with SmolVLM's connector, a policy and a SmolLM2-360M, all with random weights."""
+    if (folder / "bundle.json").is_file():
+        return folder
+    import torch
+
+    from score_edge.export.incremental import export_incremental
+    from score_edge.export.onnx_export import export_onnx
+    from score_edge.export.policy_graph import PolicyNetwork, export_policy
+
+    encoder = siglip_encoder()
     scratch = folder.with_name(f"{folder.name}-graphs")
     scratch.mkdir(parents=True, exist_ok=True)
     names = ("encoder.onnx", "incremental.onnx", "policy.onnx")

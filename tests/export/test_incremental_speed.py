@@ -1,5 +1,6 @@
 """What encoding some cells costs beside encoding all, on this machine. Run on its own: ``make benchmark``."""
 
+import importlib.util
 import statistics
 import time
 from pathlib import Path
@@ -11,9 +12,10 @@ from score_edge.bundle.manifest import FileRef, Vision
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytestmark = pytest.mark.benchmark
 
+ROOT = Path(__file__).parents[2]
 HALF = (0.5, 0.5, 0.5)
 VISION = Vision(FileRef("encoder.onnx"), 512, 512, 16, 4, 1, HALF, HALF, "lanczos", 1.0, 960, (8, 8), layout="pixels")
 RUNS = 5
@@ -25,32 +27,12 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnnxGraph, OnnxGra
     """Plain and incremental: SigLIP-base at 1,024 patches with SmolVLM's connector, random weights."""
     from score_edge.export.incremental import export_incremental
     from score_edge.export.onnx_export import export_onnx
-    from score_edge.export.smolvlm import FrameEncoder
 
-    config = transformers.SmolVLMConfig(
-        vision_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "image_size": 512,
-            "patch_size": 16,
-        },
-        text_config={
-            "model_type": "llama",
-            "hidden_size": 960,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "vocab_size": 128,
-            "pad_token_id": 0,
-        },
-        scale_factor=4,
-        pad_token_id=0,
-        image_token_id=5,
-    )
-    torch.manual_seed(0)
-    encoder = FrameEncoder(transformers.SmolVLMForConditionalGeneration(config).eval().model, VISION)
+    spec = importlib.util.spec_from_file_location("siglip_bundle", ROOT / "tools" / "siglip_bundle.py")
+    assert spec and spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    encoder = made.siglip_encoder()
     folder: Path = tmp_path_factory.mktemp("siglip")
     export_onnx(encoder, {"pixels": torch.randn(VISION.input_shape)}, "tokens", folder / "plain.onnx")
     export_incremental(encoder, VISION, folder / "incremental.onnx")
