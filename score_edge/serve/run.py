@@ -18,7 +18,6 @@ from score_edge.serve.engine import Asked, Engine, Job
 from score_edge.serve.lasting_source import LastingSource
 from score_edge.serve.live import Live
 from score_edge.serve.metrics import Metrics
-from score_edge.serve.mqtt import Publisher
 from score_edge.serve.mqtt_address import Broker
 from score_edge.serve.options import ServeOptions
 
@@ -52,6 +51,8 @@ def opened(bundle: Bundle, options: ServeOptions) -> Iterator[Server]:
         live = Live(pipeline, sources, watch, options.alert_above, options.when_surprised, [metrics.on_event])
         stack.callback(live.close)
         if options.mqtt:
+            from score_edge.serve.mqtt import Publisher
+
             ask = _asker(live, options.deadline_s)
             stack.enter_context(Publisher(Broker.parse(options.mqtt), live.feed, live.names, bundle.manifest.name, ask))
         yield Server(engine, live, metrics, options)
