@@ -170,8 +170,8 @@ def batch_of(
         valid: (B, k) bool, False where a clip has fewer than k; those stand last.
 
     Returns:
-        A batch whose mask is that of the text rows alone, (1 or B, 1, SLOTS * WIDTH, L) bool: what stands before them
-        is causal.
+        A batch whose mask is that of the text rows alone, (1 or B, 1, Q * WIDTH, L) bool with Q questions of each clip:
+        what stands before them is causal.
     """
     device = clips[0].tokens.device
 
@@ -187,18 +187,19 @@ def batch_of(
 
     tokens, places, asked = stacked("tokens").float(), stacked("places").long(), stacked("asked").long()
     rows, before, count = len(clips), len(prompts.before), tokens.shape[1]
-    start, text = before + count, SLOTS * WIDTH
+    slots = asked.shape[1]
+    start, text = before + count, slots * WIDTH
     length, answers, kinds = asked[..., _LENGTH], asked[..., _ANSWER], asked[..., _KIND]
-    first = start + torch.arange(SLOTS, device=device) * WIDTH
+    first = start + torch.arange(slots, device=device) * WIDTH
     ask = torch.where(length > 0, first + length - 1, -1)
-    bits = (stacked("evidence")[:, None].int() >> torch.arange(SLOTS, device=device)[:, None]) & 1
+    bits = (stacked("evidence")[:, None].int() >> torch.arange(slots, device=device)[:, None]) & 1
     head = embedding(torch.tensor(prompts.before, device=device)).expand(rows, -1, -1)
     embeds = torch.cat([head, tokens, embedding(asked[..., :WIDTH].flatten(1))], dim=1)
     grids = before + torch.stack([places // GRID**2, places % GRID**2 // GRID, places % GRID])
     after = before + max(clips[0].steps, GRID)
     lead = torch.arange(before, device=device).expand(3, rows, -1)
-    tail = (after + torch.arange(WIDTH, device=device)).repeat(SLOTS).expand(3, rows, -1)
-    segment = torch.arange(SLOTS, device=device).repeat_interleave(WIDTH)
+    tail = (after + torch.arange(WIDTH, device=device)).repeat(slots).expand(3, rows, -1)
+    segment = torch.arange(slots, device=device).repeat_interleave(WIDTH)
     own = ((segment[:, None] == segment) & torch.ones(text, text, dtype=torch.bool, device=device).tril())[None]
     seen = torch.ones(1, start, dtype=torch.bool, device=device)
     if valid is not None:

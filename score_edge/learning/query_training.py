@@ -1,9 +1,11 @@
 """Learn a policy that knows the question, by reinforcement through the frozen model in torch.
 
-Per clip one question is drawn; what a mask earns is how likely it makes the answer to that question alone. All clips
-of an update are one batch: on a GPU an update takes some hundredths of a second.
+It starts from where the world says the answer to a question is seen. Then, per clip, one question is drawn; what a mask
+earns is how likely it makes the answer to that question alone. All clips of an update are one batch: on a GPU an update
+takes some hundredths of a second.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ class QueryRecipe:
         seconds: how long it learns; the learning rate falls with the clock.
         clips, rollouts: of an update; as in `PolicyRecipe`.
         lowest, highest: keep rates, log-uniform.
-        warm_steps: of a regression on the logits of a policy that does not know the question.
+        warm_steps: of a regression on which tokens carry the answer to the question; a tenth of them before it, on the
+            logits of a policy that does not know the question.
     """
 
     seconds: float = 45
@@ -42,7 +45,7 @@ class QueryRecipe:
     lowest: float = 0.006
     highest: float = 0.08
     learning_rate: float = 2e-3
-    warm_steps: int = 300
+    warm_steps: int = 1500
     logit_penalty: float = 1e-4
     seed: int = 0
 
@@ -111,11 +114,17 @@ class QueryTraining:
         return chosen, slots, words, tokens, previous
 
     def _warm(self) -> None:
-        for _ in range(self._recipe.warm_steps):
-            _, _, words, tokens, previous = self._drawn(4)
-            with torch.no_grad():
-                target = self._known.logits(tokens, previous)
-            loss = functional.mse_loss(self.policy.logits(tokens, previous, words[:, None]), target)
+        steps = self._recipe.warm_steps
+        for step in range(steps):
+            chosen, slots, words, tokens, previous = self._drawn(4)
+            logits = self.policy.logits(tokens, previous, words[:, None])
+            if step < steps // 10:
+                with torch.no_grad():
+                    target = self._known.logits(tokens, previous)
+                loss = functional.mse_loss(logits, target)
+            else:
+                carries = torch.stack([clip.evidence for clip in chosen]).int() >> slots[:, None] & 1
+                loss = functional.binary_cross_entropy_with_logits(logits, carries.float())
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
@@ -126,7 +135,7 @@ class QueryTraining:
         logits = self.policy.logits(tokens, previous, words[:, None])
         spread = recipe.highest / recipe.lowest
         rate = recipe.lowest * spread ** torch.rand(recipe.clips, 1, generator=self._stream, device=self._device)
-        shifted = logits + rate_biases(logits.detach(), rate)
+        shifted = logits + rate_biases(logits, rate)
         keep = torch.sigmoid(shifted.detach())[:, None].expand(-1, recipe.rollouts, -1)
         masks = torch.rand(keep.shape, generator=self._stream, device=self._device) < keep
         masks[..., 0] |= ~masks.any(dim=-1)
@@ -162,9 +171,11 @@ def answered(
         masks: (M, n) bool.
     """
     kept, valid = gathered(masks)
-    batch = batch_of(clips, model.model.language_model.embed_tokens, prompts, kept, valid)
-    others = torch.arange(batch.ask.shape[1], device=slots.device) != slots[:, None]
-    batch.ask[others] = -1
+    alone = [
+        dataclasses.replace(clip, asked=clip.asked[slot : slot + 1])
+        for clip, slot in zip(clips, slots.tolist(), strict=True)
+    ]
+    batch = batch_of(alone, model.model.language_model.embed_tokens, prompts, kept, valid)
     first, _, answers, _ = predict(model, batch, decode(model, batch)[2])
     return first.float(), answers
 
@@ -199,9 +210,14 @@ def token_pairs(clips: Sequence[LongClip]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def rate_biases(logits: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
     """(B, 1) shifts b with mean(sigmoid(logits + b)) = rate, by bisection; see `rollouts.rate_bias`."""
-    low, high = torch.full_like(rate, -40.0), torch.full_like(rate, 40.0)
-    for _ in range(40):
-        middle = (low + high) / 2
-        below = torch.sigmoid(logits + middle).mean(dim=1, keepdim=True) < rate
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+    with torch.no_grad():
+        low, high = torch.full_like(rate, -40.0), torch.full_like(rate, 40.0)
+        for _ in range(40):
+            middle = (low + high) / 2
+            below = torch.sigmoid(logits + middle).mean(dim=1, keepdim=True) < rate
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        bias = (low + high) / 2
+        kept = torch.sigmoid(logits + bias)
+        slope = kept * (1 - kept)
+    moved = (slope * (logits - logits.detach())).sum(dim=1, keepdim=True)
+    return bias - moved / slope.sum(dim=1, keepdim=True).clamp(min=1e-12)

@@ -15,7 +15,10 @@ def generator(*key: int) -> torch.Generator:
 
 
 def rate_bias(logits: torch.Tensor, rate: float) -> torch.Tensor:
-    """The scalar b with mean(sigmoid(logits + b)) = rate, by bisection; no gradient.
+    """The scalar b with mean(sigmoid(logits + b)) = rate, by bisection.
+
+    Its gradient is that of the equation it solves. Without it "raise all logits", which b undoes at once, is most of
+    the policy gradient: of random masks those that happen to keep more tokens are the better ones.
 
     Args:
         logits: (n,) float.
@@ -29,7 +32,10 @@ def rate_bias(logits: torch.Tensor, rate: float) -> torch.Tensor:
                 low = middle
             else:
                 high = middle
-        return (low + high) / 2
+        bias = (low + high) / 2
+        kept = torch.sigmoid(logits + bias)
+        slope = kept * (1 - kept)
+    return bias - (slope * (logits - logits.detach())).sum() / slope.sum().clamp(min=1e-12)
 
 
 def draw_rate(lowest: float, highest: float, stream: torch.Generator) -> float:

@@ -71,6 +71,17 @@ def test_the_bias_brings_a_clip_to_its_rate(rate):
     assert torch.sigmoid(logits + rate_bias(logits, rate)).mean().item() == pytest.approx(rate, abs=1e-4)
 
 
+def test_what_the_bias_undoes_has_no_gradient():
+    logits = (torch.randn(500, generator=generator(1)) * 3).requires_grad_()
+    torch.sigmoid(logits + rate_bias(logits, 0.1)).mean().backward()
+    assert logits.grad.abs().max() < 1e-6
+    logits.grad = None
+    masks = draw_masks(logits.detach() + 1.0, 8, generator(2))  # all keep far more than the rate
+    group_loss(logits + rate_bias(logits, 0.1), masks, torch.linspace(-1, 1, 8)).backward()
+    assert logits.grad.sum().abs() < 1e-6  # no push on all of them alike
+    assert logits.grad.abs().sum() > 1e-4
+
+
 def test_rates_are_log_uniform():
     rates = np.array([draw_rate(0.05, 0.5, generator(i)) for i in range(400)])
     assert rates.min() >= 0.05 and rates.max() <= 0.5
