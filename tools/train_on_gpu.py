@@ -11,7 +11,6 @@ Weights to start from, and back into a bundle:
 """
 
 import argparse
-import copy
 import dataclasses
 import itertools
 import json
@@ -116,7 +115,7 @@ def learn_policy(training: Any, chosen: argparse.Namespace, log: Any) -> None:
             clips += encode(training.encoder, [receive(rendered, training.prompts, training.device)])
     judge = TorchJudge(training.model, training.prompts, clips)
     log({"part": "policy clips", "clips": len(clips)})
-    recipe = PolicyRecipe(steps=2, clips=8, rollouts=8, lowest=0.02, highest=0.3, still_share=0, warm_steps=400)
+    recipe = PolicyRecipe(steps=2, still_share=0)
     if chosen.tiny:
         recipe = dataclasses.replace(recipe, clips=2, rollouts=2, warm_steps=5)
     scenes = Scenes([], judge.scenes)
@@ -160,19 +159,19 @@ def learn_policy(training: Any, chosen: argparse.Namespace, log: Any) -> None:
             marks = mark(training.model, training.prompts, held, masks, rows=128)
             log({"part": f"marks of {name} at {retention}", **marks.row()})
         if chosen.query and name == SELECTORS[0]:
-            learn_query(training, chosen, log, clips, policy, held)
+            learn_query(training, chosen, log, clips, held)
 
 
-def learn_query(training: Any, chosen: argparse.Namespace, log: Any, clips: Any, policy: Any, held: Any) -> None:
-    """A policy that knows the question, from the one that does not."""
+def learn_query(training: Any, chosen: argparse.Namespace, log: Any, clips: Any, held: Any) -> None:
+    """A policy that knows the question."""
     from safetensors.torch import save_file
 
     from score_edge.learning.query_training import QueryRecipe, QueryTraining, right_answers
 
-    recipe = QueryRecipe(chosen.query)
+    recipe = QueryRecipe(chosen.query, clips=16)
     if chosen.tiny:
         recipe = QueryRecipe(chosen.query, clips=2, rollouts=2, warm_steps=2)
-    run = QueryTraining(training.model, training.prompts, clips, copy.deepcopy(policy), recipe)
+    run = QueryTraining(training.model, training.prompts, clips, recipe)
     query = run.run(lambda row: log({"part": "query", **row}))
     state = {name: tensor.contiguous() for name, tensor in query.state_dict().items()}
     save_file(state, chosen.folder / "query.safetensors")

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.export.query_graph import QueryNetwork
 from score_edge.learning.batches import predict
 from score_edge.learning.long_clips import LongClip, batch_of
@@ -26,26 +25,27 @@ from score_edge.learning.rewards import STD_FLOOR
 from score_edge.learning.world_data import Prompts
 from score_edge.selection.dither import dithered
 
+NORMALISING = 48  # clips whose tokens the input is normalised by
+
 
 @dataclass(frozen=True, slots=True)
 class QueryRecipe:
     """Every number of the run.
 
     Attributes:
-        seconds: how long it learns; the learning rate falls with the clock.
+        seconds: how long it learns from rewards; the learning rate falls with the clock.
         clips, rollouts: of an update; as in `PolicyRecipe`.
         lowest, highest: keep rates, log-uniform.
-        warm_steps: of a regression on which tokens carry the answer to the question; a tenth of them before it, on the
-            logits of a policy that does not know the question.
+        warm_steps: of a regression, before any reward, on which tokens carry the answer to the question.
     """
 
     seconds: float = 45
-    clips: int = 16
+    clips: int = 8
     rollouts: int = 16
-    lowest: float = 0.006
-    highest: float = 0.08
+    lowest: float = 0.008
+    highest: float = 0.05
     learning_rate: float = 2e-3
-    warm_steps: int = 1500
+    warm_steps: int = 2000
     logit_penalty: float = 1e-4
     seed: int = 0
 
@@ -68,37 +68,36 @@ class QueryTraining:
     Args:
         model: a reference model, frozen.
         prompts: its own.
-        clips: unpruned, equally long, on the model's device.
-        policy: to start from, does not know the question.
+        clips: unpruned, equally long, on the model's device; the first of them normalise the input.
         recipe: every number.
     """
 
-    def __init__(
-        self, model: Any, prompts: Prompts, clips: Sequence[LongClip], policy: PolicyNetwork, recipe: QueryRecipe
-    ) -> None:
+    def __init__(self, model: Any, prompts: Prompts, clips: Sequence[LongClip], recipe: QueryRecipe) -> None:
         torch.manual_seed(recipe.seed)
         self._model, self._prompts, self._clips, self._recipe = model, prompts, clips, recipe
         self._device = clips[0].tokens.device
         self._stream = torch.Generator(self._device).manual_seed(recipe.seed)
         self._dice = torch.Generator().manual_seed(recipe.seed)
-        self._known = policy.to(self._device)
-        self.policy = QueryNetwork(policy.mean.numel() // 2).to(self._device)
-        self.policy.mean.copy_(policy.mean)
-        self.policy.scale.copy_(policy.scale)
-        self.policy.word_scale.copy_(1 / word_vectors(model, prompts, clips[:8]).std())
+        tokens, previous = token_pairs(clips[:NORMALISING])
+        state = torch.cat([tokens, tokens - previous], dim=-1).flatten(0, 1)
+        self.policy = QueryNetwork(tokens.shape[-1]).to(self._device)
+        self.policy.mean.copy_(state.mean(dim=0))
+        self.policy.scale.copy_(1 / state.std(dim=0).clamp(min=1e-3 * float(state.std())))
+        self.policy.word_scale.copy_(1 / word_vectors(model, prompts, clips[:NORMALISING]).std())
         self._optimizer = torch.optim.Adam(self.policy.parameters(), recipe.learning_rate)
 
     def run(self, on_log: Callable[[dict[str, float]], None] = lambda row: None) -> QueryNetwork:
         """Learn until the time is over."""
-        recipe, began, step = self._recipe, time.monotonic(), 0
+        recipe, step = self._recipe, 0
         self._warm()
+        began = time.monotonic()
         earned: list[torch.Tensor] = []
-        while (share := (time.monotonic() - began) / recipe.seconds) < 1:
+        while (passed := time.monotonic() - began) < recipe.seconds:
             for group in self._optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * (1 - 0.9 * share)
+                group["lr"] = recipe.learning_rate * (1 - 0.9 * passed / recipe.seconds)
             earned.append(self._update())
             step += 1
-            if step % 100 == 0:
+            if step % 50 == 0:
                 on_log({"step": step, "probability": torch.stack(earned).mean().item()})
                 earned.clear()
         return self.policy
@@ -114,17 +113,11 @@ class QueryTraining:
         return chosen, slots, words, tokens, previous
 
     def _warm(self) -> None:
-        steps = self._recipe.warm_steps
-        for step in range(steps):
+        for _ in range(self._recipe.warm_steps):
             chosen, slots, words, tokens, previous = self._drawn(4)
+            carries = torch.stack([clip.evidence for clip in chosen]).int() >> slots[:, None] & 1
             logits = self.policy.logits(tokens, previous, words[:, None])
-            if step < steps // 10:
-                with torch.no_grad():
-                    target = self._known.logits(tokens, previous)
-                loss = functional.mse_loss(logits, target)
-            else:
-                carries = torch.stack([clip.evidence for clip in chosen]).int() >> slots[:, None] & 1
-                loss = functional.binary_cross_entropy_with_logits(logits, carries.float())
+            loss = functional.binary_cross_entropy_with_logits(logits, carries.float())
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()

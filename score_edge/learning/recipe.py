@@ -33,10 +33,10 @@ class PolicyRecipe:
 
     steps: int = 600
     clips: int = 8
-    rollouts: int = 8
+    rollouts: int = 16
     learning_rate: float = 2e-3
-    lowest: float = 0.04
-    highest: float = 0.5
+    lowest: float = 0.015
+    highest: float = 0.15
     anchored: bool = True
     advantage: Advantage = "split"
     sparsity_weight: float = 0.1

@@ -5,7 +5,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("gguf")
 
 from score_edge.bundle.folder import Bundle  # noqa: E402
-from score_edge.export.policy_graph import PolicyNetwork  # noqa: E402
 from score_edge.learning.long_clips import encode, receive  # noqa: E402
 from score_edge.learning.long_evaluation import mark  # noqa: E402
 from score_edge.learning.query_training import (  # noqa: E402
@@ -73,8 +72,20 @@ def test_it_learns_from_what_is_likely(model, clips):
     torch.manual_seed(0)
     recipe = QueryRecipe(6, clips=2, rollouts=4, lowest=0.05, highest=0.2, warm_steps=5)
     rows = []
-    run = QueryTraining(model, Prompts(), clips, PolicyNetwork(192), recipe)
+    run = QueryTraining(model, Prompts(), clips, recipe)
     before = {name: tensor.clone() for name, tensor in run.policy.state_dict().items()}
     policy = run.run(rows.append)
     assert all(torch.isfinite(tensor).all() for tensor in policy.state_dict().values())
     assert not torch.equal(policy.asked_first.weight, before["asked_first.weight"])
+
+
+def test_before_any_reward_it_learns_where_the_answer_is_seen(model, clips):
+    torch.manual_seed(0)
+    run = QueryTraining(model, Prompts(), clips, QueryRecipe(0, warm_steps=60))
+    policy = run.run()
+    tokens, previous = token_pairs(clips)
+    words = word_vectors(model, Prompts(), clips)
+    carries = torch.stack([clip.evidence for clip in clips]).int() & 1 > 0  # to the first question
+    with torch.no_grad():
+        logits = policy.logits(tokens, previous, words[:, :1])
+    assert logits[carries].mean() > logits[~carries].mean() + 2
