@@ -310,7 +310,7 @@ def rectangles(cells: Mask) -> list[tuple[int, int, int, int]]:
         >>> rectangles(np.array([[True, True, False], [True, True, False], [False, False, True]]))
         [(0, 2, 0, 2), (2, 3, 2, 3)]
     """
-    edges = np.diff(np.pad(cells, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    edges = np.diff(cells.astype(np.int8), axis=1, prepend=0, append=0)
     starts, ends = np.argwhere(edges == 1).tolist(), np.argwhere(edges == -1).tolist()
     found: dict[tuple[int, int, int], tuple[int, int]] = {}  # by the row below, left and right: top and bottom
     for (row, left), (_, right) in zip(starts, ends, strict=True):
