@@ -193,22 +193,32 @@ class Preprocessing:
             image = padded(np.asarray(inside, np.uint8), place, (self.height, self.width), self._colour)
         return small_picture(image, self.grid)
 
-    def update(self, pixels: Uint8, image: Uint8, cells: Mask) -> None:
-        """Resize those parts of a frame that some cells show, in place; of many cells the whole frame.
+    def update(self, pixels: Uint8, images: Sequence[Uint8], cells: Mask) -> None:
+        """Resize those parts of a step that some cells show, in place; of many cells the whole frames.
 
         Args:
-            pixels: (height, width, 3) uint8, of an earlier frame.
-            image: (H, W, 3) uint8.
+            pixels: (frames_per_step, height, width, 3) uint8, of an earlier step.
+            images: (H, W, 3) uint8 each; the last is repeated where there are too few.
             cells: (N,) bool.
         """
-        if cells.mean() > _WHOLE or self.place(*image.shape[:2]) != self._everything:
-            pixels[...] = self.resized(image)
-            return
-        sizes = self._sizes(image)
+        whole = cells.mean() > _WHOLE
+        parts = [] if whole else self._parts(cells)
+        for shown, image in zip(pixels, images, strict=False):
+            if whole or self.place(*image.shape[:2]) != self._everything:
+                shown[...] = self.resized(image)
+                continue
+            sizes = self._sizes(image)
+            for part in parts:
+                shown[part] = resize_part(image, sizes, *part, self.resample)
+        pixels[len(images) :] = pixels[len(images) - 1]
+
+    def _parts(self, cells: Mask) -> list[tuple[slice, slice]]:
+        """The rows and columns of pixels that some cells show, in rectangles."""
         rows, columns = _starts_of(self)
-        for top, bottom, left, right in rectangles(cells.reshape(self.grid.height, self.grid.width)):
-            part = self._span(rows[top:bottom]), self._span(columns[left:right])
-            pixels[part] = resize_part(image, sizes, *part, self.resample)
+        return [
+            (self._span(rows[top:bottom]), self._span(columns[left:right]))
+            for top, bottom, left, right in rectangles(cells.reshape(self.grid.height, self.grid.width))
+        ]
 
     def cut_cells(self, pixels: Uint8, cells: NDArray[np.int64]) -> Float32:
         """The patches of some cells.
@@ -300,7 +310,7 @@ def rectangles(cells: Mask) -> list[tuple[int, int, int, int]]:
         >>> rectangles(np.array([[True, True, False], [True, True, False], [False, False, True]]))
         [(0, 2, 0, 2), (2, 3, 2, 3)]
     """
-    edges = np.diff(np.pad(cells, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    edges = np.diff(cells.astype(np.int8), axis=1, prepend=0, append=0)
     starts, ends = np.argwhere(edges == 1).tolist(), np.argwhere(edges == -1).tolist()
     found: dict[tuple[int, int, int], tuple[int, int]] = {}  # by the row below, left and right: top and bottom
     for (row, left), (_, right) in zip(starts, ends, strict=True):

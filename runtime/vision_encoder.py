@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from score_edge.core import Float32, Frame, Mask, Uint8
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.changed_cells import cell_change, changed_cells, neighbourhood
+from score_edge.runtime.changed_cells import SAMPLES, cell_change, changed_cells, neighbourhood
 from score_edge.runtime.graphs.base import CachedGraph, Graph
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
@@ -175,20 +175,18 @@ class VisionEncoder:
         if not changed.any():
             return changed
         state.due += grid.tokens / MAX_AGE
-        stalest = np.argsort(np.where(changed, -1, state.age), kind="stable")[grid.tokens - int(state.due) :]
-        state.due %= 1
-        changed[stalest] = True
+        if state.due >= 1:
+            stalest = np.argsort(np.where(changed, -1, state.age), kind="stable")[grid.tokens - int(state.due) :]
+            state.due %= 1
+            changed[stalest] = True
         cells = changed.reshape(grid.height, grid.width)
         state.stirred &= ~cells
-        side = [size // cells for size, cells in zip(small.shape[1:3], (grid.height, grid.width), strict=True)]
-        where = np.repeat(np.repeat(cells, side[0], 0), side[1], 1)
-        state.small[:, where] = small[:, where]
+        apart = len(small), grid.height, SAMPLES, grid.width, SAMPLES, 3
+        np.copyto(state.small.reshape(apart), small.reshape(apart), where=cells[:, None, :, None, None])
         return changed
 
     def _inputs(self, images: list[Uint8], state: EncoderState, encoded: Mask) -> dict[str, NDArray[Any]]:
-        for pixels, image in zip(state.pixels, images, strict=False):
-            self.preprocessing.update(pixels, image, encoded)
-        state.pixels[len(images) :] = state.pixels[len(images) - 1]
+        self.preprocessing.update(state.pixels, images, encoded)
         if not self.incremental:
             return dict(self.preprocessing.encoder_input(state.pixels))
         cells = np.flatnonzero(encoded)

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.bundle.external import sealed_language
-from score_edge.bundle.folder import write_bundle
+from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef, Incremental, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
+from score_edge.errors import ScoreEdgeError
 from score_edge.profiling.llm_shapes import llm_shape, shaped_gguf
 
 HALF = (0.5, 0.5, 0.5)
 VISION = Vision(FileRef("encoder.onnx"), 512, 512, 16, 4, 1, HALF, HALF, "lanczos", 1.0, 960, (8, 8), layout="pixels")
+# What `export/smolvlm.py` makes of SmolVLM2's own chat template and processor.
 PROMPT = Prompt(
-    "<|im_start|>User:", "{question}<end_of_utterance>\nAssistant:", "<fake><global-img>{tokens}<fake>", "\n"
+    "<|im_start|>User: You are provided the following series of {frames} frames from a {duration} [H:MM:SS] video.\n",
+    "\n\n{question}<end_of_utterance>\nAssistant:",
+    "\nFrame from {clock}:<fake_token_around_image><global-img>{tokens}<fake_token_around_image>",
 )
 
 
@@ -45,7 +49,8 @@ def siglip_encoder() -> Any:
 
 def siglip_bundle(folder: Path) -> Path:
     """SigLIP-base at 512 pixels with SmolVLM's connector, a policy and a SmolLM2-360M, all with random weights."""
-    if (folder / "bundle.json").is_file():
+    llm = str(shaped_gguf(llm_shape("smollm2-360m")))
+    if _is_current(folder, llm):
         return folder
     import torch
 
@@ -68,9 +73,19 @@ def siglip_bundle(folder: Path) -> Path:
         family="smolvlm",
         vision=dataclasses.replace(VISION, incremental=incremental_graph),
         selector=Selection("score", FileRef(names[2]), 0.1),
-        language=sealed_language(Language("plain", 8192, VISION.dim, path=str(shaped_gguf(llm_shape("smollm2-360m"))))),
+        language=sealed_language(Language("plain", 8192, VISION.dim, path=llm)),
         prompt=PROMPT,
         provenance=Provenance.now("random weights of a known shape", "torch"),
     )
-    write_bundle(folder, manifest, {name: scratch / name for name in names})
+    write_bundle(folder, manifest, {name: scratch / name for name in names}, overwrite=True)
     return folder
+
+
+def _is_current(folder: Path, llm: str) -> bool:
+    """Whether a bundle lies there that this file, as it is now, would make."""
+    try:
+        made = Bundle.open(folder, checksums=False).manifest
+    except ScoreEdgeError:
+        return False
+    vision = dataclasses.replace(made.vision, graph=VISION.graph, incremental=None)
+    return (vision, made.prompt, made.language.path) == (VISION, PROMPT, llm)

@@ -13,7 +13,7 @@ from score_edge.errors import ScoreEdgeError, require
 MAX_PIXELS: Final = 100_000_000
 """Of one picture: 12000 x 8000 passes; decoded it is 300 MB."""
 _BAND: Final = 64
-_M_MMAP_THRESHOLD: Final = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _GIVEN_BACK: Final = 8 << 20
 
 
@@ -31,11 +31,15 @@ def quiet_cv2() -> ModuleType:
 @functools.cache
 def _give_frames_back() -> None:
     """Have glibc return large frames to the system. Once it has freed one it would take the next from its heap, where
-    the small things between frames keep it from shrinking: 100 MB with 3840 x 2160 pixels."""
+    the small things between frames keep it from shrinking: 100 MB with 3840 x 2160 pixels.
+
+    Told that, it would also give back the free end of its heap from 128 KB on, and the arrays of every step would be
+    new pages from the system: twice the time of a resize. What it does by itself is twice the threshold."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
             mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK)
+            mallopt(_M_TRIM_THRESHOLD, 2 * _GIVEN_BACK)
 
 
 def rgb(image: Uint8) -> Uint8:

@@ -18,6 +18,7 @@ from score_edge.bundle.user_cache import user_cache
 from score_edge.errors import ScoreEdgeError, did_you_mean, require
 from score_edge.profiling.board import memory_bytes
 from score_edge.profiling.llm_decoders import PLAIN, Decoder, GatedDelta, PerLayerInputs, ShortConvolutions
+from score_edge.profiling.llm_vocabulary import add_tokenizer, fingerprint
 
 CONTEXT = 131_072
 _GIB = 1 << 30
@@ -146,7 +147,7 @@ def shaped_gguf(
     """
     check_memory(shape, tokens)
     folder = folder or cache_folder()
-    path = folder / f"{shape.name}-random-f16.gguf"
+    path = folder / f"{shape.name}-random-f16-{fingerprint(shape.vocabulary)}.gguf"
     if path.is_file():
         return path
     require("gguf", "profile")
@@ -216,7 +217,7 @@ def _write(shape: LlmShape, path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-6)
     shape.decoder.settings(writer, shape)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    _add_tokenizer(writer, gguf, shape.vocabulary)
+    add_tokenizer(writer, gguf, shape.vocabulary)
     tensors = list(shape.tensors())
     for name, size in tensors:
         kind = np.dtype(_kind(name, size))
@@ -240,19 +241,3 @@ def _values(pool: NDArray[np.float16], name: str, size: tuple[int, ...]) -> NDAr
     if len(size) == 1:
         return np.full(size, 0 if name.endswith("bias") else -1 if name.endswith("ssm_a") else 1, np.float32)
     return np.resize(pool * np.float16(size[1] ** -0.5), size).astype(_kind(name, size), copy=False)
-
-
-def _add_tokenizer(writer: Any, gguf: Any, vocabulary: int) -> None:
-    """Single bytes as a byte-level BPE writes them, one end token, and names nobody types for the rest."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [chr(byte) for byte in plain] + [chr(256 + i) for i in range(256 - len(plain))]
-    tokens = [*letters, "<|im_end|>"] + [f"<|{i}|>" for i in range(257, vocabulary)]
-    types = [gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] + [gguf.TokenType.UNUSED] * (vocabulary - 257)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(["t h"])
-    writer.add_eos_token_id(256)
-    writer.add_eot_token_id(256)
-    writer.add_add_bos_token(False)

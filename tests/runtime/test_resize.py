@@ -43,7 +43,7 @@ def test_cells_are_resized_as_the_whole_frame_is(settings):
     whole = preprocessing.resized(image)
     for share in (0.1, 0.3, 0.7):
         cells = rng.random(preprocessing.grid.tokens) < share
-        pixels = np.zeros_like(whole)
-        preprocessing.update(pixels, image, cells)
+        pixels = np.zeros_like(whole)[None]
+        preprocessing.update(pixels, [image], cells)
         expected = preprocessing.cut_cells(whole[None], np.flatnonzero(cells))
-        np.testing.assert_array_equal(preprocessing.cut_cells(pixels[None], np.flatnonzero(cells)), expected)
+        np.testing.assert_array_equal(preprocessing.cut_cells(pixels, np.flatnonzero(cells)), expected)
