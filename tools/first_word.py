@@ -6,7 +6,7 @@ CPU time of one thread, medians; two streams, one of them 1,024 steps on, are as
 own. Every question comes after one more step, as questions do. Beside the time stands the work, which no other program
 disturbs: tokens and calls of llama.cpp from the question to the first token of its answer, and the cells these attend
 to. Those are counted in blocks of 256, as llama.cpp computes. A full window has more of them, and after 64 steps one of
-64 is not full: steps that kept nothing do not count. `--window 48` compares full ones.
+64 is not full: steps that kept nothing do not count. `--window 40` compares full ones.
 
 Time ends at the first token, whatever it says: models with random weights say nothing printable for some tokens, not as
 many in one stream as in the other.
@@ -18,6 +18,7 @@ import itertools
 import json
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ class Live:
         self.pipeline = pipeline
         self.frames, self.per_step = endless(pipeline), pipeline.bundle.manifest.vision.frames_per_step
         self.steps = 0
+        self.used = deque[int](maxlen=window)  # cells after each step
         self.perception = Perception(pipeline, "last-kept", retention)
         trained = pipeline.bundle.manifest.language.trained
         self.memory = VideoMemory(
@@ -63,12 +65,13 @@ class Live:
         seen = self.perception.see(Captured(list(itertools.islice(self.frames, self.per_step)), False, 0.0))
         self.memory.append(seen.tokens, seen.keep, seen.scores, seen.captured.time_s)
         self.steps += 1
+        self.used.append(self.pipeline.sequence.mark().cells)
 
     @property
     def attended(self) -> int:
-        """Cells that the tokens of a question attend to."""
-        sequence, asked = self.pipeline.sequence, self.pipeline.layout.question("", QUESTION)
-        cells = sequence.mark().cells + self.pipeline.model.count(asked.before + asked.text + asked.after)
+        """Cells that a question attends to, at most: all up to the highest in use, free ones among them too."""
+        asked = self.pipeline.layout.question("", QUESTION)
+        cells = max(self.used) + self.pipeline.model.count(asked.before + asked.text + asked.after)
         return -(-cells // BLOCK) * BLOCK
 
     def first_word(self) -> float:
