@@ -1,5 +1,6 @@
 """A graph on ONNX Runtime."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,9 @@ _FATAL = 4  # onnxruntime's severity scale; what is an error for the caller is r
 
 @dataclass
 class OnnxCache:
-    """Caches of a source on the device where the graph runs, by input; the graph reads one and writes the other."""
+    """Caches of a source on the device where the graph runs, by input."""
 
     current: dict[str, Any]
-    next: dict[str, Any]
 
 
 class OnnxGraph:
@@ -91,6 +91,9 @@ class OnnxGraph:
         self.outputs: Mapping[str, Shape] = {node.name: tuple(node.shape) for node in self._session.get_outputs()}
         tensors = (*self._session.get_inputs(), *self._session.get_outputs())
         self.dtypes = {node.name: np.dtype(_DTYPES.get(node.type, node.type[7:-1])) for node in tensors}
+        # What the next run writes caches into, whichever source it is of: each source holds but what it is read from.
+        self._spare: dict[str, Any] | None = None
+        self._writing = threading.Lock()
 
     @property
     def provider(self) -> str:
@@ -118,39 +121,45 @@ class OnnxGraph:
 
     def start(self) -> OnnxCache:
         """A cache of zeros; see `CachedGraph`."""
-        onnxruntime = require("onnxruntime")
-
-        device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
-
-        def zeros() -> dict[str, Any]:
-            return {
-                name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(_fixed(shape), self.dtypes[name]), device)
-                for name, shape in self.inputs.items()
-                if is_cache(name)
-            }
-
-        return OnnxCache(zeros(), zeros())
+        return OnnxCache(self._zeros())
 
     def run_cached(self, cache: OnnxCache, **inputs: Array) -> dict[str, Array]:
         """See `CachedGraph`; inputs and errors as for `run`."""
-        binding = self._session.io_binding()
         if inputs.keys() | cache.current.keys() != self.inputs.keys():
             raise ScoreEdgeError(f"{self._name} takes {sorted(self.inputs)}, but was given {sorted(inputs)}")
-        try:
-            found = [name for name in self.outputs if not is_cache(name)]
-            for name in found:
-                binding.bind_output(name)
-            for name, array in inputs.items():
-                binding.bind_cpu_input(name, array)
-            for name, value in cache.current.items():
-                binding.bind_ortvalue_input(name, value)
-                binding.bind_ortvalue_output(f"new_{name}", cache.next[name])
-            self._session.run_with_iobinding(binding)
-            outputs = dict(zip(found, binding.get_outputs(), strict=False))  # in the order in which they were bound
-        except Exception as error:  # its exceptions share no base class
-            raise self._failed(error, inputs) from error
-        cache.current, cache.next = cache.next, cache.current
+        with self._writing:
+            spare = self._spare = self._spare or self._zeros()
+            try:
+                outputs = self._run_into(spare, cache.current, inputs)
+            except Exception as error:  # its exceptions share no base class
+                raise self._failed(error, inputs) from error
+            cache.current, self._spare = spare, cache.current
+        return outputs
+
+    def _run_into(
+        self, written: dict[str, Any], caches: dict[str, Any], inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        binding = self._session.io_binding()
+        found = [name for name in self.outputs if not is_cache(name)]
+        for name in found:
+            binding.bind_output(name)
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name, value in caches.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(f"new_{name}", written[name])
+        self._session.run_with_iobinding(binding)
+        outputs = dict(zip(found, binding.get_outputs(), strict=False))  # in the order in which they were bound
         return {name: outputs[name].numpy() for name in found}
+
+    def _zeros(self) -> dict[str, Any]:
+        onnxruntime = require("onnxruntime")
+        device = "cuda" if self.provider == "CUDAExecutionProvider" else "cpu"
+        return {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(_fixed(shape), self.dtypes[name]), device)
+            for name, shape in self.inputs.items()
+            if is_cache(name)
+        }
 
     def _failed(self, error: Exception, inputs: Mapping[str, Array]) -> ScoreEdgeError:
         given = {name: f"{array.shape} {array.dtype}" for name, array in inputs.items()}

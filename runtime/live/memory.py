@@ -12,6 +12,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import LanguageModel, Mark, Segment, Sequence
 from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
+from score_edge.runtime.live.opening import Opening
 
 _QUARTER = 4
 """Where leaving means prefilling again what stays, a quarter of what fits is freed at once."""
@@ -45,7 +46,7 @@ class VideoMemory:
 
     Positions grow with every step. No model knows positions without end: beyond those it was trained on, and when a
     quarter of them lie empty behind the text in front, what is held is prefilled again from the front (*re-based*). So
-    it is when the text in front must change, and in place of dropping cells where a model cannot.
+    it is when the text in front must change (see `Opening`), and in place of dropping cells where a model cannot.
 
     Args:
         model: whose sequence it is.
@@ -88,6 +89,7 @@ class VideoMemory:
         self._pins = 0  # how many of them are pinned
         self._shown_in = np.full(layout.grid.tokens, -1)  # number of the step that shows each place
         self._number = 0  # of the next step
+        self._opening, self._is_clip = Opening(layout), True  # as `ask` takes it: no older than a window, nothing left
         self._first_s: float | None = None  # of the stream
         self._origin_s = self._newest_s = 0.0  # stream times; the prompt's count from the first
         least = layout.grid.tokens + self._text_cells()
@@ -137,9 +139,11 @@ class VideoMemory:
         if not finite[keep].all():
             self._number += 1
             raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
+        self._is_clip &= self._window is None or self._number < self._window
         chosen = self._make_room(np.array(keep), finite)
-        if self._is_far():
-            self._rebase()
+        coming = int(chosen.any())
+        if self._is_far() or not (self._is_clip or self._opening_holds(coming)):
+            self._rebase(coming)
         places = np.flatnonzero(chosen).astype(np.int32)
         step = StepTokens(self._number, self._newest_s - self._origin_s, tokens[places], places)
         held = self._prefill([_Held(step, scores[places])])
@@ -153,7 +157,7 @@ class VideoMemory:
         """Ask behind the video, piece by piece; afterwards, also when abandoned, the video is as it was."""
         if not self._held:
             raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
-        if self._opening() != self._written:
+        if not self._opening_holds():
             self._rebase()
         video, tail = self._sequence.mark(), self._writer.tail
         try:
@@ -187,10 +191,11 @@ class VideoMemory:
         while self._held and self._is_full(chosen, cells, True):
             left.append(self._held.popleft())
             chosen |= (self._shown_in == left[-1].step.number) & finite
+        self._is_clip &= not left
         self._pin([*pinned, *left])
         if not self._can_drop or not self._drop():
             self._can_drop = False
-            self._rebase()
+            self._rebase(coming=1)
         return chosen
 
     def _is_full(self, chosen: Mask, cells: int, by_window: bool) -> bool:
@@ -260,8 +265,12 @@ class VideoMemory:
         longest = _QUARTER * max(self._window or 0, len(self._held))
         return not self._layout.one_block and self._number - self._based_number >= max(longest, _LABELS)
 
-    def _rebase(self) -> None:
-        """Prefill all that is held again from the front, numbered from 0; long pauses in it shrink."""
+    def _rebase(self, coming: int = 0) -> None:
+        """Prefill all that is held again from the front, numbered from 0; long pauses in it shrink.
+
+        Args:
+            coming: steps that are about to follow.
+        """
         self.rebased += 1
         steps, pause, number, shown = self.clip(), self._longest_pause(), 0, np.full_like(self._shown_in, -1)
         for held, step in zip(self._held, steps, strict=True):
@@ -274,7 +283,7 @@ class VideoMemory:
         self._shown_in, self._number = shown, number
         renumbered = [replace(held, step=step) for held, step in zip(self._held, steps, strict=True)]
         self._held = deque(renumbered)
-        self._restart()
+        self._restart(coming)
         self._held = deque(self._prefill(renumbered))
         self._based, self._based_number = self._sequence.mark(), number
 
@@ -286,14 +295,16 @@ class VideoMemory:
             return max(1, span)
         return max(1, room // len(self._held))
 
-    def _opening(self) -> str:
-        return self._layout.opening(max(1, len(self._held)), self._newest_s - self._origin_s)
+    def _opening_holds(self, coming: int = 0) -> bool:
+        """The text in front is true of what is held and is about to come."""
+        steps, seconds = len(self._held) + coming, self._newest_s - self._origin_s
+        return self._opening.holds(steps, seconds, exactly=self._is_clip)
 
-    def _restart(self) -> None:
+    def _restart(self, coming: int = 0) -> None:
         """Empty the cache; the text in front goes in with the first step."""
         self._sequence.clear()
-        self._written = self._opening()
-        self._writer = ClipWriter(self._layout, self._written)
+        steps, seconds = len(self._held) + coming, self._newest_s - self._origin_s
+        self._writer = ClipWriter(self._layout, self._opening.write(steps, seconds, exactly=self._is_clip))
         self._front = self._based = Mark(0, 0)
         self._based_number = self._number
         self._dropped = 0

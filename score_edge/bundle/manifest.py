@@ -81,8 +81,8 @@ class Incremental:
 
     @property
     def bytes_per_source(self) -> int:
-        """Memory of a source's caches: float32, and twice, one to read and one to write."""
-        return 2 * 4 * len(self.caches) * self.rows * self.width
+        """Memory of a source's caches in float32. TensorRT takes twice as much: it writes into others of the source."""
+        return 4 * len(self.caches) * self.rows * self.width
 
 
 @dataclass(frozen=True, slots=True)

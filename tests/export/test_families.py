@@ -232,4 +232,6 @@ def test_a_stream_is_what_ask_sees(
         tokens[step.number, step.tokens] = step.embeddings
         times[step.number] = step.seconds
     assert len(held) == 3
+    # What was cut off a longer stream may be called longer than it is.
+    monkeypatch.setattr(pipeline.layout, "opening", lambda *_: memory._opening.text)
     assert np.abs(found - ask(pipeline, tokens, mask, times)).max() <= 1e-3

@@ -69,7 +69,7 @@ def test_the_encoder_is_timed_at_the_cells_it_encodes(report):
     steps = report.encoder
     incremental = Bundle.open("reference").manifest.vision.incremental
     assert steps.cells == 36 and 0 < steps.encoded < 1 and steps.whole >= 1
-    assert steps.cache_bytes == incremental.bytes_per_source == 2 * 2 * 4 * 3 * 144 * 96
+    assert steps.cache_bytes == incremental.bytes_per_source == 2 * 4 * 3 * 144 * 96
     assert 0 < steps.typical < 36 and steps.typical_seconds > 0 and steps.whole_seconds > 0
     shares = (steps.whole + (STEPS - steps.whole - steps.unchanged) * steps.typical / 36) / STEPS
     assert steps.encoded == pytest.approx(shares, abs=0.2)

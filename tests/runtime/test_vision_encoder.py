@@ -118,6 +118,19 @@ def test_two_sources_share_a_graph_and_nothing_else(graphs: dict[str, OnnxGraph]
         for seed, state, expected in zip((1, 2), states, alone, strict=True):
             found, _ = ours.encode(steps(seed)[number], state, Stopwatch())
             assert np.array_equal(found, expected[number])
+    held = [{value.data_ptr() for value in state.cache.current.values()} for state in states]
+    assert held[0].isdisjoint(held[1]) and all(len(each) == len(graphs["incremental"].inputs) - 2 for each in held)
+
+
+def test_each_source_holds_one_copy_of_its_cache(graphs: dict[str, OnnxGraph]) -> None:
+    """What is written is a copy more for all of them together."""
+    ours = encoder(graphs, "incremental", 6)
+    states, seen = [ours.start() for _ in range(3)], set[int]()
+    for step in steps(1):
+        for state in states:
+            ours.encode(step, state, Stopwatch())
+            seen |= {value.data_ptr() for value in state.cache.current.values()}
+    assert len(seen) <= (len(states) + 1) * len(states[0].cache.current)
 
 
 def test_a_step_that_fails_leaves_the_next_one_to_be_encoded_whole(

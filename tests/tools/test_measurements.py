@@ -29,6 +29,13 @@ def test_every_distance_is_asked_every_question():
     assert len({line.split(" of ")[1] for line in found}) == 1
 
 
+def test_first_words_are_as_much_work_in_an_old_stream():
+    found = lines("first_word.py", "reference", "--after", "8", "24", "--window", "8")
+    young, old = (line.partition(" steps: ")[2] for line in found[:2])
+    assert young == old and young.endswith(" tokens in 1 calls, 8 steps held, 256 cells")
+    assert "ask unpruned" in found[2]
+
+
 def test_both_memories_are_asked_about_the_last_steps_and_the_past():
     found = lines("newest_steps.py", "--clips", "2", "--steps", "16")
     assert found[0].startswith("tokens held at the end: ")

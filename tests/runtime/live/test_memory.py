@@ -54,6 +54,16 @@ def model(request: pytest.FixtureRequest, gguf_files: dict[str, Path]) -> Iterat
         yield opened
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of each call of llama.cpp."""
+    found, decode = list[int](), llama_sequence.decode
+    monkeypatch.setattr(
+        llama_sequence, "decode", lambda h, content, *rest: found.append(len(content)) or decode(h, content, *rest)
+    )
+    return found
+
+
 @pytest.fixture(params=list(LAYOUTS))
 def layout(request: pytest.FixtureRequest, model: LlamaCpp) -> Layout:
     if request.param == "one block, seconds" and not model.capabilities.keeps_positions:
@@ -76,12 +86,17 @@ def answer_logits(memory: VideoMemory) -> np.ndarray:
     return found[0]
 
 
-def clip_logits(model: LlamaCpp, layout: Layout, kept: KeptTokens, times: list[float]) -> np.ndarray:
-    """The same for a clip, as `ask` lays it out."""
+def clip_logits(
+    model: LlamaCpp, layout: Layout, kept: KeptTokens, times: list[float], opening: str | None = None
+) -> np.ndarray:
+    """The same for a clip, as `ask` lays it out, or with another text in front."""
     model._places.append(0)
     sequence = model.sequence()
     sequence.clear()
-    prompt = layout.clip(kept, times)
+    with pytest.MonkeyPatch.context() as patch:
+        if opening is not None:
+            patch.setattr(layout, "opening", lambda *_: opening)
+        prompt = layout.clip(kept, times)
     sequence.append(*prompt.segments, layout.question(prompt.tail, QUESTION))
     return sequence.logits()
 
@@ -122,7 +137,7 @@ def test_what_is_held_after_re_basing_is_a_fresh_clip(model: LlamaCpp, layout: L
     found = answer_logits(memory)
     kept, times = held(memory)
     assert memory.steps == 8 and kept.kept == memory.tokens
-    assert np.abs(found - clip_logits(model, layout, kept, times)).max() <= 1e-2
+    assert np.abs(found - clip_logits(model, layout, kept, times, memory._opening.text)).max() <= 1e-2
 
 
 @pytest.mark.parametrize("pinned", [0.0, 0.2])
@@ -175,15 +190,10 @@ def test_a_still_scene_stays_in_view_however_long(model: LlamaCpp, layout: Layou
     [(2, 40, 0.5, 800), (8, 96, 0.1, 150), (8, 4000, 0.5, 800), (64, 40, 0.0, 800), (64, 96, 0.1, 800)],
 )
 def test_work_per_step_is_bounded(
-    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, window: int, trained: int, pinned: float, cells: int
+    gguf_files: dict[str, Path], calls: list[int], window: int, trained: int, pinned: float, cells: int
 ) -> None:
     """Whatever window, trained length, pins and cells: on average a few times the tokens that come in."""
-    rows = [0]
-    decode = llama_sequence.decode
-    monkeypatch.setattr(
-        llama_sequence, "decode", lambda h, content, *rest: rows.append(len(content)) or decode(h, content, *rest)
-    )
-    for name, file in (("one block", "f32"), ("numbered steps", "plain")):
+    for name, file in (("one block", "f32"), ("numbered steps", "plain"), ("counted steps", "plain")):
         with LlamaCpp(gguf_files[file], context=1024, threads=1) as model:
             options: dict[str, Any] = {"cells": cells, "window": window, "pinned": pinned, "trained": trained}
             try:
@@ -191,10 +201,57 @@ def test_work_per_step_is_bounded(
             except ScoreEdgeError:
                 continue
             feed(memory, range(80))
-            rows.clear()
+            calls.clear()
             feed(memory, range(80, 180))
             coming = int(KEEP[80:180].sum()) + 100 * memory._text_cells()
-            assert sum(rows) <= 12 * coming + 4 * cells
+            assert sum(calls) <= 12 * coming + 4 * cells
+
+
+def test_a_question_is_as_much_work_after_many_windows_as_after_the_first(
+    model: LlamaCpp, layout: Layout, calls: list[int]
+) -> None:
+    """Each comes after one more step, and prefills its own text alone; what it attends to is no more either."""
+    memory = VideoMemory(model, model.sequence(), layout, cells=900, window=16, trained=10_000)
+    work, cells = dict[int, list[list[int]]](), dict[int, list[int]]()
+    for t in range(220):
+        feed(memory, range(t, t + 1))
+        for first in (20, 200):
+            if first <= t < first + 20:
+                calls.clear()
+                next(memory.answer(QUESTION, 1), None)
+                work.setdefault(first, []).append(calls.copy())
+                cells.setdefault(first, []).append(memory.used)
+    assert work[20] == work[200] == [work[20][0]] * 20
+    text = layout.question("", QUESTION)
+    assert sum(work[20][0]) <= model.count(text.before + text.text + text.after) + 20  # the last step's own text
+    assert np.mean(cells[200]) <= 1.1 * np.mean(cells[20])
+
+
+@pytest.mark.parametrize(
+    ("window", "cells", "asked_every"), [(8, 900, 1), (64, 300, 1), (8, 900, 1000), (None, 300, 7)]
+)
+def test_a_text_in_front_that_counts_is_true_and_its_writing_bounded(
+    gguf_files: dict[str, Path], calls: list[int], window: int | None, cells: int, asked_every: int
+) -> None:
+    """Steps in time, late and after pauses; where the window binds and where the cells do; asked always and never."""
+    seconds = np.cumsum(np.random.default_rng(3).choice([1.0, 1.0, 1.0, 2.0, 40.0], 400))
+    layout = LAYOUTS["counted steps"]
+    with LlamaCpp(gguf_files["plain"], context=1024, threads=1) as model:
+        memory = VideoMemory(model, model.sequence(), layout, cells=cells, window=window)
+        coming = asking = 0
+        for t in range(400):
+            coming += int(memory.append(TOKENS[t], KEEP[t], SCORES[t], seconds[t]).sum()) + memory._text_cells()
+            if t % asked_every:
+                continue
+            before, said = len(calls), memory._opening
+            next(memory.answer(QUESTION, 1), None)
+            asking += sum(calls[before:])
+            assert abs(said._steps - memory.steps) <= said._steps / 4
+            assert memory._held[-1].step.seconds <= seconds[t] - memory._origin_s <= said._seconds
+            if not memory._is_clip:
+                assert len(calls) == before + 1 and calls[-1] < 40  # its own text and no more
+        assert not memory._is_clip
+        assert sum(calls) - asking <= 4 * coming
 
 
 def test_the_highest_scores_of_all_that_left_are_pinned(gguf_files: dict[str, Path]) -> None:

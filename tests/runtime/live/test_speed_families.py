@@ -22,20 +22,21 @@ KINDS = {
     "smolvlm": "steps counted in front",
     "lfm2_vl": "a state that cannot be turned back",
 }
-COUNTED = ("smolvlm",)
-"""What is held is prefilled again before an answer: how much sooner than `ask` is a figure and no promise."""
 
 
 @pytest.mark.parametrize("family", KINDS)
 def test_the_first_word_comes_as_soon_after_1024_steps_and_sooner_than_ask(
     family: str, bundle_of: Callable[[str], Any]
 ) -> None:
-    command = [sys.executable, str(TOOL), str(bundle_of(family).folder), "--json"]
+    # Of 64 steps as many as these keep something in every family: the window is full in both streams.
+    command = [sys.executable, str(TOOL), str(bundle_of(family).folder), "--window", "40", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     (short, long), whole = found["first_word_ms"], found["unpruned_ms"]
     print(
-        f"| {KINDS[family]} (`{family}`) | {short:.2f} ms | {long:.2f} ms | {long / short - 1:+.0%} | "
-        f"{found['cells'][0]}, {found['cells'][1]} | {whole:.0f} ms | {whole / long:.0f}x |"
+        f"| {KINDS[family]} (`{family}`) | {short:.2f} | {long:.2f} ({long / short - 1:+.0%}) | {found['held']} | "
+        f"{found['attended']} | {found['tokens'][0]} | {whole:.0f} | {whole / long:.0f}x |"
     )
-    assert long <= 1.1 * short
-    assert family in COUNTED or whole >= 40 * long
+    before, after = found["attended"]  # in blocks: a few cells more may be a block more
+    assert found["tokens"][0] == found["tokens"][1] and found["calls"] == [1, 1]
+    assert long <= 1.1 * short * max(1.0, after / before)
+    assert whole >= 40 * long
