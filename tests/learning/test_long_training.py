@@ -89,7 +89,7 @@ def test_the_decoder_is_that_of_transformers(model, clips):
 @torch.no_grad()
 def test_answers_are_right_and_what_is_missing_in_a_row_is_not_seen(model, clips):
     prompts = Prompts()
-    assert mark(model, prompts, clips).share() > 0.9
+    assert mark(model, prompts, clips).share() > 0.8
     favour, things = torch.ones(4), torch.zeros(4, dtype=torch.bool)
     kept = draw(clips, 60, favour, things, torch.Generator().manual_seed(0))
     masks = torch.zeros(4, len(clips[0].tokens), dtype=torch.bool).scatter(1, kept, True)

@@ -15,7 +15,8 @@ from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.cli import main  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
-from score_edge.learning.policy_run import with_policy  # noqa: E402
+from score_edge.learning.policy_run import Data, learn_policy, with_policy  # noqa: E402
+from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 
 TINY = ("--clips", 2, "--rollouts", 2, "--scenes", 2, "--clip-steps", 3, "--threads", 1)
 
@@ -37,8 +38,6 @@ def test_from_the_command_to_a_bundle_that_selects_with_score(tmp_path):
     assert (tmp_path / "run/metrics.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 3
     assert json.loads((tmp_path / "run/recipe.json").read_text())["rollouts"] == 2
-    again = train_policy("--steps", 3, "--out", tmp_path / "run", *TINY)
-    assert again.returncode == 1 and "already holds a run" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -62,6 +61,12 @@ def test_bad_input_is_a_message(tmp_path, arguments, code, text, monkeypatch, ca
     assert ended.value.code == code and text in said and "Traceback" not in said, said
 
 
+def test_a_run_is_not_written_over(tmp_path):
+    (tmp_path / "checkpoint.safetensors").touch()
+    with pytest.raises(ScoreEdgeError, match="already holds a run"):
+        learn_policy("reference", tmp_path, PolicyRecipe(), Data())
+
+
 def test_a_policy_of_another_width_does_not_get_into_a_bundle(tmp_path):
     export_policy(PolicyNetwork(7), tmp_path / "policy.onnx")
     with pytest.raises(ScoreEdgeError, match=r"input tokens has the shape \(.*, 7\), expected \(M, 192\)"):
@@ -77,7 +82,7 @@ def test_a_policy_takes_the_place_of_the_bundles(tmp_path):
     assert bundle.manifest.selector.name == "score"
     assert bundle.manifest.selector.retention == old.manifest.selector.retention
     assert bundle.manifest.provenance.source == "score-edge train reference; score-edge train policy"
-    assert bundle.paths.keys() == old.paths.keys()
+    assert bundle.paths.keys() == old.paths.keys() - {"query.onnx"}  # it was learned beside the old policy
     assert Path(bundle.policy_path).read_bytes() == (tmp_path / "new.onnx").read_bytes()
 
 

@@ -86,8 +86,7 @@ def ask(model: LlamaCpp, kept: KeptTokens, question: str) -> np.ndarray:
     return logits
 
 
-@pytest.mark.parametrize("batch", [512, 64])
-@pytest.mark.parametrize("retention", [1.0, 0.25, 0.10])
+@pytest.mark.parametrize(("retention", "batch"), [(1.0, 512), (0.25, 64), (0.10, 512)])
 def test_llama_cpp_computes_what_transformers_computes(pipeline, model, clip, tokens, f32_gguf, retention, batch):
     keep = pipeline.select(tokens, pipeline.selector("last-kept"), retention)
     kept = KeptTokens.gather(tokens, keep, BUNDLE.manifest.vision.token_grid)
