@@ -25,6 +25,7 @@ RECIPE = PolicyRecipe(
 )
 
 
+@pytest.mark.slow
 def test_the_expected_reward_rises_on_a_fixed_batch(
     bundled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
