@@ -225,7 +225,7 @@ def internvl_case(make_tokenizer: Any, save: Any) -> Case:
 
 # Of most kinds one: M-RoPE and DeepStack, plain rows, a state that cannot go back, convolutions.
 FAST = ["qwen3_vl", "smolvlm", "lfm2_vl", "fast_vlm"]
-# Tracing their graphs takes most of the time: `make test-all`. Gemma 4, the one with per-layer inputs, takes the longest.
+# Tracing their graphs takes most of the time: `make test-all`. Gemma 4 (per-layer inputs) takes the longest.
 SLOW = ["gemma4", "qwen2_vl", "qwen2_5_vl", "cosmos_reason2", "qwen3_5", "llava_onevision", "internvl", "internvl3_5"]
 
 
