@@ -58,12 +58,13 @@ def test_what_is_kept_depends_on_the_question_as_the_policy_says(pipeline, polic
     assert not np.array_equal(*kept)
 
 
-def test_without_a_question_or_such_a_policy_it_is_refused(pipeline):
+def test_without_a_question_or_such_a_policy_it_is_refused(pipeline, tmp_path):
     with pytest.raises(ScoreEdgeError, match="none is known here"):
         pipeline.selector("score-query")
     with pytest.raises(ScoreEdgeError, match="the question is empty"):
         pipeline.selector("score-query", question="")
-    with Pipeline(REFERENCE, threads=1) as plain, pytest.raises(ScoreEdgeError, match="no policy that knows"):
+    without = with_policy(REFERENCE, REFERENCE.policy_path, tmp_path / "bundle")
+    with Pipeline(without, threads=1) as plain, pytest.raises(ScoreEdgeError, match="no policy that knows"):
         plain.selector("score-query", question="what?")
 
 
