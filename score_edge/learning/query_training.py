@@ -22,6 +22,7 @@ from score_edge.learning.long_decoder import decode
 from score_edge.learning.long_evaluation import gathered
 from score_edge.learning.reference_model import GRID
 from score_edge.learning.rewards import STD_FLOOR
+from score_edge.learning.rollouts import rate_bias
 from score_edge.learning.world_data import Prompts
 from score_edge.selection.dither import dithered
 
@@ -128,7 +129,7 @@ class QueryTraining:
         logits = self.policy.logits(tokens, previous, words[:, None])
         spread = recipe.highest / recipe.lowest
         rate = recipe.lowest * spread ** torch.rand(recipe.clips, 1, generator=self._stream, device=self._device)
-        shifted = logits + rate_biases(logits, rate)
+        shifted = logits + rate_bias(logits, rate)
         keep = torch.sigmoid(shifted.detach())[:, None].expand(-1, recipe.rollouts, -1)
         masks = torch.rand(keep.shape, generator=self._stream, device=self._device) < keep
         masks[..., 0] |= ~masks.any(dim=-1)
@@ -199,18 +200,3 @@ def token_pairs(clips: Sequence[LongClip]) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.stack([clip.tokens for clip in clips]).float()
     previous = functional.pad(tokens, (0, 0, GRID**2, 0))[:, : tokens.shape[1]]
     return tokens, previous
-
-
-def rate_biases(logits: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
-    """(B, 1) shifts b with mean(sigmoid(logits + b)) = rate, by bisection; see `rollouts.rate_bias`."""
-    with torch.no_grad():
-        low, high = torch.full_like(rate, -40.0), torch.full_like(rate, 40.0)
-        for _ in range(40):
-            middle = (low + high) / 2
-            below = torch.sigmoid(logits + middle).mean(dim=1, keepdim=True) < rate
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        bias = (low + high) / 2
-        kept = torch.sigmoid(logits + bias)
-        slope = kept * (1 - kept)
-    moved = (slope * (logits - logits.detach())).sum(dim=1, keepdim=True)
-    return bias - moved / slope.sum(dim=1, keepdim=True).clamp(min=1e-12)

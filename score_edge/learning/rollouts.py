@@ -14,28 +14,31 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
-def rate_bias(logits: torch.Tensor, rate: float) -> torch.Tensor:
-    """The scalar b with mean(sigmoid(logits + b)) = rate, by bisection.
+def rate_bias(logits: torch.Tensor, rate: torch.Tensor | float) -> torch.Tensor:
+    """The shift b of each row with mean(sigmoid(logits + b)) = rate, by bisection.
 
     Its gradient is that of the equation it solves. Without it "raise all logits", which b undoes at once, is most of
     the policy gradient: of random masks those that happen to keep more tokens are the better ones.
 
     Args:
-        logits: (n,) float.
-        rate: expected share of kept tokens, in (0, 1).
+        logits: (..., n) float.
+        rate: expected share of kept tokens, in (0, 1), of all rows or (..., 1) of each.
+
+    Returns:
+        (..., 1), on the device of the logits.
     """
     with torch.no_grad():
-        low, high = logits.new_tensor(-40.0), logits.new_tensor(40.0)
+        low = torch.full_like(logits[..., :1], -40.0)
+        high = -low
         for _ in range(40):
             middle = (low + high) / 2
-            if torch.sigmoid(logits + middle).mean() < rate:
-                low = middle
-            else:
-                high = middle
+            below = torch.sigmoid(logits + middle).mean(dim=-1, keepdim=True) < rate
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         bias = (low + high) / 2
         kept = torch.sigmoid(logits + bias)
         slope = kept * (1 - kept)
-    return bias - (slope * (logits - logits.detach())).sum() / slope.sum().clamp(min=1e-12)
+    moved = (slope * (logits - logits.detach())).sum(dim=-1, keepdim=True)
+    return bias - moved / slope.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 def draw_rate(lowest: float, highest: float, stream: torch.Generator) -> float:

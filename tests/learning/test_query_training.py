@@ -11,13 +11,11 @@ from score_edge.learning.query_training import (  # noqa: E402
     QueryRecipe,
     QueryTraining,
     answered,
-    rate_biases,
     token_pairs,
     word_vectors,
 )
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import build_model, step_encoder  # noqa: E402
-from score_edge.learning.rollouts import rate_bias  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.reference.clip_farm import ClipFarm, Wanted  # noqa: E402
@@ -49,14 +47,10 @@ def test_the_words_of_a_question_are_its_own(model, clips):
         assert int((clip.asked[:, -3] > 0).sum()) == slot + 1
 
 
-def test_pairs_and_shifts_are_those_of_the_policy_that_does_not_know_the_question(clips):
+def test_pairs_are_those_of_the_policy_that_does_not_know_the_question(clips):
     tokens, previous = token_pairs(clips)
     whole = tokens.view(3, STEPS, -1, tokens.shape[-1]).numpy()
     assert all((previous[i].numpy() == previous_tokens(whole[i]).reshape(previous[i].shape)).all() for i in range(3))
-    logits = torch.randn(3, 200, generator=torch.Generator().manual_seed(1))
-    rates = torch.tensor([[0.01], [0.05], [0.3]])
-    for row, rate, bias in zip(logits, rates, rate_biases(logits, rates), strict=True):
-        assert bias.item() == pytest.approx(rate_bias(row, rate.item()).item(), abs=1e-3)
 
 
 def test_one_question_is_answered_as_if_all_were_asked(model, clips):

@@ -71,6 +71,13 @@ def test_the_bias_brings_a_clip_to_its_rate(rate):
     assert torch.sigmoid(logits + rate_bias(logits, rate)).mean().item() == pytest.approx(rate, abs=1e-4)
 
 
+def test_each_row_of_a_batch_has_a_bias_of_its_own():
+    logits = torch.randn(3, 200, generator=generator(1))
+    rates = torch.tensor([[0.01], [0.05], [0.3]])
+    alone = [rate_bias(row, rate.item()) for row, rate in zip(logits, rates, strict=True)]
+    assert torch.allclose(rate_bias(logits, rates), torch.stack(alone), atol=1e-4)
+
+
 def test_what_the_bias_undoes_has_no_gradient():
     logits = (torch.randn(500, generator=generator(1)) * 3).requires_grad_()
     torch.sigmoid(logits + rate_bias(logits, 0.1)).mean().backward()
