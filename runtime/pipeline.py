@@ -23,7 +23,7 @@ from score_edge.runtime.stopwatch import Stopwatch
 from score_edge.runtime.vision_encoder import VisionEncoder
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector
-from score_edge.selection.score import KeepProbability
+from score_edge.selection.score import KeepProbability, QueryPolicy
 
 MORE = 4  # times as many tokens at the next look
 
@@ -141,7 +141,7 @@ class Pipeline:
         if base == "score":
             policy = policy or self.policy
         elif base == "score-query" and question is not None:
-            policy = open_query(self.bundle, self.words(question), threads=self._threads)
+            policy = functools.partial(self.query_policy, question=self.words(question))
         return get_selector(chosen, policy=policy, seed=seed, grid=self.layout.grid)
 
     def words(self, question: str) -> Float32:
@@ -166,6 +166,21 @@ class Pipeline:
         def in_turn(tokens: Float32, previous: Float32) -> Float32:
             with self.turn:
                 return policy(tokens, previous)
+
+        return in_turn
+
+    @functools.cached_property
+    def query_policy(self) -> QueryPolicy:
+        """The bundle's policy that knows the question, opened on first use.
+
+        Raises:
+            ScoreEdgeError: the bundle has none.
+        """
+        policy = open_query(self.bundle, threads=self._threads)
+
+        def in_turn(tokens: Float32, previous: Float32, question: Float32) -> Float32:
+            with self.turn:
+                return policy(tokens, previous, question)
 
         return in_turn
 

@@ -13,7 +13,7 @@ from score_edge.runtime.graphs.cpu_int8 import OVERFLOWS, REMEDY, overflows
 from score_edge.runtime.graphs.cuda_driver import cuda_devices, require_gpu
 from score_edge.runtime.graphs.engine_files import build_command, find_engine, read_records
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
-from score_edge.selection.score import KeepProbability
+from score_edge.selection.score import KeepProbability, QueryPolicy
 
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
 
@@ -76,12 +76,11 @@ def open_policy(bundle: Bundle, provider: Provider = "auto", *, threads: int | N
     return keep_probability
 
 
-def open_query(bundle: Bundle, question: Float32, *, threads: int | None = None) -> KeepProbability:
-    """A bundle's policy that knows the question, as `Score` calls it; on the CPU, it is small.
+def open_query(bundle: Bundle, *, threads: int | None = None) -> QueryPolicy:
+    """A bundle's policy that knows the question; on the CPU, it is small.
 
     Args:
         bundle: which has one.
-        question: (1, dim) float32, the mean of its words' rows.
         threads: of the CPU.
 
     Raises:
@@ -94,7 +93,7 @@ def open_query(bundle: Bundle, question: Float32, *, threads: int | None = None)
     graph = OnnxGraph(bundle.query_path, threads=threads)
     check_shapes(bundle.manifest, "query", graph.inputs, graph.outputs)
 
-    def keep_probability(tokens: Float32, previous: Float32) -> Float32:
+    def keep_probability(tokens: Float32, previous: Float32, question: Float32) -> Float32:
         keep: Float32 = graph.run(tokens=tokens, previous=previous, question=question)["keep"]
         return keep
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 
@@ -107,11 +108,15 @@ class Layout:
             raise ScoreEdgeError(f"{kept.kept} kept tokens and {len(times)} times for a clip of {kept.steps} steps")
         bounds = np.searchsorted(kept.positions[:, 0], np.arange(kept.steps + 1))
         tokens = kept.positions[:, 1] * kept.grid.width + kept.positions[:, 2]
-        writer = ClipWriter(self, self.opening(int((np.diff(bounds) > 0).sum()), times[-1]))
-        segments = list[Segment]()
-        for step in range(kept.steps):
-            rows = slice(bounds[step], bounds[step + 1])
-            segments += writer.step(StepTokens(step, times[step], kept.embeddings[rows], tokens[rows]))
+        rows = [slice(start, end) for start, end in pairwise(bounds)]
+        return self.steps(
+            [StepTokens(t, times[t], kept.embeddings[rows[t]], tokens[rows[t]]) for t in range(kept.steps)]
+        )
+
+    def steps(self, steps: Sequence[StepTokens]) -> ClipPrompt:
+        """Lay out a clip that is there step by step, one at least."""
+        writer = ClipWriter(self, self.opening(sum(len(step.tokens) > 0 for step in steps), steps[-1].seconds))
+        segments = [segment for step in steps for segment in writer.step(step)]
         return ClipPrompt(joined([*segments, *self.closing(writer)]), writer.tail)
 
     def clips(self, clips: Sequence[tuple[str, Sequence[StepTokens]]]) -> ClipPrompt:

@@ -10,9 +10,10 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Rows, Sequence
 from score_edge.runtime.language.sampling import Ended, Sampling
 from score_edge.runtime.live.events import StepSeen, Why
-from score_edge.runtime.live.memory import VideoMemory
+from score_edge.runtime.live.memory import Memory, VideoMemory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, stream_budget
+from score_edge.runtime.live.query_memory import QueryMemory
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
 from score_edge.runtime.sources.capture import Capture, Captured
@@ -47,7 +48,7 @@ class Camera:
     """
 
     def __init__(
-        self, name: str, source: Source, perception: Perception, memory: VideoMemory, sequence: Sequence, every_s: float
+        self, name: str, source: Source, perception: Perception, memory: Memory, sequence: Sequence, every_s: float
     ) -> None:
         self.name, self.source, self.perception, self.memory, self.sequence = name, source, perception, memory, sequence
         self.capture: Capture | None = None
@@ -168,15 +169,7 @@ class Cameras:
         options, pipeline = self._options, self._pipeline
         sequence = self._take_sequence(f"camera {name!r}")
         try:
-            memory = VideoMemory(
-                pipeline.model,
-                sequence,
-                pipeline.layout,
-                cells=pipeline.model.capabilities.context - _TEXT_CELLS - options.max_tokens,
-                window=options.window,
-                pinned=options.pinned,
-                trained=pipeline.bundle.manifest.language.trained,
-            )
+            memory = self._memory(sequence)
             perception = Perception(pipeline, options.select_by, options.retention, self._budget)
         except BaseException:
             self._give_back(sequence)
@@ -242,7 +235,7 @@ class Cameras:
         """The answer of one camera, or of several from one prompt, piece by piece."""
         if len(asked.cameras) == 1:
             return (yield from asked.cameras[0].memory.answer(question, max_tokens, sampling))
-        held = ((camera.name, camera.memory.clip()) for camera in asked.cameras)
+        held = ((camera.name, camera.memory.clip(question)) for camera in asked.cameras)
         clips = [(name, steps) for name, steps in held if steps]
         if not clips:
             raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
@@ -264,6 +257,23 @@ class Cameras:
             return (yield from sequence.generate(max_tokens, sampling))
         finally:
             self._give_back(sequence)
+
+    def _memory(self, sequence: Sequence) -> Memory:
+        options, pipeline = self._options, self._pipeline
+        cells = pipeline.model.capabilities.context - _TEXT_CELLS - options.max_tokens
+        if options.by_question:
+            assert options.selector is not None
+            retention = self._budget.retention
+            return QueryMemory(pipeline, sequence, options.selector, retention, cells=cells, window=options.window)
+        return VideoMemory(
+            pipeline.model,
+            sequence,
+            pipeline.layout,
+            cells=cells,
+            window=options.window,
+            pinned=options.pinned,
+            trained=pipeline.bundle.manifest.language.trained,
+        )
 
     def _next(self, most_waiting: int) -> Camera | None:
         cameras = list(self.all.values())

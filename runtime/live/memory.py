@@ -4,6 +4,7 @@ import copy
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from score_edge.runtime.language.base import LanguageModel, Mark, Segment, Seque
 from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
 from score_edge.runtime.live.opening import Opening
+from score_edge.runtime.live.pauses import longest_pause, shortened
 
 _QUARTER = 4
 """Where leaving means prefilling again what stays, a quarter of what fits is freed at once."""
@@ -35,6 +37,40 @@ class _Held:
     scores: Float32
     position: int = 0
     cell: int = 0
+
+
+class Memory(Protocol):
+    """What a camera remembers: `VideoMemory`, or `QueryMemory`, which chooses when the question comes."""
+
+    cells: int
+    rebased: int
+
+    @property
+    def used(self) -> int:
+        """KV cells that the video takes."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps held."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens held."""
+        ...
+
+    def append(self, tokens: Float32, keep: Mask, scores: Float32, seconds: float | None = None) -> Mask:
+        """Take the next step in; returns what was kept of it."""
+        ...
+
+    def answer(self, question: str, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
+        """Answer piece by piece; the memory is then as it was."""
+        ...
+
+    def clip(self, question: str) -> list[StepTokens]:
+        """What the model would be shown, oldest step first, as a clip of its own."""
+        ...
 
 
 class VideoMemory:
@@ -169,15 +205,10 @@ class VideoMemory:
             self._writer.tail = tail
             self._sequence.rollback(video)
 
-    def clip(self) -> list[StepTokens]:
+    def clip(self, question: str = "") -> list[StepTokens]:
         """All that is held, oldest first, as a clip of its own: numbered from 0, long pauses shortened."""
-        number, seconds, pause, steps = 0, self._first_s or 0.0, self._longest_pause(), list[StepTokens]()
-        for before, held in zip([None, *self._held], self._held, strict=False):
-            if before is not None:
-                number += min(held.step.number - before.step.number, pause)
-                seconds += min(held.step.seconds - before.step.seconds, pause * self._layout.spacing)
-            steps.append(replace(held.step, number=number, seconds=seconds))
-        return steps
+        steps = [held.step for held in self._held]
+        return shortened(steps, self._longest_pause(), self._layout.spacing, self._first_s or 0.0)
 
     def _make_room(self, chosen: Mask, finite: Mask) -> Mask:
         """Let the oldest steps leave until the next one fits; returns it with what must be kept again."""
@@ -288,12 +319,9 @@ class VideoMemory:
         self._based, self._based_number = self._sequence.mark(), number
 
     def _longest_pause(self) -> int:
-        """By how many steps two may lie apart where pauses take positions, so that half of those trained are left."""
-        span = self._number - self._held[0].step.number if self._held else 0
-        room = max(int((self._trained or 0) / 2 / self._layout.positions_per_step), self._window or 0)
-        if self._trained is None or not self._layout.one_block or span <= room:
-            return max(1, span)
-        return max(1, room // len(self._held))
+        held = len(self._held)
+        span = self._number - self._held[0].step.number if held else 0
+        return longest_pause(self._layout, self._trained, span=span, held=held, window=self._window or 0)
 
     def _opening_holds(self, coming: int = 0) -> bool:
         """The text in front is true of what is held and is about to come."""

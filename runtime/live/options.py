@@ -13,7 +13,8 @@ class StreamOptions:
 
     Attributes:
         fps: frames per second to take from each source; None takes the bundle's.
-        retention, selector: None takes the bundle's.
+        retention, selector: None takes the bundle's. ``score-query`` chooses among all tokens of the `window` when a
+            question comes; what changed is still found by the bundle's own selector.
         memory: ``kept`` remembers the tokens that the selector keeps; ``newest`` the newest `window` steps entirely and
             nothing else (SimpleStream): the baseline to beat.
         window: newest steps of a camera that are remembered.
@@ -47,8 +48,17 @@ class StreamOptions:
                 "a memory of the newest steps keeps them entirely and nothing else",
                 "leave out selector, retention and pinned, or take the memory 'kept'",
             )
+        if self.by_question and self.pinned:
+            raise ScoreEdgeError("score-query pins nothing: it chooses when the question comes", "leave out pinned")
+
+    @property
+    def by_question(self) -> bool:
+        """Tokens are chosen when the question comes."""
+        return self.selector is not None and self.selector.partition(":")[0] == "score-query"
 
     @property
     def select_by(self) -> str | None:
-        """The selector; a memory of the newest steps keeps every token."""
+        """What selects while watching; a memory of the newest steps keeps every token."""
+        if self.by_question:
+            return None
         return "all" if self.memory == "newest" else self.selector

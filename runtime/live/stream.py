@@ -17,7 +17,7 @@ from score_edge.runtime.live.answering import give_answer
 from score_edge.runtime.live.cameras import Camera, Cameras
 from score_edge.runtime.live.events import Answered, Event, Listener, Notice, Why
 from score_edge.runtime.live.jobs import Jobs
-from score_edge.runtime.live.memory import VideoMemory
+from score_edge.runtime.live.memory import Memory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, Unseen
 from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting, refuse
@@ -30,6 +30,9 @@ __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 
 _MOST_SEEN = 32
 _POLL_S = 0.2
+_LAST_STEP_S = 30.0
+"""Longest wait for the step in the encoder when a stream ends: a thread that the interpreter leaves behind in C++ aborts
+the process."""
 
 
 class Stream:
@@ -85,7 +88,7 @@ class Stream:
         return list(self._cameras.all)
 
     @property
-    def memory(self) -> VideoMemory:
+    def memory(self) -> Memory:
         """Of the first camera."""
         return self._first.memory
 
@@ -223,7 +226,7 @@ class Stream:
             self._stopping = True
             self._cameras.stop(0.5)
             if seeing.ident:
-                seeing.join(0.5)
+                seeing.join(_LAST_STEP_S)
             self._refuse_the_rest()
             self._cameras.close()
         cameras = list(self._cameras.all.values())

@@ -13,6 +13,9 @@ from score_edge.selection.residual import previous_tokens
 KeepProbability = Callable[[Float32, Float32], Float32]
 """A policy: tokens (M, D) and previous (M, D) float32 to keep probabilities (M,) float32."""
 
+QueryPolicy = Callable[[Float32, Float32, Float32], Float32]
+"""One that knows the question: the same, and (1, D) float32, the mean of its words' rows."""
+
 _ROWS = 4096  # rows per call, which bounds the memory of the graph whatever the length of the clip
 
 

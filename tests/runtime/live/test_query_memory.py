@@ -1,0 +1,125 @@
+"""A stream that chooses its tokens when the question comes: as `ask` would of the same steps, and bounded."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from score_edge.bundle.folder import Bundle
+from score_edge.core import Float32
+from score_edge.errors import ScoreEdgeError
+from score_edge.learning.policy_run import with_policy
+from score_edge.reference import world
+from score_edge.runtime.live.query_memory import QueryMemory
+from score_edge.runtime.live.stream import Stream, StreamOptions
+from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.open_source import open_source
+
+pytest.importorskip("llama_cpp")
+
+QUESTIONS = ("how many things moved fast?", "what color is the ring that moved?")
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Iterator[Pipeline]:
+    with Pipeline(Bundle.open("reference"), context=1024, threads=1, sequences=3) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokens(pipeline: Pipeline) -> Float32:
+    return pipeline.encode(world.make_clip(world.TEST_SEED, 5, STEPS).frames(), full=True).tokens
+
+
+def memory_of(pipeline: Pipeline, retention: float = 0.1, cells: int = 400, window: int | None = None) -> QueryMemory:
+    return QueryMemory(pipeline, pipeline.sequence, "score-query", retention, cells=cells, window=window)
+
+
+def feed(memory: QueryMemory, tokens: Float32) -> None:
+    nothing = np.zeros(tokens.shape[1], np.bool_)
+    for t, step in enumerate(tokens):
+        memory.append(step, nothing, np.zeros(len(nothing), np.float32), float(t))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_it_answers_as_ask_does_of_the_steps_it_holds(
+    pipeline: Pipeline, tokens: Float32, window: int | None
+) -> None:
+    memory = memory_of(pipeline, window=window)
+    feed(memory, tokens)
+    held = tokens[-(window or STEPS) :]
+    assert memory.steps == len(held) and memory.tokens == held.shape[0] * held.shape[1] and memory.used == 0
+    for question in QUESTIONS:
+        keep = pipeline.select(held, pipeline.selector("score-query", question=question), 0.1)
+        chosen = memory.clip(question)
+        assert np.array_equal(np.concatenate([step.embeddings for step in chosen]), held[keep])
+        assert [step.number for step in chosen] == list(range(len(held)))
+        said = "".join(memory.answer(question, 8))
+        pipeline.watch(held, keep)
+        assert said == "".join(pipeline.ask(question, 8))
+        pipeline.sequence.clear()
+
+
+def test_a_question_leaves_nothing_behind_even_when_it_is_abandoned(pipeline: Pipeline, tokens: Float32) -> None:
+    memory = memory_of(pipeline)
+    feed(memory, tokens)
+    answer = memory.answer(QUESTIONS[0], 8)
+    next(answer)
+    assert pipeline.sequence.mark().cells > 0
+    answer.close()
+    assert pipeline.sequence.mark().cells == 0
+    assert memory.steps == STEPS and "".join(memory.answer(QUESTIONS[0], 8)).strip()
+
+
+def test_what_is_held_is_bounded_by_the_window_and_by_what_fits(pipeline: Pipeline, tokens: Float32) -> None:
+    per_step = tokens.shape[1]
+    for retention, cells, window in ((0.1, 400, 4), (1.0, 5 * per_step, None), (1.0, 5 * per_step, 64)):
+        memory = memory_of(pipeline, retention, cells, window)
+        feed(memory, np.concatenate([tokens, tokens]))
+        assert memory.steps <= (window or STEPS) and 0 < memory.steps * per_step * retention <= cells
+        assert "".join(memory.answer(QUESTIONS[0], 8)).strip()
+    with pytest.raises(ScoreEdgeError, match="do not hold what is kept of one step"):
+        memory_of(pipeline, 1.0, per_step - 1)
+
+
+def test_what_shows_nothing_new_is_held_once_and_long_pauses_shrink(pipeline: Pipeline, tokens: Float32) -> None:
+    memory, trained = memory_of(pipeline), 200
+    memory._trained = trained
+    feed(memory, np.concatenate([tokens[:3], np.repeat(tokens[2:3], 10_000, axis=0), tokens[3:5]]))
+    assert memory.steps == 5
+    numbers = [step.number for step in memory.clip(QUESTIONS[0])]
+    assert numbers[:3] == [0, 1, 2] and numbers[4] == numbers[3] + 1
+    assert 3 < numbers[3] <= trained / 2
+
+
+def test_tokens_that_are_not_finite_are_refused_and_time_goes_on(pipeline: Pipeline, tokens: Float32) -> None:
+    memory, broken = memory_of(pipeline), tokens[1].copy()
+    broken[3, 5] = np.nan
+    feed(memory, tokens[:1])
+    with pytest.raises(ScoreEdgeError, match="not finite"):
+        feed(memory, broken[None])
+    feed(memory, tokens[2:3])
+    assert [step.number for step in memory.clip(QUESTIONS[0])] == [0, 2]
+
+
+def test_nothing_seen_is_said(pipeline: Pipeline) -> None:
+    with pytest.raises(ScoreEdgeError, match="nothing has been seen yet"):
+        list(memory_of(pipeline).answer(QUESTIONS[0], 8))
+
+
+def test_a_bundle_without_such_a_policy_is_refused_when_the_stream_begins(pipeline: Pipeline, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    plain = with_policy(pipeline.bundle, pipeline.bundle.policy_path, tmp_path / "bundle")
+    with Pipeline(plain, context=1024, threads=1) as opened, pytest.raises(ScoreEdgeError, match="no policy that knows"):
+        Stream(opened, open_source("synthetic://?steps=4"), StreamOptions(selector="score-query"))
+    with pytest.raises(ScoreEdgeError, match="pins nothing"):
+        StreamOptions(selector="score-query", pinned=0.1)
+
+
+def test_one_camera_and_several_answer_from_what_the_question_chose(pipeline: Pipeline) -> None:
+    sources = {name: open_source(f"synthetic://?steps=20&seed={seed}") for name, seed in (("front", 1), ("yard", 2))}
+    stream = Stream(pipeline, sources, StreamOptions(selector="score-query", retention=0.05, max_tokens=8))
+    answers = [stream.ask(QUESTIONS[0], camera=camera, about=float("inf")) for camera in ("front", "yard", None)]
+    stream.run()
+    for answered in (answer.result(0) for answer in answers):
+        assert not answered.error and answered.text.strip()
