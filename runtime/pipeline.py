@@ -141,7 +141,11 @@ class Pipeline:
         if base == "score":
             policy = policy or self.policy
         elif base == "score-query" and question is not None:
-            policy = functools.partial(self.query_policy, question=self.words(question))
+            query_policy, words = self.query_policy, self.words(question)
+
+            def policy(tokens: Float32, previous: Float32) -> Float32:
+                return query_policy(tokens, previous, words)
+
         return get_selector(chosen, policy=policy, seed=seed, grid=self.layout.grid)
 
     def words(self, question: str) -> Float32:

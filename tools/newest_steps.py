@@ -1,10 +1,11 @@
 """Our stream beside the newest steps and nothing else (SimpleStream), on the reference world; docs/results.md.
 
     python tools/newest_steps.py [--bundle reference] [--clips 100] [--steps 32] [--newest 4] [--seed 21] [--about ...]
+    python tools/newest_steps.py --selector score-query --retention 0.025     # chosen when the question comes
 
 Every clip is a stream of its own, remembered both ways. The questions are put one step after an event has ended and at
 the end of the clip, the same to both; differences are paired. Ours keeps newest / steps of the tokens, so that at the
-end both hold equally many.
+end both hold equally many, or as many as --retention says.
 """
 
 import argparse
@@ -26,11 +27,15 @@ def main() -> None:
     parser.add_argument("--newest", type=int, default=4)
     parser.add_argument("--seed", type=int, default=21)
     parser.add_argument("--about", help=f"comma-separated, of: {', '.join(ABOUT)}")
+    parser.add_argument("--selector", help="of ours; default: the bundle's")
+    parser.add_argument("--retention", type=float, help="of ours; default: newest / steps")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     about = tuple(each for each in ABOUT if each in (chosen.about or ",".join(ABOUT)).split(","))
-    retention = chosen.newest / chosen.steps
-    plan = Comparison(chosen.clips, chosen.steps, chosen.newest, retention, seed=chosen.seed, about=about)
+    retention = chosen.retention or chosen.newest / chosen.steps
+    plan = Comparison(
+        chosen.clips, chosen.steps, chosen.newest, retention, chosen.selector, seed=chosen.seed, about=about
+    )
     asked = compare_memories(chosen.bundle, plan)
     groups: dict[tuple[str, str], list[Asked]] = defaultdict(list)
     for each in asked:

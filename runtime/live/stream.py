@@ -31,8 +31,7 @@ __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 _MOST_SEEN = 32
 _POLL_S = 0.2
 _LAST_STEP_S = 30.0
-"""Longest wait for the step in the encoder when a stream ends: a thread that the interpreter leaves behind in C++ aborts
-the process."""
+"""Longest wait for the step in the encoder when a stream ends: a thread left in C++ aborts the process at its exit."""
 
 
 class Stream:

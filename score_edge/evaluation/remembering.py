@@ -13,8 +13,10 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation.accuracy import ANSWER_TOKENS, over_clips
 from score_edge.reference import world
 from score_edge.reference.moments import ABOUT, About, TimedQuestion, questions_after_events
-from score_edge.runtime.live.memory import VideoMemory
+from score_edge.runtime.live.memory import Memory, VideoMemory
+from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception
+from score_edge.runtime.live.query_memory import QueryMemory
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.capture import Captured
 from score_edge.runtime.threads import usable_cpus
@@ -64,7 +66,7 @@ class Asked:
     Attributes:
         clip: its number.
         right: of ours and of the other.
-        tokens: that each held.
+        tokens: that each held; ``score-query`` holds all of the window, and prefills `retention` of them.
         first_s: seconds from the question to the first word.
     """
 
@@ -130,19 +132,17 @@ def _watch(index: int) -> list[Asked]:
     if not questions:
         return []
     frames, results, second = clip.frames(), list[Asked](), pipeline.model.sequence()
-    perception = Perception(pipeline, plan.selector, plan.retention)
+    options, cells = StreamOptions(selector=plan.selector), _CONTEXT - _FOR_TEXT
+    perception = Perception(pipeline, options.select_by, plan.retention)
+    trained = pipeline.bundle.manifest.language.trained
     try:
+        ours: Memory
         ours, newest = (
-            VideoMemory(
-                pipeline.model,
-                sequence,
-                pipeline.layout,
-                cells=_CONTEXT - _FOR_TEXT,
-                window=window,
-                trained=pipeline.bundle.manifest.language.trained,
-            )
+            VideoMemory(pipeline.model, sequence, pipeline.layout, cells=cells, window=window, trained=trained)
             for sequence, window in ((pipeline.sequence, _WINDOW), (second, plan.newest))
         )
+        if plan.selector and options.by_question:
+            ours = QueryMemory(pipeline, pipeline.sequence, plan.selector, plan.retention, cells=cells, window=_WINDOW)
         for step in range(1, max(each.step for each in questions) + 1):
             shown = frames[(step - 1) * world.FRAMES_PER_STEP : step * world.FRAMES_PER_STEP]
             seen = perception.see(Captured(shown, False, 0.0))
@@ -158,7 +158,7 @@ def _watch(index: int) -> list[Asked]:
     return results
 
 
-def _ask(memory: VideoMemory, question: str) -> tuple[str, float]:
+def _ask(memory: Memory, question: str) -> tuple[str, float]:
     """The answer, and seconds to its first word."""
     began, first, pieces = time.perf_counter(), 0.0, list[str]()
     for piece in memory.answer(question, ANSWER_TOKENS):

@@ -14,16 +14,19 @@ from score_edge.runtime.sources.open_source import open_source
 pytest.importorskip("llama_cpp")
 
 
-def test_both_hold_and_say_what_a_live_stream_does() -> None:
+@pytest.mark.parametrize("selector", [None, "score-query"])
+def test_both_hold_and_say_what_a_live_stream_does(selector: str | None) -> None:
     """At the end of a clip, against `Stream` itself with the same options."""
-    plan = Comparison(clips=1, steps=16, retention=0.25)
+    plan = Comparison(clips=1, steps=16, retention=0.25, selector=selector)
     asked = [each for each in compare_memories("reference", plan) if each.question.step == 16]
     assert asked
     clip = world.make_clip(plan.seed, 0, 16)
     assert {each.question.text: each.question.answer for each in asked}.items() >= {
         (question.text, question.answer) for question in clip.questions if question.kind == "direction"
     }
-    for arm, options in enumerate((StreamOptions(retention=0.25), StreamOptions(memory="newest", window=4))):
+    for arm, options in enumerate(
+        (StreamOptions(retention=0.25, selector=selector), StreamOptions(memory="newest", window=4))
+    ):
         with Pipeline(Bundle.open("reference"), context=4096, threads=1) as pipeline:
             stream = Stream(pipeline, open_source("synthetic://?steps=16&scene=16"), options)
             stream.run()

@@ -1,6 +1,7 @@
 """A stream that chooses its tokens when the question comes: as `ask` would of the same steps, and bounded."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,9 +44,7 @@ def feed(memory: QueryMemory, tokens: Float32) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_it_answers_as_ask_does_of_the_steps_it_holds(
-    pipeline: Pipeline, tokens: Float32, window: int | None
-) -> None:
+def test_it_answers_as_ask_does_of_the_steps_it_holds(pipeline: Pipeline, tokens: Float32, window: int | None) -> None:
     memory = memory_of(pipeline, window=window)
     feed(memory, tokens)
     held = tokens[-(window or STEPS) :]
@@ -108,9 +107,12 @@ def test_nothing_seen_is_said(pipeline: Pipeline) -> None:
         list(memory_of(pipeline).answer(QUESTIONS[0], 8))
 
 
-def test_a_bundle_without_such_a_policy_is_refused_when_the_stream_begins(pipeline: Pipeline, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_bundle_without_such_a_policy_is_refused_when_the_stream_begins(pipeline: Pipeline, tmp_path: Path) -> None:
     plain = with_policy(pipeline.bundle, pipeline.bundle.policy_path, tmp_path / "bundle")
-    with Pipeline(plain, context=1024, threads=1) as opened, pytest.raises(ScoreEdgeError, match="no policy that knows"):
+    with (
+        Pipeline(plain, context=1024, threads=1) as opened,
+        pytest.raises(ScoreEdgeError, match="no policy that knows"),
+    ):
         Stream(opened, open_source("synthetic://?steps=4"), StreamOptions(selector="score-query"))
     with pytest.raises(ScoreEdgeError, match="pins nothing"):
         StreamOptions(selector="score-query", pinned=0.1)
