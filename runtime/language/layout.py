@@ -127,7 +127,9 @@ class Layout:
         """
         steps = [step for _, of_clip in clips for step in of_clip]
         before, after = self._wrapper()
-        text = self.opening(len(steps), max(step.seconds for step in steps)).removesuffix(before)
+        text = self.opening(
+            sum(len(step.tokens) > 0 for step in steps), max(step.seconds for step in steps)
+        ).removesuffix(before)
         tail, segments = "", list[Segment]()
         for name, of_clip in clips:
             writer = ClipWriter(self, f"{text}{name}: {before}")

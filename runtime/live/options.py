@@ -14,7 +14,7 @@ class StreamOptions:
     Attributes:
         fps: frames per second to take from each source; None takes the bundle's.
         retention, selector: None takes the bundle's. ``score-query`` chooses among all tokens of the `window` when a
-            question comes; what changed is still found by the bundle's own selector.
+            question comes; until then ``score`` tells what surprises.
         memory: ``kept`` remembers the tokens that the selector keeps; ``newest`` the newest `window` steps entirely and
             nothing else (SimpleStream): the baseline to beat.
         window: newest steps of a camera that are remembered.
@@ -60,5 +60,5 @@ class StreamOptions:
     def select_by(self) -> str | None:
         """What selects while watching; a memory of the newest steps keeps every token."""
         if self.by_question:
-            return None
+            return "score"
         return "all" if self.memory == "newest" else self.selector

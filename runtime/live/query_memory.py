@@ -50,7 +50,8 @@ class QueryMemory:
     ) -> None:
         self.cells, self.rebased = cells, 0
         self._pipeline, self._sequence, self._selector, self._retention = pipeline, sequence, selector, retention
-        self._layout, self._trained = pipeline.layout, pipeline.bundle.manifest.language.trained
+        self._layout = pipeline.layout
+        self._trained = pipeline.bundle.manifest.language.trained or pipeline.model.capabilities.trained
         pipeline.selector(selector, question="what is there?")  # refuses here what it cannot do
         fitting = int(cells / (retention * self._layout.grid.tokens + self._text_cells()))
         if fitting < 1:
@@ -58,9 +59,12 @@ class QueryMemory:
                 f"{max(0, cells)} KV cells do not hold what is kept of one step",
                 "open the model with a larger context, or take a smaller retention",
             )
-        self._held: deque[StepTokens] = deque(maxlen=min(window or fitting, fitting))
+        self._window = min(window or fitting, fitting)
+        self._held: deque[StepTokens] = deque(maxlen=self._window)
+        self._first_s: float | None = None  # of the stream
         self._places = np.arange(self._layout.grid.tokens, dtype=np.int32)
         self._number = 0  # of the next step
+        sequence.clear()
 
     @property
     def used(self) -> int:
@@ -94,11 +98,18 @@ class QueryMemory:
             raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
         if not self._held or not np.array_equal(self._held[-1].embeddings, tokens):
             seconds = self._layout.spacing * number if seconds is None else seconds
+            self._first_s = seconds if self._first_s is None else self._first_s
             self._held.append(StepTokens(number, seconds, tokens, self._places))
         return keep
 
     def answer(self, question: str, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
-        """Choose for the question, prefill that, and answer piece by piece; afterwards the cache is empty."""
+        """Choose for the question, prefill that, and answer piece by piece; afterwards the cache is empty.
+
+        Raises:
+            ScoreEdgeError: nothing has been seen yet.
+        """
+        if not self._held:
+            raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
         prompt = self._layout.steps(self.clip(question))
         try:
             self._sequence.append(*prompt.segments, self._layout.question(prompt.tail, question))
@@ -108,13 +119,9 @@ class QueryMemory:
             self._sequence.clear()
 
     def clip(self, question: str) -> list[StepTokens]:
-        """What the question chooses, oldest step first, as a clip of its own: numbered from 0, long pauses shortened.
-
-        Raises:
-            ScoreEdgeError: nothing has been seen yet.
-        """
+        """What the question chooses, as a clip of its own: oldest first, numbered from 0, long pauses shortened."""
         if not self._held:
-            raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
+            return []
         tokens = np.stack([step.embeddings for step in self._held])
         selector = self._pipeline.selector(self._selector, question=question)
         keep = self._pipeline.select(tokens, selector, self._retention)
@@ -122,11 +129,11 @@ class QueryMemory:
             replace(step, embeddings=step.embeddings[kept], tokens=step.tokens[kept])
             for step, kept in zip(self._held, keep, strict=True)
         ]
-        span, window = self._number - chosen[0].number, len(chosen)
-        pause = longest_pause(self._layout, self._trained, span=span, held=window, window=window)
-        return shortened(chosen, pause, self._layout.spacing)
+        span, held = self._number - chosen[0].number, len(chosen)
+        pause = longest_pause(self._layout, self._trained, span=span, held=held, window=self._window)
+        return shortened(chosen, pause, self._layout.spacing, self._first_s or 0.0)
 
     def _text_cells(self) -> int:
-        """Cells of the text around one step."""
-        nothing = StepTokens(0, 0.0, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
+        """Cells of the text around one step, its number and its time as long as they may come."""
+        nothing = StepTokens(99_999, 99_999.0, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
         return sum(self._pipeline.model.count(text) for text in self._layout.around(nothing, first=False) if text)

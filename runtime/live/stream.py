@@ -30,7 +30,7 @@ __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 
 _MOST_SEEN = 32
 _POLL_S = 0.2
-_LAST_STEP_S = 30.0
+LAST_STEP_S = 30.0
 """Longest wait for the step in the encoder when a stream ends: a thread left in C++ aborts the process at its exit."""
 
 
@@ -223,10 +223,10 @@ class Stream:
             self._remember_and_answer()
         finally:
             self._stopping = True
+            self._refuse_the_rest()
             self._cameras.stop(0.5)
             if seeing.ident:
-                seeing.join(_LAST_STEP_S)
-            self._refuse_the_rest()
+                seeing.join(LAST_STEP_S)
             self._cameras.close()
         cameras = list(self._cameras.all.values())
         failures = [camera.failed for camera in cameras if camera.failed is not None]

@@ -224,6 +224,8 @@ def stream(
     refuse_retention_of_all(retention, selector)
     if memory == "newest":
         refuse_unused(context_, "with --memory newest", "retention", "selector", "pinned")
+    if selector and selector.partition(":")[0] == "score-query":
+        refuse_unused(context_, "with --selector score-query", "pinned")
     addresses = named_sources(source)
     several = len(addresses) > 1
     records = {name: record.with_stem(f"{record.stem}-{name}") if several else record for name in addresses if record}

@@ -63,6 +63,8 @@ class _View:
 
     def memory(self) -> str:
         newest = self.newest
+        if newest.held and not newest.used:
+            return f"{newest.held} steps in full, chosen when you ask"
         return f"{_bar(newest.used / newest.cells)} {newest.used} of {newest.cells} cells, {newest.held} steps"
 
     def times(self) -> str:
@@ -117,9 +119,10 @@ class LivePanel:
             return Text("waiting for the first frames", style="dim")
         perception = self._stream.perception
         kept, total = (sum(counted) for counted in zip(*((v.kept, v.total) for v in views.values()), strict=True))
+        asked = "; score-query when you ask" if self._stream.options.by_question else ""
         budget = (
             f"{kept} of {total} visual tokens, {kept / max(1, total):.1%} (target {perception.retention:.0%}, "
-            f"{perception.selector})"
+            f"{perception.selector}{asked})"
         )
         if len(views) == 1:
             (view,) = views.values()

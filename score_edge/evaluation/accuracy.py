@@ -192,7 +192,7 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
             if bundle.query_path is None:
                 raise ScoreEdgeError(f"{bundle.folder} has no policy that knows the question", "leave score-query out")
             if plan.budget == "causal":
-                raise ScoreEdgeError("score-query chooses when the question comes, a stream before", "without --causal")
+                raise ScoreEdgeError("score-query knows the question, the causal budget does not", "without --causal")
         selector = get_selector(name, policy=policy, grid=bundle.manifest.vision.token_grid)
         if plan.budget == "causal" and name not in _CAUSAL_ANYWAY:
             step_scorer(selector)

@@ -39,7 +39,7 @@ def _score_query(settings: _Settings) -> Selector:
     if settings.policy is None:
         raise ScoreEdgeError(
             "selector score-query chooses for one question, and none is known here",
-            "it serves `ask` and `stream`, on a bundle with such a policy; score needs no question",
+            "`ask`, `stream` and `evaluate` know it; elsewhere, as in `serve`, take score",
         )
     return Score(settings.policy)
 

@@ -141,6 +141,9 @@ def test_several_clips_where_nothing_or_every_step_has_a_wrapper() -> None:
     made = Layout.of(manifest(prompt)).clips([("a", steps_of(0, 1, 2)), ("b", steps_of(1))])
     assert made.segments[::2] == ["<|user|>four, 0:00:01: a: 1<s>", "</s>,2<s>", "</s>,3<s>", "</s> b: 1<s>"]
     assert made.tail == "</s>"
+    empty = StepTokens(3, 1.5, np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
+    made = Layout.of(manifest(prompt)).clips([("a", [*steps_of(0, 1, 2), empty]), ("b", steps_of(1))])
+    assert made.segments[0] == "<|user|>four, 0:00:01: a: 1<s>"  # nothing is shown of the fifth
     newline = np.ones((1, 4), np.float32)
     made = Layout.of(manifest(Prompt("u ", "{question}")), newline).clips([("a", steps_of(0)), ("b", steps_of(1))])
     assert [len(part) for part in made.segments if isinstance(part, Rows)] == [1, 1, 1, 1]

@@ -1,19 +1,21 @@
 """A stream that chooses its tokens when the question comes: as `ask` would of the same steps, and bounded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Float32
+from score_edge.core import Float32, Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.policy_run import with_policy
 from score_edge.reference import world
+from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.query_memory import QueryMemory
 from score_edge.runtime.live.stream import Stream, StreamOptions
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.base import Source
 from score_edge.runtime.sources.open_source import open_source
 
 pytest.importorskip("llama_cpp")
@@ -82,8 +84,37 @@ def test_what_is_held_is_bounded_by_the_window_and_by_what_fits(pipeline: Pipeli
         memory_of(pipeline, 1.0, per_step - 1)
 
 
+def test_a_pause_is_kept_as_the_other_memory_keeps_it(pipeline: Pipeline, tokens: Float32) -> None:
+    """In steps and in seconds; the shipped model was trained on fewer positions than steps are held."""
+    memory, sequence = memory_of(pipeline, window=64), pipeline.model.sequence()
+    other = VideoMemory(pipeline.model, sequence, pipeline.layout, cells=400, window=64, trained=24)
+    for t, step in enumerate([*tokens, *[tokens[-1]] * 3, tokens[0]]):
+        still = np.full(tokens.shape[1], 0 < t < STEPS or t == STEPS + 3)
+        for each in (memory, other):
+            each.append(step, still & (np.arange(len(still)) < 4), np.zeros(len(still), np.float32), t + 0.5)
+    found, expected = (each.clip(QUESTIONS[0])[-2:] for each in (memory, other))
+    for name in ("number", "seconds"):
+        (before, last), (before_there, last_there) = (
+            [getattr(step, name) for step in clip] for clip in (found, expected)
+        )
+        assert last - before == last_there - before_there == 4
+    assert memory.clip(QUESTIONS[0])[0].seconds == 0.5
+    sequence.close()
+
+
+def test_what_the_sequence_held_before_is_not_seen(pipeline: Pipeline, tokens: Float32) -> None:
+    memory = memory_of(pipeline)
+    feed(memory, tokens)
+    expected = "".join(memory.answer(QUESTIONS[1], 8))
+    pipeline.watch(tokens[::-1], np.ones(tokens.shape[:2], np.bool_))
+    memory = memory_of(pipeline)
+    feed(memory, tokens)
+    assert pipeline.sequence.mark().cells == 0 and "".join(memory.answer(QUESTIONS[1], 8)) == expected
+
+
 def test_what_shows_nothing_new_is_held_once_and_long_pauses_shrink(pipeline: Pipeline, tokens: Float32) -> None:
-    memory, trained = memory_of(pipeline), 200
+    memory, trained = memory_of(pipeline, cells=40), 200
+    assert pipeline.bundle.manifest.language.trained == 24  # and not 200
     memory._trained = trained
     feed(memory, np.concatenate([tokens[:3], np.repeat(tokens[2:3], 10_000, axis=0), tokens[3:5]]))
     assert memory.steps == 5
@@ -118,9 +149,24 @@ def test_a_bundle_without_such_a_policy_is_refused_when_the_stream_begins(pipeli
         StreamOptions(selector="score-query", pinned=0.1)
 
 
-def test_one_camera_and_several_answer_from_what_the_question_chose(pipeline: Pipeline) -> None:
-    sources = {name: open_source(f"synthetic://?steps=20&seed={seed}") for name, seed in (("front", 1), ("yard", 2))}
+class Nothing(Source):
+    """A camera that ended before it showed anything."""
+
+    def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
+        return iter(())
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_one_camera_and_several_answer_from_what_the_question_chose(pipeline: Pipeline, seen: bool) -> None:
+    sources: dict[str, Source] = {"front": open_source("synthetic://?steps=20&seed=1")}
+    sources["yard"] = open_source("synthetic://?steps=20&seed=2") if seen else Nothing()
     stream = Stream(pipeline, sources, StreamOptions(selector="score-query", retention=0.05, max_tokens=8))
+    if not seen:
+        blind, whole = (stream.ask(QUESTIONS[0], camera=camera, about=float("inf")) for camera in ("yard", None))
+        stream.run()
+        assert "nothing has been seen yet" in blind.result(0).error
+        assert not whole.result(0).error and whole.result(0).text.strip()
+        return
     answers = [stream.ask(QUESTIONS[0], camera=camera, about=float("inf")) for camera in ("front", "yard", None)]
     stream.run()
     for answered in (answer.result(0) for answer in answers):
