@@ -13,11 +13,18 @@ from score_edge.runtime.sources.open_source import open_source
 pytest.importorskip("llama_cpp")
 
 
-@pytest.mark.parametrize("names", [[""], ["front", "yard"]])
-def test_figures_of_each_camera(names: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "selector", "memory"),
+    [
+        ([""], None, "cells"),
+        (["front", "yard"], None, "cells"),
+        (["front", "yard"], "score-query", "steps in full, chosen when you ask"),
+    ],
+)
+def test_figures_of_each_camera(names: list[str], selector: str | None, memory: str) -> None:
     with Pipeline(Bundle.open("reference"), context=1024, threads=1, sequences=3) as pipeline:
         sources = {name: open_source(f"synthetic://?steps={6 + n}") for n, name in enumerate(names)}
-        stream = Stream(pipeline, sources, StreamOptions())
+        stream = Stream(pipeline, sources, StreamOptions(selector=selector))
         panel = LivePanel(stream, "here", 6, describe_pipeline(pipeline))
         stream.listen(panel)
         console = Console(width=150, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
@@ -29,5 +36,6 @@ def test_figures_of_each_camera(names: list[str]) -> None:
     assert "waiting for the first frames" in shown
     for n, name in enumerate(names):
         assert name in shown and f"step {5 + n}," in shown and f"{2 * (6 + n)} frames, 0 dropped" in shown
-    assert shown.count("preprocess") == shown.count("cells") == len(names)
+    assert shown.count("preprocess") == shown.count(memory) == len(names)
+    assert ("score-query when you ask" in shown) is (selector is not None)
     assert "visual tokens" in shown and (not names[0] or "front> what moved?" in shown)
