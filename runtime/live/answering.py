@@ -25,7 +25,7 @@ def give_answer(
         cameras: to ask.
         tell: told that it begins, and of every piece.
         stopped: whether to go no further.
-        meanwhile: called between two pieces, with the camera whose sequence is taken; None where none is.
+        meanwhile: called between two pieces, with the camera whose memory is in the cache that answers; None: no one's.
     """
     began, asked, camera = time.monotonic(), cameras.asked(waiting.camera), waiting.camera or ""
     time_s, arrived = asked.time_s, asked.arrived
@@ -49,7 +49,7 @@ def give_answer(
                 tell(AnswerPiece(waiting.question, piece, camera))
                 if stopped():
                     break
-                meanwhile(alone)
+                meanwhile(alone if cached else None)
     except Exception as failure:
         error = error_text(failure)
     now = time.monotonic()

@@ -1,7 +1,9 @@
 """A stream that chooses its tokens when the question comes: as `ask` would of the same steps, and bounded."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from score_edge.core import Float32, Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.policy_run import with_policy
 from score_edge.reference import world
+from score_edge.runtime.live.events import AnswerBegan, Answered, Event, StepSeen
 from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.query_memory import QueryMemory
 from score_edge.runtime.live.stream import Stream, StreamOptions
@@ -171,3 +174,24 @@ def test_one_camera_and_several_answer_from_what_the_question_chose(pipeline: Pi
     stream.run()
     for answered in (answer.result(0) for answer in answers):
         assert not answered.error and answered.text.strip()
+
+
+def test_steps_are_remembered_between_two_words_of_an_answer(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer does not stand in the cache behind the video."""
+    generate = pipeline.sequence.generate
+
+    def slow(*arguments: Any) -> Iterator[str]:
+        for piece in generate(*arguments):
+            time.sleep(0.2)
+            yield piece
+
+    monkeypatch.setattr(pipeline.sequence, "generate", slow)
+    events: list[Event] = []
+    source, options = open_source("synthetic://?steps=20"), StreamOptions(selector="score-query", max_tokens=4)
+    stream = Stream(pipeline, source, options, [events.append])
+    stream.ask(QUESTIONS[0])
+    stream.run()
+    kinds = [type(event) for event in events]
+    assert StepSeen in kinds[kinds.index(AnswerBegan) : kinds.index(Answered)]
