@@ -195,3 +195,31 @@ def test_steps_are_remembered_between_two_words_of_an_answer(
     stream.run()
     kinds = [type(event) for event in events]
     assert StepSeen in kinds[kinds.index(AnswerBegan) : kinds.index(Answered)]
+
+
+def test_every_layout_shows_what_ask_shows(family: str, bundle_of: Callable[[str], Bundle], tmp_path: Path) -> None:
+    """Texts around steps, seconds and positions, with random policies."""
+    torch = pytest.importorskip("torch")
+    from score_edge.export.policy_graph import PolicyNetwork, export_policy
+    from score_edge.export.query_graph import QueryNetwork, export_query
+
+    bundle = bundle_of(family)
+    vision = bundle.manifest.vision
+    torch.manual_seed(0)
+    export_policy(PolicyNetwork(vision.dim, 8).eval(), tmp_path / "policy.onnx")
+    export_query(QueryNetwork(vision.dim).eval(), tmp_path / "query.onnx")
+    both = with_policy(bundle, tmp_path / "policy.onnx", tmp_path / "bundle", query=tmp_path / "query.onnx")
+    steps, spacing = 6, vision.frames_per_step / vision.fps
+    tokens = np.random.default_rng(0).standard_normal((steps, vision.token_grid.tokens, vision.dim), np.float32) / 10
+    times = [spacing * (t + 0.5) for t in range(steps)]
+    with Pipeline(both, context=1024, threads=1) as opened:
+        try:
+            memory = memory_of(opened, retention=0.3)
+        except ScoreEdgeError as error:
+            pytest.skip(str(error))
+        for step, seconds in zip(tokens, times, strict=True):
+            memory.append(step, np.zeros(len(step), np.bool_), np.zeros(len(step), np.float32), seconds)
+        said = "".join(memory.answer(QUESTIONS[0], 6))
+        keep = opened.select(tokens, opened.selector("score-query", question=QUESTIONS[0]), 0.3)
+        opened.watch(tokens, keep, times)
+        assert said == "".join(opened.ask(QUESTIONS[0], 6))
