@@ -22,7 +22,7 @@ from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
 from score_edge.runtime.vision_encoder import VisionEncoder
 from score_edge.selection.budget import clip_top_k, token_count
-from score_edge.selection.registry import Selector, get_selector
+from score_edge.selection.registry import Selector, get_selector, knows_question
 from score_edge.selection.score import KeepProbability, QueryPolicy
 
 MORE = 4  # times as many tokens at the next look
@@ -137,10 +137,9 @@ class Pipeline:
             ScoreEdgeError: there is no such selector, or it lacks its policy, or its question.
         """
         chosen = name or self.bundle.manifest.selector.name
-        base = chosen.partition(":")[0]
-        if base == "score":
+        if chosen.partition(":")[0] == "score":
             policy = policy or self.policy
-        elif base == "score-query" and question is not None:
+        elif knows_question(chosen) and question is not None:
             query_policy, words = self.query_policy, self.words(question)
 
             def policy(tokens: Float32, previous: Float32) -> Float32:

@@ -115,7 +115,7 @@ class Layout:
 
     def steps(self, steps: Sequence[StepTokens]) -> ClipPrompt:
         """Lay out a clip that is there step by step, one at least."""
-        writer = ClipWriter(self, self.opening(sum(len(step.tokens) > 0 for step in steps), steps[-1].seconds))
+        writer = ClipWriter(self, self.opening(_shown(steps), steps[-1].seconds))
         segments = [segment for step in steps for segment in writer.step(step)]
         return ClipPrompt(joined([*segments, *self.closing(writer)]), writer.tail)
 
@@ -127,9 +127,7 @@ class Layout:
         """
         steps = [step for _, of_clip in clips for step in of_clip]
         before, after = self._wrapper()
-        text = self.opening(
-            sum(len(step.tokens) > 0 for step in steps), max(step.seconds for step in steps)
-        ).removesuffix(before)
+        text = self.opening(_shown(steps), max(step.seconds for step in steps)).removesuffix(before)
         tail, segments = "", list[Segment]()
         for name, of_clip in clips:
             writer = ClipWriter(self, f"{text}{name}: {before}")
@@ -230,6 +228,11 @@ class ClipWriter:
             return "", None, ""
         before, after = layout.around(step, first=first is None)
         return before, Rows(step.embeddings, places, max(grid.height, grid.width)), after
+
+
+def _shown(steps: Sequence[StepTokens]) -> int:
+    """Steps of which something was kept."""
+    return sum(len(step.tokens) > 0 for step in steps)
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:

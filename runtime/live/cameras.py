@@ -262,9 +262,8 @@ class Cameras:
         options, pipeline = self._options, self._pipeline
         cells = pipeline.model.capabilities.context - _TEXT_CELLS - options.max_tokens
         if options.by_question:
-            assert options.selector is not None
             retention = self._budget.retention
-            return QueryMemory(pipeline, sequence, options.selector, retention, cells=cells, window=options.window)
+            return QueryMemory(pipeline, sequence, options.by_question, retention, cells=cells, window=options.window)
         return VideoMemory(
             pipeline.model,
             sequence,

@@ -5,6 +5,7 @@ from typing import Literal
 
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.sampling import GREEDY, Sampling
+from score_edge.selection.registry import knows_question
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,9 @@ class StreamOptions:
             raise ScoreEdgeError("score-query pins nothing: it chooses when the question comes", "leave out pinned")
 
     @property
-    def by_question(self) -> bool:
-        """Tokens are chosen when the question comes."""
-        return self.selector is not None and self.selector.partition(":")[0] == "score-query"
+    def by_question(self) -> str | None:
+        """The selector that chooses when the question comes; None where tokens are chosen while watching."""
+        return self.selector if knows_question(self.selector) else None
 
     @property
     def select_by(self) -> str | None:

@@ -85,17 +85,12 @@ class QueryMemory:
         """Take the next step in.
 
         Args:
-            tokens: (N, D) float32, not written to later.
+            tokens: (N, D) float32, finite as `VisionEncoder` gives them, not written to later.
             keep: (N,) bool; what a selector that knows no question would keep. Not used: returned as it is.
             scores: not used.
             seconds: time of the step from the start of the stream; None takes the bundle's own rate.
-
-        Raises:
-            ScoreEdgeError: a row is not finite: nothing was taken in, but time went on.
         """
         number, self._number = self._number, self._number + 1
-        if not np.isfinite(tokens).all():
-            raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
         if not self._held or not np.array_equal(self._held[-1].embeddings, tokens):
             seconds = self._layout.spacing * number if seconds is None else seconds
             self._first_s = seconds if self._first_s is None else self._first_s

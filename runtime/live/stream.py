@@ -23,6 +23,7 @@ from score_edge.runtime.live.perception import Perception, Seen, Unseen
 from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting, refuse
 from score_edge.runtime.live.seen_steps import SeenSteps, Step
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.runtime.sources.background import start_reader
 from score_edge.runtime.sources.base import Source
 from score_edge.runtime.turns import STEPS
 
@@ -30,8 +31,6 @@ __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 
 _MOST_SEEN = 32
 _POLL_S = 0.2
-LAST_STEP_S = 30.0
-"""Longest wait for the step in the encoder when a stream ends: a thread left in C++ aborts the process at its exit."""
 
 
 class Stream:
@@ -219,14 +218,14 @@ class Stream:
         try:
             for camera in self._cameras.all.values():
                 self._cameras.start(camera)
-            seeing.start()
+            start_reader(seeing, self.stop)
             self._remember_and_answer()
         finally:
             self._stopping = True
             self._refuse_the_rest()
             self._cameras.stop(0.5)
             if seeing.ident:
-                seeing.join(LAST_STEP_S)
+                seeing.join(0.5)
             self._cameras.close()
         cameras = list(self._cameras.all.values())
         failures = [camera.failed for camera in cameras if camera.failed is not None]

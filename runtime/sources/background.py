@@ -12,9 +12,9 @@ _READERS: dict[threading.Thread, Callable[[], None]] = {}
 
 
 def start_reader(thread: threading.Thread, end: Callable[[], None]) -> None:
-    """Start a thread that calls a decoder. At exit it is asked to `end` and waited for.
+    """Start a thread that calls a decoder, or an encoder. At exit it is asked to `end` and waited for.
 
-    The interpreter must not go while a thread is inside OpenCV: the process would abort.
+    The interpreter must not go while a thread is inside C++: the process would abort.
     """
     for old in [old for old in _READERS if not old.is_alive()]:
         _READERS.pop(old, None)

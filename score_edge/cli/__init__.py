@@ -44,7 +44,7 @@ def main() -> None:
     try:
         code = _run()
         if someone_reads():
-            # It waits for the network inside OpenCV: the interpreter would end under it, and abort.
+            # A thread is inside OpenCV or an encoder: the interpreter would end under it, and abort.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)

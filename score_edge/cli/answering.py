@@ -215,6 +215,7 @@ def stream(
     from score_edge.runtime.pipeline import Pipeline
     from score_edge.runtime.runs_on import describe_pipeline
     from score_edge.runtime.sources.open_source import open_source
+    from score_edge.selection.registry import knows_question
 
     every_s = seconds(every or "10s") if every or (ask and not when_surprised) else 0.0
     if not ask.strip():
@@ -224,7 +225,7 @@ def stream(
     refuse_retention_of_all(retention, selector)
     if memory == "newest":
         refuse_unused(context_, "with --memory newest", "retention", "selector", "pinned")
-    if selector and selector.partition(":")[0] == "score-query":
+    if knows_question(selector):
         refuse_unused(context_, "with --selector score-query", "pinned")
     addresses = named_sources(source)
     several = len(addresses) > 1

@@ -19,12 +19,11 @@ from score_edge.runtime.graphs.open_graph import open_policy
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.threads import usable_cpus
 from score_edge.selection.causal_budget import CausalBudget, select_causally
-from score_edge.selection.registry import Selector, get_selector, step_scorer
+from score_edge.selection.registry import Selector, get_selector, knows_question, step_scorer
 
 ANSWER_TOKENS = 8
 MEAN = "mean"  # in place of a regime: all of them together
 _CAUSAL_ANYWAY = ("all", "newest")  # when the question comes, the last steps are known without choosing before
-_KNOWS = "score-query"  # chooses for each question
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +187,7 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
     read_regimes(",".join(plan.worlds))
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
-        if name.partition(":")[0] == _KNOWS:
+        if knows_question(name):
             if bundle.query_path is None:
                 raise ScoreEdgeError(f"{bundle.folder} has no policy that knows the question", "leave score-query out")
             if plan.budget == "causal":
@@ -209,7 +208,7 @@ _worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]
 def _open_worker(bundle: str, plan: EvaluationPlan) -> None:
     global _worker
     pipeline = Pipeline(Bundle.open(bundle, checksums=False), threads=1, provider="cpu", full_encoder=True)
-    selectors = {name: pipeline.selector(name) for name, _ in plan.variants() if name.partition(":")[0] != _KNOWS}
+    selectors = {name: pipeline.selector(name) for name, _ in plan.variants() if not knows_question(name)}
     _worker = pipeline, plan, selectors
 
 
@@ -224,7 +223,7 @@ def _judge(index: int, steps: int, regime: str) -> list[QuestionResult]:
         if name.startswith("random"):  # else every clip would lose the same tokens
             selectors[name] = pipeline.selector(name, seed=index)
     for name, retention in plan.variants():
-        if name.partition(":")[0] == _KNOWS:
+        if knows_question(name):
             chosen = [pipeline.selector(name, question=question.text) for question in clip.questions]
             keeps = [pipeline.select(tokens, selector, retention) for selector in chosen]
         else:

@@ -141,8 +141,8 @@ def _watch(index: int) -> list[Asked]:
             VideoMemory(pipeline.model, sequence, pipeline.layout, cells=cells, window=window, trained=trained)
             for sequence, window in ((pipeline.sequence, _WINDOW), (second, plan.newest))
         )
-        if plan.selector and options.by_question:
-            ours = QueryMemory(pipeline, pipeline.sequence, plan.selector, plan.retention, cells=cells, window=_WINDOW)
+        if knowing := options.by_question:
+            ours = QueryMemory(pipeline, pipeline.sequence, knowing, plan.retention, cells=cells, window=_WINDOW)
         for step in range(1, max(each.step for each in questions) + 1):
             shown = frames[(step - 1) * world.FRAMES_PER_STEP : step * world.FRAMES_PER_STEP]
             seen = perception.see(Captured(shown, False, 0.0))

@@ -19,7 +19,7 @@ from score_edge.selection.surge import Surge
 from score_edge.selection.uniform import Uniform
 from score_edge.selection.vidcom2 import VidCom2
 
-__all__ = ["Selector", "StepScorer", "get_selector", "selector_names", "step_scorer"]
+__all__ = ["Selector", "StepScorer", "get_selector", "knows_question", "selector_names", "step_scorer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,16 @@ _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
 
 OWN_DITHER = {"score": 0.5, "score-query": 0.5}
 """Weight of the dithering where none is asked for; chosen on validation clips (docs/results.md)."""
+
+
+def knows_question(name: str | None) -> bool:
+    """Whether a selector, named with or without options, chooses for one question.
+
+    Example:
+        >>> knows_question("score-query:dither=1"), knows_question("score"), knows_question(None)
+        (True, False, False)
+    """
+    return name is not None and name.partition(":")[0] == "score-query"
 
 
 def selector_names() -> list[str]:

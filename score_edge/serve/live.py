@@ -12,7 +12,7 @@ from typing import Any, Final
 from score_edge.errors import ScoreEdgeError, did_you_mean, error_text
 from score_edge.runtime.live.events import Answered, Event, Listener, Notice, StepSeen
 from score_edge.runtime.live.options import StreamOptions
-from score_edge.runtime.live.stream import LAST_STEP_S, Stream
+from score_edge.runtime.live.stream import Stream
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.serve.alerts import Alert, Alerts
 from score_edge.serve.engine import Job, Reply
@@ -91,7 +91,7 @@ class Live:
         """Stop watching."""
         if self._stream:
             self._stream.stop()
-            self._thread.join(LAST_STEP_S + 1)
+            self._thread.join(10)
         self.feed.close()
 
     def view(self, name: str) -> dict[str, Any]:

@@ -126,16 +126,6 @@ def test_what_shows_nothing_new_is_held_once_and_long_pauses_shrink(pipeline: Pi
     assert 3 < numbers[3] <= trained / 2
 
 
-def test_tokens_that_are_not_finite_are_refused_and_time_goes_on(pipeline: Pipeline, tokens: Float32) -> None:
-    memory, broken = memory_of(pipeline), tokens[1].copy()
-    broken[3, 5] = np.nan
-    feed(memory, tokens[:1])
-    with pytest.raises(ScoreEdgeError, match="not finite"):
-        feed(memory, broken[None])
-    feed(memory, tokens[2:3])
-    assert [step.number for step in memory.clip(QUESTIONS[0])] == [0, 2]
-
-
 def test_nothing_seen_is_said(pipeline: Pipeline) -> None:
     with pytest.raises(ScoreEdgeError, match="nothing has been seen yet"):
         list(memory_of(pipeline).answer(QUESTIONS[0], 8))
