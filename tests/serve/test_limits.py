@@ -141,8 +141,14 @@ def long_answer() -> dict[str, Any]:
 
 
 def test_a_full_queue_says_when_to_come_back(served: Any) -> None:
+    together = threading.Barrier(12)  # on a busy machine they would come one after the other
+
+    def ask(_: int) -> httpx.Response:
+        together.wait(30)
+        return post(address, body(temperature=2, max_tokens=200))
+
     with served(waiting=1) as address, concurrent.futures.ThreadPoolExecutor(12) as pool:
-        found = list(pool.map(lambda _: post(address, body(temperature=2, max_tokens=200)), range(12)))
+        found = list(pool.map(ask, range(12)))
         codes = [answer.status_code for answer in found]
         assert set(codes) == {200, 429} and all(
             answer.headers["retry-after"] for answer in found if answer.status_code == 429
