@@ -34,6 +34,22 @@ def model_parts(path: Path) -> list[Path]:
     return parts
 
 
+def find_model(path: str, folder: Path) -> Path:
+    """Where the language model outside of a bundle is: as noted or, where nothing is there because the bundle was
+    copied to another machine, the file of that name beside the bundle. Either must have the noted size and hash.
+
+    Args:
+        path: of the manifest.
+        folder: of the bundle.
+
+    Returns:
+        The noted path where neither is there.
+    """
+    noted = Path(path)
+    beside = folder.resolve().parent / noted.name
+    return beside if beside.is_file() and not noted.is_file() else noted
+
+
 def sealed_language(language: Language) -> Language:
     """The same with size and hash of the file outside; a gigabyte takes a second or two.
 
@@ -42,7 +58,7 @@ def sealed_language(language: Language) -> Language:
     """
     if language.path is None:
         return language
-    parts = tuple(FileRef(part.name, file_sha256(part), part.stat().st_size) for part in _there(language.path))
+    parts = tuple(FileRef(part.name, file_sha256(part), part.stat().st_size) for part in _there(Path(language.path)))
     return dataclasses.replace(language, parts=parts)
 
 
@@ -51,7 +67,7 @@ def check_external(language: Language, manifest: Path, *, checksums: bool = Fals
 
     Args:
         language: of the manifest; one inside the bundle is checked with the bundle's other files.
-        manifest: path of bundle.json, for messages.
+        manifest: path of bundle.json.
         checksums: hash it too, which takes as long as reading it.
 
     Raises:
@@ -60,9 +76,10 @@ def check_external(language: Language, manifest: Path, *, checksums: bool = Fals
     if language.path is None:
         return
     try:
-        parts = _there(language.path)
+        parts = _there(find_model(language.path, manifest.parent))
     except ScoreEdgeError as error:
-        raise ScoreEdgeError(f"language.path: {error.message}", error.hint or f"correct it in {manifest}") from error
+        hint = error.hint or f"copy it beside the bundle {manifest.parent}, or correct language.path in {manifest}"
+        raise ScoreEdgeError(f"language.path: {error.message}", hint) from error
     for part, ref in zip(parts, language.parts, strict=False):
         if part.stat().st_size != ref.bytes:
             raise ScoreEdgeError(
@@ -104,7 +121,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _there(path: str) -> list[Path]:
-    if not Path(path).is_file():
-        raise ScoreEdgeError(f"there is no file {path!r}")
-    return model_parts(Path(path))
+def _there(path: Path) -> list[Path]:
+    if not path.is_file():
+        raise ScoreEdgeError(f"there is no file {str(path)!r}")
+    return model_parts(path)

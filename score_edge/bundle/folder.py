@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from score_edge.bundle.atomic import atomic_folder, remove_leftovers, write_text
-from score_edge.bundle.external import check_external, file_sha256
+from score_edge.bundle.external import check_external, file_sha256, find_model
 from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest, Vision
 from score_edge.bundle.record import read_record
 from score_edge.errors import ScoreEdgeError, did_you_mean
@@ -109,10 +109,10 @@ class Bundle:
 
     @property
     def gguf_path(self) -> Path:
-        """The language model, in the bundle or elsewhere."""
+        """The language model, in the bundle or elsewhere, see `find_model`."""
         language = self.manifest.language
         # Manifest.check saw to it that one of the two is there.
-        return self.folder / language.gguf.file if language.gguf else Path(str(language.path))
+        return self.folder / language.gguf.file if language.gguf else find_model(str(language.path), self.folder)
 
     @property
     def paths(self) -> dict[str, Path]:

@@ -75,6 +75,7 @@ def ask(
     from score_edge.bundle.folder import Bundle
     from score_edge.cli.tables import answer_line, comparison_table, reply_json
     from score_edge.evaluation import comparison
+    from score_edge.runtime.language.context import cells_needed
     from score_edge.runtime.overlay import check_overlay, write_overlay
     from score_edge.runtime.pipeline import Pipeline
     from score_edge.runtime.runs_on import describe_pipeline
@@ -90,8 +91,10 @@ def ask(
         check_overlay(save_overlay)
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
+    most = 1.0 if compare or look_again else keep_share
     with Pipeline(
         opened,
+        context=cells_needed(opened.manifest, steps, most, max_tokens),
         threads=threads,
         backend=backend,
         provider=provider,

@@ -19,6 +19,7 @@ from score_edge.profiling.telemetry import Telemetry
 from score_edge.profiling.workload import SYNTHETIC, BundleWorkload, ShapeWorkload, Workload, bundle_hashes
 from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
+from score_edge.runtime.language.context import cells_needed
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.runs_on import describe_pipeline
@@ -146,9 +147,7 @@ def _opened(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str], No
 @contextlib.contextmanager
 def _open_bundle(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str], None]) -> Iterator[_Opened]:
     bundle = Bundle.open(subject.bundle)
-    vision = bundle.manifest.vision
-    wanted = subject.steps * vision.token_grid.tokens + _PROMPT_CELLS + plan.answer_tokens
-    context = max(bundle.manifest.language.context, wanted)
+    context = cells_needed(bundle.manifest, subject.steps, 1.0, plan.answer_tokens)
     with Pipeline(
         bundle, context=context, threads=subject.threads, backend=subject.backend, provider=subject.provider
     ) as pipeline:

@@ -52,6 +52,27 @@ def test_a_whole_one_is_fine(bundle: Bundle) -> None:
     assert len(bundle.manifest.language.parts) == len(model_parts(bundle.gguf_path))
 
 
+def copied(bundle: Bundle, board: Path) -> Bundle:
+    """The bundle and its model on another machine, side by side."""
+    shutil.copytree(bundle.folder, board / "bundle")
+    for part in model_parts(bundle.gguf_path):
+        shutil.move(part, board / part.name)
+    return Bundle.open(board / "bundle")
+
+
+def test_copied_to_another_machine_the_model_is_found_beside_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    there = copied(bundle, tmp_path / "board")
+    check(there)
+    assert there.gguf_path.parent == tmp_path / "board"
+
+
+def test_another_file_of_that_name_beside_the_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    there = copied(bundle, tmp_path / "board")
+    swap(there)
+    with pytest.raises(ScoreEdgeError, match=r"the checksum of .* is wrong"):
+        check(there)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

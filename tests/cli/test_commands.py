@@ -1,5 +1,6 @@
 """The installed command, run as a user runs it: exit codes, stdout, stderr."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.reference import world
 
 pytest.importorskip("llama_cpp")
@@ -93,6 +95,15 @@ def test_ask_draws_as_it_is_told(video):
 def test_ask_compares_in_a_table(video):
     done = score_edge("ask", "reference", video, "how many things moved fast?", "--compare")
     assert "times faster" in done.stdout and "unpruned" in done.stdout
+
+
+def test_ask_compares_where_an_unpruned_clip_is_longer_than_the_context_of_the_bundle(video, tmp_path):
+    bundle = Bundle.open("reference")
+    short = dataclasses.replace(bundle.manifest.language, context=256)  # the clip has 8 steps of 36 tokens
+    write_bundle(tmp_path / "bundle", dataclasses.replace(bundle.manifest, language=short), bundle.paths)
+    done = score_edge("ask", tmp_path / "bundle", video, "what?", "--compare", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["unpruned"]["kept"] == 288
 
 
 @pytest.mark.parametrize("suffix", [".png", ".mp4"])
