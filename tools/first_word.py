@@ -65,7 +65,7 @@ class Live:
         seen = self.perception.see(Captured(list(itertools.islice(self.frames, self.per_step)), False, 0.0))
         self.memory.append(seen.tokens, seen.keep, seen.scores, seen.captured.time_s)
         self.steps += 1
-        self.used.append(self.pipeline.sequence.mark().cells)
+        self.used.append(self.pipeline.sequence.here.cells)
 
     @property
     def attended(self) -> int:

@@ -103,8 +103,14 @@ class Sequence(Protocol):
         """
         ...
 
-    def mark(self) -> Mark:
+    @property
+    def here(self) -> Mark:
         """Where the sequence ends now."""
+        ...
+
+    def mark(self) -> Mark:
+        """`here`, to go back to with `rollback`. A model with a recurrent state goes back only to the last mark behind
+        which something was appended."""
         ...
 
     def rollback(self, mark: Mark) -> None:

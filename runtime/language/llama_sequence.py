@@ -49,8 +49,13 @@ class LlamaSequence:
         runs, after = self._lay_out(segments)
         self._prefill(runs, after, outputs=1 if segments and not isinstance(segments[-1], Rows) else 0)
 
-    def mark(self) -> Mark:
+    @property
+    def here(self) -> Mark:
         """Where the sequence ends now."""
+        return self._here
+
+    def mark(self) -> Mark:
+        """`here`, to go back to."""
         if self._saved:
             self._saved.want(self._here)
         return self._here

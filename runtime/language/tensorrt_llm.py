@@ -197,9 +197,14 @@ class TensorRtSequence:
             )
         self._parts += parts
 
-    def mark(self) -> Mark:
+    @property
+    def here(self) -> Mark:
         """Where the sequence ends now; positions count parts."""
         return Mark(position=len(self._parts), cells=sum(map(len, self._parts)))
+
+    def mark(self) -> Mark:
+        """`here`."""
+        return self.here
 
     def rollback(self, mark: Mark) -> None:
         """Forget everything behind a mark."""

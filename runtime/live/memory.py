@@ -141,7 +141,7 @@ class VideoMemory:
     @property
     def used(self) -> int:
         """KV cells that the video takes."""
-        return max(0, self._sequence.mark().cells - self._front.cells)
+        return max(0, self._sequence.here.cells - self._front.cells)
 
     @property
     def steps(self) -> int:
@@ -199,7 +199,7 @@ class VideoMemory:
         try:
             closing = self._layout.closing(self._writer)
             self._sequence.append(*closing, self._layout.question(self._writer.tail, question))
-            room = self._model.capabilities.context - self._sequence.mark().cells
+            room = self._model.capabilities.context - self._sequence.here.cells
             return (yield from self._sequence.generate(max(1, min(max_tokens, room)), sampling))
         finally:
             self._writer.tail = tail
@@ -243,7 +243,7 @@ class VideoMemory:
 
     def _end(self) -> int:
         """One past the last cell, counted as `_Held.cell` is."""
-        return self._sequence.mark().cells + self._dropped
+        return self._sequence.here.cells + self._dropped
 
     def _text_cells(self) -> int:
         """Cells of the text around one step."""
@@ -252,10 +252,10 @@ class VideoMemory:
 
     def _drop(self) -> bool:
         """Drop what lies before the oldest step held; False where the model cannot."""
-        mark, start = self._sequence.mark(), self._front.position
+        here, start = self._sequence.here, self._front.position
         cells = (self._held[0].cell if self._held else self._end()) - self._dropped - self._front.cells
         if self._model.capabilities.keeps_positions:
-            end = self._held[0].position if self._held else mark.position
+            end = self._held[0].position if self._held else here.position
         else:
             end = start + cells
         if not self._sequence.forget(start, end, cells):
@@ -286,7 +286,7 @@ class VideoMemory:
 
     def _is_far(self) -> bool:
         """The next step lies beyond what the model was trained on, and the last re-basing has paid off."""
-        position = self._sequence.mark().position
+        position = self._sequence.here.position
         grown, size = position - self._based.position, self._based.position - self._front.position
         # No model was trained with a hole between its first words and what follows them.
         hole = self._held[0].position - self._front.position if self._held else 0
@@ -316,7 +316,7 @@ class VideoMemory:
         self._held = deque(renumbered)
         self._restart(coming)
         self._held = deque(self._prefill(renumbered))
-        self._based, self._based_number = self._sequence.mark(), number
+        self._based, self._based_number = self._sequence.here, number
 
     def _longest_pause(self) -> int:
         held = len(self._held)
@@ -340,8 +340,8 @@ class VideoMemory:
     def _prefill(self, steps: list[_Held]) -> list[_Held]:
         """Append steps in one call; returns them with the places where they begin."""
         sequence, count, writer = self._sequence, self._model.count, copy.copy(self._writer)
-        mark, placed, segments = sequence.mark(), list[_Held](), list[Segment]()
-        position, cell, block = mark.position, self._end(), mark.block
+        here, placed, segments = sequence.here, list[_Held](), list[Segment]()
+        position, cell, block = here.position, self._end(), here.block
         for held in steps:
             text = self._writer.tail
             before, rows, after = self._writer.parts(held.step)
@@ -370,6 +370,6 @@ class VideoMemory:
             raise
         leading = self._end() - cell  # a token that begins every sequence
         placed = [replace(held, position=held.position + leading, cell=held.cell + leading) for held in placed]
-        if not mark.cells and placed:
+        if not here.cells and placed:
             self._front = Mark(placed[0].position, placed[0].cell)
         return placed

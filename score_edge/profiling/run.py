@@ -210,7 +210,7 @@ def _measure(
     ended = time.perf_counter()
     telemetry.sample()
     per_cell = workload.model.capabilities.cell_bytes
-    cache = None if per_cell is None else per_cell * workload.sequence.mark().cells
+    cache = None if per_cell is None else per_cell * workload.sequence.here.cells
     return _Measured(int(keep.sum()), peak_bytes(), cache, began, ended)
 
 

@@ -159,7 +159,7 @@ class Engine:
         sequence = held.sequence
         with watch.stage("prefill"):
             sequence.append(self._question(held, asked))
-        prompt = sequence.mark().cells
+        prompt = sequence.here.cells
         room = self.pipeline.model.capabilities.context - prompt
         pieces, first = list[str](), 0.0
         answer = sequence.generate(min(asked.max_tokens or room, max(room, 1)), asked.sampling)

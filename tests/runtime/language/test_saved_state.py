@@ -154,3 +154,20 @@ def test_what_it_costs_that_old_steps_leave(hybrid: Path, monkeypatch: pytest.Mo
             memory.append(step, keep, np.zeros(16, np.float32))
         assert memory.rebased > 5 and memory.steps >= 30
     assert 3 < count[0] / (200 * 8) < 4.5
+
+
+def test_an_answer_of_many_tokens_leaves_the_video_as_it_was(model: LlamaCpp) -> None:
+    layout, rng = Layout(Prompt("", "{question}"), Grid(4, 4)), np.random.default_rng(0)
+    rows = rng.standard_normal((6, 16, 64)).astype(np.float32)
+    memories = [VideoMemory(model, model.sequence(), layout, cells=200) for _ in range(2)]
+    for step in rows[:4]:
+        for memory in memories:
+            memory.append(step, np.ones(16, bool), np.zeros(16, np.float32))
+    asked, used = memories[0], memories[0].used
+    first = list(asked.answer(QUESTION, 8))
+    assert len("".join(first)) > 8 and asked.used == used
+    assert list(asked.answer(QUESTION, 8)) == first
+    for memory in memories:
+        memory.append(rows[4], np.ones(16, bool), np.zeros(16, np.float32))
+    found, never_asked = ("".join(memory.answer(" What is there?", 8)) for memory in memories)
+    assert found == never_asked and asked.used == used + 16
