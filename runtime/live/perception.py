@@ -91,7 +91,7 @@ class Perception:
         self._of_unchanged: Mask = np.full(grid.tokens, chosen.name == "all")
         self._lowest = np.full(grid.tokens, -np.inf, np.float32)
         self._usual = max(self.retention * grid.tokens, 1.0)
-        self._steps = 0
+        self._steps = 0  # in which something was scored
 
     def see(self, captured: Captured) -> Seen:
         """Take the next step in.
@@ -100,7 +100,6 @@ class Perception:
             ScoreEdgeError: tokens that are not finite, a failing encoder: the step is then as if never captured.
         """
         watch = Stopwatch()
-        self._steps += 1
         tokens, encoded = self._pipeline.vision.encode(captured.frames, self._state, watch)
         with watch.stage("preprocess"):
             # Some dozen steps may wait for the language model: none holds a frame at full size.
@@ -127,8 +126,9 @@ class Perception:
         self._budget.close()
 
     def _times_usual(self, kept: int) -> float:
-        """How many times the usual number of tokens was kept; 1 for the first step."""
-        times_usual = kept / max(self._usual, 1.0) if self._steps > 1 else 1.0
+        """How many times the usual number of tokens was kept; 1 for the first step that is seen."""
+        times_usual = kept / max(self._usual, 1.0) if self._steps else 1.0
+        self._steps += 1
         self._usual += 0.05 * (min(kept, SURPRISING * self._usual) - self._usual)
         self._usual = max(self._usual, 0.5)
         return times_usual

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from score_edge.errors import ScoreEdgeError, did_you_mean
 from score_edge.native_path import printable
@@ -76,6 +76,11 @@ class Address:
         """What it gives cannot be had a second time: a camera, a stream, a pipe."""
         return self.scheme in _ONCE
 
+    @property
+    def query(self) -> str:
+        """What stands behind the first question mark. `urlsplit` would refuse a ``[`` in a password, and say it."""
+        return self._raw.partition("?")[2].partition("#")[0]
+
     def options(self, known: dict[str, str]) -> dict[str, str]:
         """The options behind the question mark, filled up with defaults.
 
@@ -86,7 +91,7 @@ class Address:
             >>> Address("csi://0?width=640").options({"width": "1280", "height": "720"})
             {'width': '640', 'height': '720'}
         """
-        given = dict(parse_qsl(urlsplit(self._raw).query, keep_blank_values=True))
+        given = dict(parse_qsl(self.query, keep_blank_values=True))
         for name, value in given.items():
             if name not in known:
                 raise ScoreEdgeError(f"{self}: {name!r} is not an option of this source", did_you_mean(name, known))

@@ -9,6 +9,7 @@ T = TypeVar("T")
 _AT_MOST_S: Final = 25.0
 """That a decoder may wait for the network: to open it and for its first frame."""
 _READERS: dict[threading.Thread, Callable[[], None]] = {}
+_STARTING = threading.Lock()
 
 
 def start_reader(thread: threading.Thread, end: Callable[[], None]) -> None:
@@ -16,22 +17,26 @@ def start_reader(thread: threading.Thread, end: Callable[[], None]) -> None:
 
     The interpreter must not go while a thread is inside C++: the process would abort.
     """
-    for old in [old for old in _READERS if not old.is_alive()]:
-        _READERS.pop(old, None)
-    thread.start()
-    _READERS[thread] = end
+    with _STARTING:
+        for old in [old for old in _READERS if not old.is_alive()]:
+            del _READERS[old]
+        thread.start()
+        _READERS[thread] = end
 
 
 def someone_reads() -> bool:
     """Whether a decoder is still being called; whoever cannot wait for it leaves by ``os._exit``."""
-    return any(thread.is_alive() for thread in list(_READERS))
+    with _STARTING:
+        return any(thread.is_alive() for thread in _READERS)
 
 
 @atexit.register
 def _wait_for_readers() -> None:
-    for end in list(_READERS.values()):
+    with _STARTING:
+        readers = dict(_READERS)
+    for end in readers.values():
         end()
-    for thread in list(_READERS):
+    for thread in readers:
         thread.join(_AT_MOST_S)
 
 

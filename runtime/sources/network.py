@@ -4,7 +4,7 @@ import os
 import threading
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
@@ -18,7 +18,9 @@ from score_edge.runtime.sources.video_file import VideoFile
 OPEN_S: Final = 15.0  # FFmpeg alone looks at a stream for five seconds before it knows what it is
 _JETSON: Final = Path("/etc/nv_tegra_release")
 _TRANSPORTS: Final = ("tcp", "udp")
-_HINT: Final = "check the address, name and password (write @ / ? # in it as %40 %2F %3F %23), and that it is a video"
+_HINT: Final = (
+    "check the address, name and password (write @ / ? # [ ] in it as %40 %2F %3F %23 %5B %5D), and that it is a video"
+)
 _ENVIRONMENT: Final = threading.Lock()
 
 
@@ -35,18 +37,11 @@ def open_network(address: Address) -> Source:
     """
     if address.scheme.startswith("rtsp"):
         return _open_rtsp(address)
-    cv2 = quiet_cv2()
     uri = address.raw()
-    timeouts = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        int(1000 * OPEN_S),
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        int(1000 * SILENT_S),
-    ]
 
     def connect() -> Any:
         with _ENVIRONMENT:
-            return cv2.VideoCapture(uri, cv2.CAP_FFMPEG, timeouts)
+            return _through_ffmpeg(uri)
 
     never = threading.Event()
     found = Background(lambda: what_is_there(address), lambda kind: None).wait(never)
@@ -57,6 +52,14 @@ def open_network(address: Address) -> Source:
         assert video is not None  # nobody closed it
         return video
     return Camera(str(address), connect, _HINT)
+
+
+def _through_ffmpeg(uri: str) -> Any:
+    """An OpenCV capture that gives up a server which says nothing."""
+    cv2 = quiet_cv2()
+    opening, silent = int(1000 * OPEN_S), int(1000 * SILENT_S)
+    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, opening, cv2.CAP_PROP_READ_TIMEOUT_MSEC, silent]
+    return cv2.VideoCapture(uri, cv2.CAP_FFMPEG, timeouts)
 
 
 def rtsp_pipeline(uri: str, jetson: bool, transport: str = "tcp") -> str:
@@ -82,26 +85,20 @@ def take_transport(address: Address) -> tuple[str, str]:
         >>> take_transport(Address("rtsp://camera/live?channel=1&transport=udp"))
         ('rtsp://camera/live?channel=1', 'udp')
     """
-    parts = urlsplit(address.raw())
-    if "transport=" not in parts.query:
+    query = address.query
+    if "transport=" not in query:
         return address.raw(), _TRANSPORTS[0]
-    options = parse_qsl(parts.query, keep_blank_values=True)
+    options = parse_qsl(query, keep_blank_values=True)
     transport = dict(options)["transport"] if "transport" in dict(options) else _TRANSPORTS[0]
     if transport not in _TRANSPORTS:
         raise ScoreEdgeError(f"{address}: transport must be {' or '.join(_TRANSPORTS)}, not {transport[:20]!r}")
     rest = urlencode([(name, value) for name, value in options if name != "transport"])
-    return urlunsplit(parts._replace(query=rest)), transport
+    return address.raw().replace(f"?{query}", f"?{rest}" if rest else "", 1), transport
 
 
 def _open_rtsp(address: Address) -> Source:
     cv2 = quiet_cv2()
     uri, transport = take_transport(address)
-    timeouts = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        int(1000 * OPEN_S),
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        int(1000 * SILENT_S),
-    ]
     through_gstreamer = has_gstreamer()
 
     def connect() -> Any:
@@ -114,7 +111,7 @@ def _open_rtsp(address: Address) -> Source:
                 before or f"rtsp_transport;{transport}|allowed_media_types;video"
             )
             try:
-                return cv2.VideoCapture(uri, cv2.CAP_FFMPEG, timeouts)
+                return _through_ffmpeg(uri)
             finally:
                 if before is None:
                     del os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"]

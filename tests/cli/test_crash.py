@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from score_edge.cli.crash import without_secrets
 
 CRASH = """
@@ -17,8 +19,11 @@ cli.main()
 """
 
 
-def crash(tmp_path: Path, program: str = CRASH) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", program, "ask", "rtsp://ann:pa55word@camera/1?token=abc123"]
+ASKED = ["ask", "rtsp://ann:pa55word@camera/1?token=abc123"]
+
+
+def crash(tmp_path: Path, program: str = CRASH, words: "list[str]" = ASKED) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", program, *words]
     return subprocess.run(command, capture_output=True, text=True, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin"})
 
 
@@ -26,13 +31,32 @@ def test_a_crash_is_one_line_and_a_file(tmp_path: Path) -> None:
     done = crash(tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     error, hint = done.stderr.splitlines()
-    assert error.startswith("error: something unforeseen went wrong: RuntimeError: no luck with rtsp://***@camera/1")
+    assert error.startswith("error: something unforeseen went wrong: RuntimeError: no luck with rtsp://***@camera/***")
     (details,) = tmp_path.iterdir()
     assert str(details) in hint
     assert details.stat().st_mode & 0o077 == 0
     told = details.read_text()
     assert "Traceback" in told and "second line" in told and "in crash" in told
     assert "pa55word" not in told + done.stderr and "abc123" not in told + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--key", "pa55word"],
+        ["--key=pa55word"],
+        ["--source", "front=rtsp://me:pa@ss/pa55word@camera/live"],
+        ["--source", "rtsp://me:it's pa55word@camera/live"],
+        ["--source", "rtsp://camera/user=me_password=pa55word.sdp"],
+        ["--mqtt", "mqtt://me:pa55word@broker"],
+    ],
+)
+def test_no_secret_of_the_command_line_is_in_the_file(tmp_path: Path, words: list[str]) -> None:
+    crash(tmp_path, words=["serve", "reference", *words])
+    (details,) = tmp_path.iterdir()
+    told = details.read_text()
+    assert "'serve', 'reference', '--" in told and "Traceback" in told
+    assert "pa55word" not in told
 
 
 def test_without_a_temporary_folder_the_line_remains(tmp_path: Path) -> None:
@@ -48,7 +72,7 @@ def test_ctrl_c_is_no_crash(tmp_path: Path) -> None:
 
 def test_secrets() -> None:
     assert without_secrets("rtsp://ann:pw@cam/1 and https://x/?api_key=1&a=2") == (
-        "rtsp://***@cam/1 and https://x/?api_key=***&a=2"
+        "rtsp://***@cam/*** and https://x/***"
     )
     assert without_secrets("HF_TOKEN=hf_abcdefghijkl, token: xyz") == "HF_TOKEN=*** token: ***"
     assert without_secrets("12 of 288 tokens kept") == "12 of 288 tokens kept"

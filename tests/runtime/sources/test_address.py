@@ -8,6 +8,7 @@ import pytest
 
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
+from score_edge.runtime.sources.network import take_transport
 from score_edge.runtime.sources.open_source import open_source
 
 SECRET = "hunter2"
@@ -39,6 +40,25 @@ def test_no_secret_is_ever_shown(text: str) -> None:
         json.dumps(address)
     with pytest.raises(TypeError):
         pickle.dumps(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "opened"),
+    [
+        (
+            f"rtsp://me:pa[{SECRET}@camera/live?transport=udp&channel=1#x",
+            f"rtsp://me:pa[{SECRET}@camera/live?channel=1#x",
+        ),
+        (f"rtsp://me:\u2100{SECRET}@camera/live?transport=udp", f"rtsp://me:\u2100{SECRET}@camera/live"),
+        ("rtsp://[::1]:554/live?a=1&transport=udp&b=2", "rtsp://[::1]:554/live?a=1&b=2"),
+    ],
+)
+def test_the_transport_is_taken_out_whatever_the_password(text: str, opened: str) -> None:
+    assert take_transport(Address(text)) == (opened, "udp")
+
+
+def test_options_are_read_whatever_stands_before_them() -> None:
+    assert Address("csi://[0?width=640").options({"width": "1", "height": "2"}) == {"width": "640", "height": "2"}
 
 
 @pytest.mark.parametrize(
