@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # The first that a command contains says why it does not run here.
 ELSEWHERE = {
-    r"\bapt install|-m venv": "changes the system",
+    r"^sudo |sudo install|-m venv|^export |^rsync ": "changes the system, or another one",
     r"pip install": "downloads; that the extras exist is checked",
     r"^make ": "the suite itself, and the demo, which tests/cli/test_commands.py runs",
     r"^accelerate launch": "several processes, a minute of start-up",
@@ -147,7 +147,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     box = {"box": [0, 0, world.SIZE // 2, world.SIZE // 2]}
     labels = {"width": world.SIZE, "height": world.SIZE, "frames": {str(frame): [box] for frame in range(8)}}
     Path("clip.gt.json").write_text(json.dumps(labels))
-    shutil.copytree(REFERENCE, "bundle")
+    for bundle in ("bundle", "vlm/bundle"):
+        shutil.copytree(REFERENCE, bundle)
     return tmp_path
 
 

@@ -34,20 +34,18 @@ def model_parts(path: Path) -> list[Path]:
     return parts
 
 
-def find_model(path: str, folder: Path) -> Path:
-    """Where the language model outside of a bundle is: as noted or, where nothing is there because the bundle was
-    copied to another machine, the file of that name beside the bundle. Either must have the noted size and hash.
+def find_model(language: Language, folder: Path) -> Language:
+    """The same with the place of the file outside: as noted or, where nothing is there because the bundle was copied to
+    another machine, the file of that name beside the bundle. Either must have the noted size and hash.
 
     Args:
-        path: of the manifest.
+        language: of the manifest.
         folder: of the bundle.
-
-    Returns:
-        The noted path where neither is there.
     """
-    noted = Path(path)
-    beside = folder.resolve().parent / noted.name
-    return beside if beside.is_file() and not noted.is_file() else noted
+    if language.path is None or Path(language.path).is_file():
+        return language
+    beside = folder.resolve().parent / Path(language.path).name
+    return dataclasses.replace(language, path=str(beside)) if beside.is_file() else language
 
 
 def sealed_language(language: Language) -> Language:
@@ -58,7 +56,7 @@ def sealed_language(language: Language) -> Language:
     """
     if language.path is None:
         return language
-    parts = tuple(FileRef(part.name, file_sha256(part), part.stat().st_size) for part in _there(Path(language.path)))
+    parts = tuple(FileRef(part.name, file_sha256(part), part.stat().st_size) for part in _there(language.path))
     return dataclasses.replace(language, parts=parts)
 
 
@@ -67,7 +65,7 @@ def check_external(language: Language, manifest: Path, *, checksums: bool = Fals
 
     Args:
         language: of the manifest; one inside the bundle is checked with the bundle's other files.
-        manifest: path of bundle.json.
+        manifest: path of bundle.json, for messages.
         checksums: hash it too, which takes as long as reading it.
 
     Raises:
@@ -76,7 +74,7 @@ def check_external(language: Language, manifest: Path, *, checksums: bool = Fals
     if language.path is None:
         return
     try:
-        parts = _there(find_model(language.path, manifest.parent))
+        parts = _there(language.path)
     except ScoreEdgeError as error:
         hint = error.hint or f"copy it beside the bundle {manifest.parent}, or correct language.path in {manifest}"
         raise ScoreEdgeError(f"language.path: {error.message}", hint) from error
@@ -121,7 +119,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _there(path: Path) -> list[Path]:
-    if not path.is_file():
-        raise ScoreEdgeError(f"there is no file {str(path)!r}")
-    return model_parts(path)
+def _there(path: str) -> list[Path]:
+    if not Path(path).is_file():
+        raise ScoreEdgeError(f"there is no file {path!r}")
+    return model_parts(Path(path))

@@ -62,6 +62,7 @@ class Bundle:
             manifest = _read_manifest(folder)
             for where, ref in manifest.files.items():
                 _check_file(folder, where, ref, checksums)
+            manifest = dataclasses.replace(manifest, language=find_model(manifest.language, folder))
             check_external(manifest.language, folder / MANIFEST)
         except OSError as error:
             raise ScoreEdgeError(f"cannot read the bundle {folder}: {error}", "check its permissions") from error
@@ -109,10 +110,10 @@ class Bundle:
 
     @property
     def gguf_path(self) -> Path:
-        """The language model, in the bundle or elsewhere, see `find_model`."""
+        """The language model, in the bundle or elsewhere."""
         language = self.manifest.language
         # Manifest.check saw to it that one of the two is there.
-        return self.folder / language.gguf.file if language.gguf else find_model(str(language.path), self.folder)
+        return self.folder / language.gguf.file if language.gguf else Path(str(language.path))
 
     @property
     def paths(self) -> dict[str, Path]:

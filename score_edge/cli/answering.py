@@ -39,7 +39,7 @@ app = typer.Typer()
 def ask(
     context_: typer.Context,
     bundle: BundleArgument,
-    video: Annotated[str, typer.Argument(help="Video file, image, or folder of images.")],
+    video: Annotated[str, typer.Argument(help="Video file, image, folder of images, or a source as of stream.")],
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     retention: Retention = None,
     selector: SelectorName = None,
@@ -51,7 +51,7 @@ def ask(
             min=0,
             max=1,
             callback=finite,
-            help="Look at four times as many tokens while the answer is less probable.",
+            help="Read four times as many tokens while the answer is less probable than this; 0 never.",
         ),
     ] = 0.0,
     runs: Annotated[int, typer.Option(min=1, help="Repeat and report the median; --compare alternates.")] = 1,
@@ -179,12 +179,12 @@ def stream(
     ask: Annotated[str, typer.Option(help="A question to ask again and again.")] = "",
     every: Annotated[str, typer.Option(help="How often, in stream time: 500ms, 10s, 2m. Default 10s.")] = "",
     when_surprised: Annotated[
-        bool, typer.Option("--when-surprised", help="Ask it when far more changed than usual.")
+        bool, typer.Option("--when-surprised", help="Put the question of --ask when far more changed than usual.")
     ] = False,
     full_encoder: FullEncoder = False,
     change_threshold: ChangeThreshold = None,
     context: Annotated[
-        int, typer.Option(min=1, help="KV cells, at most the bundle's: video, question, answer.")
+        int, typer.Option(min=1, help="Tokens in the KV cache, at most the bundle's: video, question, answer.")
     ] = 4096,
     memory: Annotated[
         Literal["kept", "newest"],

@@ -64,6 +64,8 @@ def test_copied_to_another_machine_the_model_is_found_beside_the_bundle(bundle: 
     there = copied(bundle, tmp_path / "board")
     check(there)
     assert there.gguf_path.parent == tmp_path / "board"
+    derived = write_bundle(tmp_path / "policy" / "bundle", there.manifest, there.paths)
+    assert derived.gguf_path == there.gguf_path
 
 
 def test_another_file_of_that_name_beside_the_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> None:

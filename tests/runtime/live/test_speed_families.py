@@ -20,7 +20,7 @@ KINDS = {
     "qwen3_vl": "times around steps, M-RoPE",
     "internvl": "numbered steps",
     "smolvlm": "steps counted in front",
-    "lfm2_vl": "a state that cannot be turned back",
+    "lfm2_vl": "a recurrent state",
 }
 
 
