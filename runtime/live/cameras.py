@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language.base import Rows, Sequence
+from score_edge.runtime.language.base import ContextFullError, Sequence
 from score_edge.runtime.language.sampling import Ended, Sampling
 from score_edge.runtime.live.events import StepSeen, Why
 from score_edge.runtime.live.memory import Memory, VideoMemory
@@ -239,22 +239,19 @@ class Cameras:
         clips = [(name, steps) for name, steps in held if steps]
         if not clips:
             raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
-        layout, model = self._pipeline.layout, self._pipeline.model
+        layout = self._pipeline.layout
         prompt = layout.clips(clips)
         words = layout.question(prompt.tail, question)
-        texts = [words.before + words.text + words.after, *(text for text in prompt.segments if isinstance(text, str))]
-        rows = sum(len(part) for part in prompt.segments if isinstance(part, Rows))
-        cells, context = rows + sum(map(model.count, texts)) + max_tokens, model.capabilities.context
-        if cells > context:
-            raise ScoreEdgeError(
-                f"all cameras together need {cells} KV cells, and a prompt has {context}: "
-                f"ask one of them, as in '{clips[0][0]}> what moved?'",
-                "or open the model with a larger context",
-            )
         sequence = self._take_sequence("a question to all cameras")
         try:
             sequence.append(*prompt.segments, words)
-            return (yield from sequence.generate(max_tokens, sampling))
+            room = self._pipeline.model.capabilities.context - sequence.here.cells
+            return (yield from sequence.generate(max(1, min(max_tokens, room)), sampling))
+        except ContextFullError as error:
+            raise ContextFullError(
+                f"all cameras together: {error.message}; ask one of them by its name, {clips[0][0]} or another",
+                "or open the model with a larger context",
+            ) from error
         finally:
             self._give_back(sequence)
 

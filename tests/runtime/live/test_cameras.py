@@ -94,7 +94,7 @@ def wait_until(what: Callable[[], Any]) -> None:
     assert what()
 
 
-def ask_behind(stream: Stream, steps: dict[str, int]) -> "dict[str, Future[Answered]]":
+def ask_behind(stream: Stream, steps: dict[str, int], **all_of_them: Any) -> "dict[str, Future[Answered]]":
     """Ask each camera when so many of its steps are remembered, and all of them ("") when all are."""
     answers: dict[str, Future[Answered]] = {}
     seen = dict.fromkeys(steps, 0)
@@ -103,7 +103,7 @@ def ask_behind(stream: Stream, steps: dict[str, int]) -> "dict[str, Future[Answe
         if isinstance(event, StepSeen):
             seen[event.camera] += 1
             if seen == steps:
-                answers[""] = stream.ask(QUESTION)
+                answers[""] = stream.ask(QUESTION, **all_of_them)
             if len(steps) > 1 and seen[event.camera] == steps[event.camera]:
                 answers[event.camera] = stream.ask(QUESTION, camera=event.camera)
 
@@ -290,7 +290,19 @@ def test_a_question_to_all_that_does_not_fit_says_whom_to_ask(pipeline: Pipeline
     stream = Stream(pipeline, sources, StreamOptions(selector="all"))
     answer = ask_behind(stream, dict.fromkeys(NAMES, 40))
     stream.run()
-    assert "ask one of them, as in 'front> " in answer[""].result(1).error
+    error = answer[""].result(1).error
+    assert "context of 2048 tokens" in error and "ask one of them by its name, front or another" in error
+
+
+def test_an_answer_of_all_cameras_fills_the_room_that_their_prompt_leaves(pipeline: Pipeline) -> None:
+    sources = {name: Frames(world(3, 12)) for name in NAMES}
+    stream = Stream(pipeline, sources, StreamOptions(selector="all"))
+    endless = Sampling(temperature=1.0, seed=7, grammar="root ::= [a-z]{1000}")
+    answer = ask_behind(stream, dict.fromkeys(NAMES, 12), max_tokens=4096, sampling=endless)
+    stream.run()
+    found = answer[""].result(0)
+    assert not found.error and found.ended and found.ended.reason == "length"
+    assert found.ended.prompt + found.ended.tokens == 2048 and found.ended.prompt > 4 * 12 * 36
 
 
 def test_a_question_to_all_needs_a_spare_sequence(pipeline: Pipeline) -> None:
