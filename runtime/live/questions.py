@@ -37,6 +37,14 @@ class Waiting:
     on_text: Callable[[str], None] = lambda piece: None
 
 
+class QueueFullError(ScoreEdgeError):
+    """Too many questions wait already: later there will be room."""
+
+
+class StreamEndedError(ScoreEdgeError):
+    """There is nobody any more who answers."""
+
+
 class Questions:
     """A bounded queue; whoever uses it from several threads locks it."""
 
@@ -47,10 +55,10 @@ class Questions:
         """Let one more wait.
 
         Raises:
-            ScoreEdgeError: too many wait already.
+            QueueFullError: too many wait already.
         """
         if len(self._waiting) >= MOST_WAITING:
-            raise ScoreEdgeError(f"{MOST_WAITING} questions are waiting already", "ask again after an answer")
+            raise QueueFullError(f"{MOST_WAITING} questions are waiting already", "ask again after an answer")
         self._waiting.append(waiting)
 
     def first(self, ready: Callable[[Waiting], bool]) -> Waiting | None:
@@ -71,8 +79,8 @@ class Questions:
         return taken
 
 
-def refuse(waiting: list[Waiting], reason: str) -> None:
+def refuse(waiting: list[Waiting], reason: ScoreEdgeError) -> None:
     """Tell those who wait why there will be no answer."""
     for each in waiting:
         if each.done.set_running_or_notify_cancel():
-            each.done.set_exception(ScoreEdgeError(reason))
+            each.done.set_exception(reason)

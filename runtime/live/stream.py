@@ -20,7 +20,7 @@ from score_edge.runtime.live.jobs import Jobs
 from score_edge.runtime.live.memory import Memory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, Unseen
-from score_edge.runtime.live.questions import MOST_WAITING, Questions, Waiting, refuse
+from score_edge.runtime.live.questions import MOST_WAITING, Questions, StreamEndedError, Waiting, refuse
 from score_edge.runtime.live.seen_steps import SeenSteps, Step
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.background import start_reader
@@ -149,7 +149,7 @@ class Stream:
                 refused = self._questions.take_all(lambda waiting: waiting.camera == name)
                 self._changed.notify_all()
             self._cameras.drop(camera)
-            refuse(refused, f"camera {name} was removed before this question was answered")
+            refuse(refused, ScoreEdgeError(f"camera {name} was removed before this question was answered"))
 
         self._jobs.do(job, later=self._answering.is_set())
 
@@ -179,7 +179,9 @@ class Stream:
             began, the question is not put.
 
         Raises:
-            ScoreEdgeError: no such camera, too many questions wait already, or the stream has ended.
+            ScoreEdgeError: there is no such camera.
+            QueueFullError: too many questions wait already.
+            StreamEndedError: the stream has ended.
         """
         if camera is not None:
             self._find(camera)
@@ -187,7 +189,7 @@ class Stream:
             (camera,) = self.cameras
         with self._changed:
             if self._stopping or self._finished:
-                raise ScoreEdgeError("the stream has ended", "start it again")
+                raise StreamEndedError("the stream has ended", "start it again")
             now = time.monotonic()
             how = max_tokens or self.options.max_tokens, sampling or self.options.sampling, on_text
             waiting = Waiting(question, why, camera, now, now if about is None else about, Future(), *how)
@@ -381,8 +383,8 @@ class Stream:
         with self._changed:
             self._finished = True
             rest = self._questions.take_all(lambda waiting: True)
-        refuse(rest, "the stream ended before this question was answered")
-        self._jobs.refuse(ScoreEdgeError("the stream has ended", "start it again"))
+        refuse(rest, StreamEndedError("the stream ended before this question was answered"))
+        self._jobs.refuse(StreamEndedError("the stream has ended", "start it again"))
 
     def _notice(self, camera: Camera, text: str) -> None:
         self._tell(Notice(camera.called(text), camera.name))

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from score_edge import __version__
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import ContextFullError
+from score_edge.runtime.live.questions import QueueFullError, StreamEndedError
 from score_edge.serve.body import read_body
 from score_edge.serve.conversation import read_conversation
 from score_edge.serve.engine import Engine, GoneError, Job, LateError
@@ -273,8 +274,12 @@ def _refusal_of(error: Exception) -> Refused:
         return error
     if isinstance(error, ContextFullError):
         return Refused(400, str(error), "context_length_exceeded", "messages")
+    if isinstance(error, QueueFullError):
+        return Refused(429, str(error), "queue_full")
     if isinstance(error, LateError | GoneError):
         return Refused(503, str(error), "deadline")
+    if isinstance(error, StreamEndedError):
+        return Refused(503, str(error), "stopped")
     if isinstance(error, ScoreEdgeError):
         return Refused(400, str(error), "invalid_request")
     frame = error.__traceback__

@@ -12,6 +12,7 @@ from typing import Any, Final
 from score_edge.errors import ScoreEdgeError, did_you_mean, error_text
 from score_edge.runtime.live.events import Answered, Event, Listener, Notice, StepSeen
 from score_edge.runtime.live.options import StreamOptions
+from score_edge.runtime.live.questions import StreamEndedError
 from score_edge.runtime.live.stream import Stream
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.serve.alerts import Alert, Alerts
@@ -159,9 +160,11 @@ class Live:
             name: of a camera, or `ALL`.
 
         Raises:
-            Refused: there is no such camera, or nothing has been seen yet.
+            Refused: there is no such camera, cameras are watched no longer, or nothing has been seen yet.
         """
         asked = list(self._watched.values()) if name == ALL and self._watched else [self._find(name)]
+        if self.failed:
+            raise Refused(503, f"the cameras are watched no longer: {self.failed}", "stopped", "model")
         if all(watched.newest is None for watched in asked):
             said = asked[0].source.state
             raise Refused(503, f"nothing has been seen yet{': ' if said else ''}{said}", "no_picture", "model")
@@ -186,7 +189,7 @@ class Live:
                     job.check()
                     raise ScoreEdgeError(answered.error)
                 if answered.ended is None:
-                    raise ScoreEdgeError("the server is stopping")
+                    raise StreamEndedError("the server is stopping")
                 job.frame_age_s = answered.age_s + answered.whole_s - answered.waited_s
                 job.done.set_result(_reply(answered))
             except BaseException as error:
@@ -203,7 +206,7 @@ class Live:
                 on_text=on_text,
             ).add_done_callback(on_done)
         except ScoreEdgeError as error:
-            job.done.set_exception(Refused(429, error.message, "queue_full"))
+            job.done.set_exception(error)
 
     def _find(self, name: str) -> _Watched:
         if name not in self._watched:

@@ -1,5 +1,6 @@
 """Cameras of a running server: what is told of them, pictures, questions, and what becomes of one that is lost."""
 
+import asyncio
 import json
 import threading
 import time
@@ -232,3 +233,56 @@ def test_a_file_plays_at_its_own_speed_and_is_remembered(served: Any, tmp_path: 
         assert ended["reason"] == "the source has ended" and ended["drops"] == 0
         assert time.monotonic() - began > 1.8
         assert ask(address, "file").status_code == 200
+
+
+def test_when_cameras_are_watched_no_longer_nobody_is_told_to_come_again(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from score_edge.runtime.live.cameras import Cameras
+
+    take, broken = Cameras.take, threading.Event()
+
+    def take_or_fail(self: Cameras, *given: Any) -> Any:
+        if broken.is_set():
+            raise RuntimeError("CUDA error 700")
+        return take(self, *given)
+
+    monkeypatch.setattr(Cameras, "take", take_or_fail)
+    with served(source=CAMERAS) as address:
+        until(lambda: is_live(address, "front") and is_live(address, "yard"))
+        broken.set()
+        until(lambda: httpx.get(f"{address}/health").status_code == 503)
+        for name in ("front", "all"):
+            answer = ask(address, name)
+            assert answer.status_code == 503 and "retry-after" not in answer.headers
+            assert answer.json()["error"]["type"] == "server_error" and "CUDA error 700" in answer.text
+        assert ask(address, "back").status_code == 404
+
+
+def test_a_full_queue_of_questions_and_the_end_of_the_server() -> None:
+    """429 to whoever may come again, 503 to those who wait or are answered when it stops."""
+    from score_edge.bundle.folder import Bundle
+    from score_edge.serve.options import ServeOptions
+    from score_edge.serve.run import opened
+
+    schema = {"type": "array", "items": {"type": "boolean"}, "minItems": 1000}
+    form = {"type": "json_schema", "json_schema": {"name": "long", "schema": schema}}
+    asked = {"model": "reference@front", "messages": [{"role": "user", "content": QUESTION}], "response_format": form}
+    asked |= {"max_tokens": 3000}
+
+    async def ask_often() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+            answers = [asyncio.ensure_future(client.post("/v1/chat/completions", json=asked)) for _ in range(14)]
+            await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(1)  # the others that find the queue full
+            await asyncio.to_thread(server.live.close)
+            return [*await asyncio.gather(*answers), await client.post("/v1/chat/completions", json=asked)]
+
+    options = ServeOptions(threads=1, waiting=20, source={"front": "synthetic://?live=1"})
+    with opened(Bundle.open("reference"), options) as server:
+        until(lambda: server.live.view("front")["steps"])
+        answers = asyncio.run(ask_often())
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) == {429, 503} and codes[-1] == 503
+    assert all(("retry-after" in answer.headers) == (answer.status_code == 429) for answer in answers)
