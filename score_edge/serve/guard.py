@@ -1,7 +1,7 @@
 """What every request passes before anything of it is read: the key, and that no foreign page sent it."""
 
 import hmac
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,10 +31,10 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         # A name that somebody else's DNS points at this machine would let his page read what stands here.
-        if self._options.local and _name(host) not in _LOCAL | {self._options.host}:
+        if self._options.local and _split(f"//{host}").hostname not in _LOCAL | {self._options.host}:
             return Refused(403, "this server answers to localhost only", "wrong_host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _split(origin).netloc != host:
             return Refused(403, "requests of other web pages are not answered", "wrong_origin")
         if self._options.key and not _open(scope["path"]):
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -48,8 +48,9 @@ def _open(path: str) -> bool:
     return path in _OPEN or path.startswith(PAGE)
 
 
-def _name(host: str) -> str:
+def _split(url: str) -> SplitResult:
+    """Its parts; none of garbage, so that it is nobody's."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")

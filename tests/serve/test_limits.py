@@ -130,6 +130,9 @@ def test_key(served: Any) -> None:
 def test_pages_of_others_are_refused(address: str) -> None:
     assert error(httpx.get(f"{address}/v1/models", headers={"Origin": "http://evil.example"})) == (403, "wrong_origin")
     assert error(httpx.get(f"{address}/v1/models", headers={"Host": "evil.example"})) == (403, "wrong_host")
+    for garbage in ("http://[", "http://[x]", "[", "null", "http://a]"):
+        assert error(httpx.get(f"{address}/v1/models", headers={"Origin": garbage})) == (403, "wrong_origin"), garbage
+        assert error(httpx.get(f"{address}/v1/models", headers={"Host": garbage})) == (403, "wrong_host"), garbage
     assert httpx.get(f"{address}/v1/models", headers={"Origin": address}).status_code == 200
 
 
