@@ -89,10 +89,10 @@ class Live:
         return list(self._watched)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching; returns when the step that is being remembered is, so that its model can be freed."""
         if self._stream:
             self._stream.stop()
-            self._thread.join(10)
+            self._thread.join()
         self.feed.close()
 
     def view(self, name: str) -> dict[str, Any]:

@@ -286,3 +286,36 @@ def test_a_full_queue_of_questions_and_the_end_of_the_server() -> None:
     codes = [answer.status_code for answer in answers]
     assert set(codes) == {429, 503} and codes[-1] == 503
     assert all(("retry-after" in answer.headers) == (answer.status_code == 429) for answer in answers)
+
+
+def test_the_model_is_freed_when_the_last_step_is_remembered_however_long_that_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from score_edge.bundle.folder import Bundle
+    from score_edge.runtime.live.memory import VideoMemory
+    from score_edge.serve.options import ServeOptions
+    from score_edge.serve.run import opened
+
+    append, join = VideoMemory.append, threading.Thread.join
+    slow, inside, remembered = threading.Event(), threading.Event(), threading.Event()
+
+    def append_slowly(self: VideoMemory, *given: Any) -> Any:
+        if not slow.is_set():
+            return append(self, *given)
+        inside.set()
+        time.sleep(1)
+        kept = append(self, *given)
+        remembered.set()
+        return kept
+
+    def join_briefly(self: threading.Thread, timeout: float | None = None) -> None:
+        join(self, None if timeout is None else timeout / 100)  # or the step would have to take minutes
+
+    monkeypatch.setattr(VideoMemory, "append", append_slowly)
+    monkeypatch.setattr(threading.Thread, "join", join_briefly)
+    options = ServeOptions(threads=1, source={"front": "synthetic://?live=1"})
+    with opened(Bundle.open("reference"), options) as server:
+        until(lambda: server.live.view("front")["steps"])
+        slow.set()
+        assert inside.wait(20)
+    assert remembered.is_set()
