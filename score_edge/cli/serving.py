@@ -117,7 +117,7 @@ def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[
 def _public(raw: str) -> str:
     """An address for everybody to read, absolute where it is a path."""
     address = Address(raw)
-    if "***@" in str(address) or str(address).endswith("://***"):
+    if "***" in str(address):
         hint = "write it into a file that only you can read: --config serve.toml with [source] front = 'rtsp://...'"
-        raise ScoreEdgeError(f"{address} has a password, and every user of this machine can read a unit", hint)
+        raise ScoreEdgeError(f"{address} may hold a password, and every user of this machine can read a unit", hint)
     return raw if "://" in raw or address.path is None else str(address.path.resolve())

@@ -121,16 +121,18 @@ def test_a_systemd_unit(tmp_path: Path) -> None:
 def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
     (tmp_path / "a.mp4").touch()
-    given = ["--source", "front=rtsp://camera/live", "--source", "file=a.mp4"]
+    given = ["--source", "front=rtsp://camera:554", "--source", "file=a.mp4", "--source", "usb=v4l2:///dev/video0"]
     mqtt = ["--mqtt", "mqtt://eyes:hush@broker/house"]
     unit = subprocess.run([*command, *given, *mqtt], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert "hush" not in unit and "--mqtt" not in unit
     given += ["--mqtt", "mqtt://broker/house"]
     unit = subprocess.run([*command, *given], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    assert '--source "front=rtsp://camera/live"' in unit or "--source front=rtsp://camera/live" in unit
+    assert "--source front=rtsp://camera:554" in unit and "--source usb=v4l2:///dev/video0" in unit
     assert f"file={tmp_path / 'a.mp4'}" in unit and "--mqtt mqtt://broker/house" in unit
-    refused = subprocess.run([*command, "--source", "front=rtsp://me:pw@camera/live"], capture_output=True, text=True)
-    assert refused.returncode == 1 and "--config" in refused.stderr and ":pw@" not in refused.stderr
+    for camera in ("me:hush@camera/live", "camera/live?user=me&password=hush", "camera/user=me&password=hush"):
+        refused = subprocess.run([*command, "--source", f"front=rtsp://{camera}"], capture_output=True, text=True)
+        assert refused.returncode == 1 and not refused.stdout, camera
+        assert "--config" in refused.stderr and "hush" not in refused.stderr
 
 
 def test_cameras_of_a_file(tmp_path: Path) -> None:
