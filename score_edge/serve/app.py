@@ -138,7 +138,7 @@ class Server:
         streams = False
         try:
             body = await read_body(request, limit)
-            asked, parsed = await asyncio.to_thread(self._read, body)
+            wanted, parsed = await asyncio.to_thread(self._read, body)
             pieces: asyncio.Queue[str | None] = asyncio.Queue()
             loop = asyncio.get_running_loop()
 
@@ -146,15 +146,15 @@ class Server:
                 with contextlib.suppress(RuntimeError):  # the server has stopped
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-            job = Job(asked, tell, time.monotonic() + self._options.deadline_s)
+            job = Job(wanted, tell, time.monotonic() + self._options.deadline_s)
             job.done.add_done_callback(lambda _: tell(None))
-            (self.live if asked.camera else self._engine).put(job)
+            (self.live if wanted.camera else self._engine).put(job)
             writer = Writer(parsed.model or self._manifest.name)
             if not parsed.stream:
                 await _unless_gone(request, job, asyncio.wrap_future(job.done))
-                reply = job.done.result()
-                self.metrics.count(reply)
-                return JSONResponse(writer.whole(reply), headers=_age(job))
+                result = job.done.result()
+                self.metrics.count(result)
+                return JSONResponse(writer.whole(result), headers=_age(job))
             # What fails before the first word has a status of its own.
             first = await _unless_gone(request, job, asyncio.ensure_future(pieces.get()))
             if first is None:
@@ -186,8 +186,8 @@ class Server:
         if camera:
             self.live.check(camera)
         vision = self._manifest.vision
-        asked = read_conversation(parsed, self._options, vision.fps, vision.frames_per_step, camera)
-        return asked, parsed
+        wanted = read_conversation(parsed, self._options, vision.fps, vision.frames_per_step, camera)
+        return wanted, parsed
 
     async def _events(
         self,
@@ -202,14 +202,14 @@ class Server:
             yield writer.chunk({"content": piece})
             piece = await pieces.get()
         try:
-            reply = job.done.result()
+            result = job.done.result()
         except Exception as error:
             yield f"data: {json.dumps(_refusal_of(error).body)}\n\n"
             return
-        self.metrics.count(reply)
-        yield writer.chunk({}, reply.ended.reason)
+        self.metrics.count(result)
+        yield writer.chunk({}, result.ended.reason)
         if wants_usage:
-            yield writer.usage(reply)
+            yield writer.usage(result)
         yield DONE
 
     def enter(self, change: int) -> None:

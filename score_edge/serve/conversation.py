@@ -3,7 +3,7 @@
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.json_grammar import JSON_OBJECT, schema_grammar
 from score_edge.runtime.language.sampling import Sampling
-from score_edge.serve.engine import Asked
+from score_edge.serve.engine import GenerationRequest
 from score_edge.serve.media import Clip, picture, pictures_clip, video_clip
 from score_edge.serve.options import ServeOptions
 from score_edge.serve.refusal import Refused
@@ -14,7 +14,7 @@ _STOPS = 16
 
 def read_conversation(
     request: ChatRequest, options: ServeOptions, fps: float, frames_per_step: int, camera: str | None = None
-) -> Asked:
+) -> GenerationRequest:
     """What a request asks. Pictures, in order, are the frames of one clip; earlier turns become text before the last.
 
     Args:
@@ -33,7 +33,7 @@ def read_conversation(
     if camera and (clip or request.retention or request.selector or request.full_encoder):
         message = "a camera is asked in text: without pictures, retention, selector and full_encoder"
         raise Refused(400, message, "invalid_request")
-    return Asked(
+    return GenerationRequest(
         clip=clip,
         question=question,
         selector=request.selector,

@@ -26,7 +26,7 @@ class GoneError(ScoreEdgeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GenerationRequest:
     """What a request asks.
 
     Attributes:
@@ -48,7 +48,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class GenerationResult:
     """An answer and what it cost.
 
     Attributes:
@@ -79,12 +79,12 @@ class Job:
         frame_age_s: of the newest frame that a camera's answer is about, from the first words on.
     """
 
-    asked: Asked
+    request: GenerationRequest
     on_text: Callable[[str], None]
     until: float
     gone: threading.Event = field(default_factory=threading.Event)
     frame_age_s: float | None = None
-    done: "Future[Reply]" = field(default_factory=Future)
+    done: "Future[GenerationResult]" = field(default_factory=Future)
 
     def check(self) -> None:
         """Raise when there is no reason to go on."""
@@ -142,27 +142,27 @@ class Engine:
             if not job.done.set_running_or_notify_cancel():
                 continue
             try:
-                reply = self._answer(job)
+                result = self._answer(job)
             except BaseException as error:
                 job.done.set_exception(error)
             else:
-                job.done.set_result(reply)
+                job.done.set_result(result)
         with contextlib.suppress(queue.Empty):
             while job := self._jobs.get_nowait():
                 if job.done.set_running_or_notify_cancel():
                     job.done.set_exception(LateError("the server is stopping"))
 
-    def _answer(self, job: Job) -> Reply:
+    def _answer(self, job: Job) -> GenerationResult:
         job.check()
-        began, watch, asked = time.perf_counter(), Stopwatch(), job.asked
+        began, watch, request = time.perf_counter(), Stopwatch(), job.request
         held, cached = self._place(job, watch)
         sequence = held.sequence
         with watch.stage("prefill"):
-            sequence.append(self._question(held, asked))
+            sequence.append(self._question(held, request))
         prompt = sequence.here.cells
         room = self.pipeline.model.capabilities.context - prompt
         pieces, first = list[str](), 0.0
-        answer = sequence.generate(min(asked.max_tokens or room, max(room, 1)), asked.sampling)
+        answer = sequence.generate(min(request.max_tokens or room, max(room, 1)), request.sampling)
         with watch.stage("generate"), contextlib.closing(answer):
             while True:
                 job.check()
@@ -176,28 +176,28 @@ class Engine:
                 job.on_text(piece)
         whole = time.perf_counter() - began
         text = "".join(pieces)
-        return Reply(text, ended, prompt, cached, held.kept, held.total, first or whole, watch.seconds)
+        return GenerationResult(text, ended, prompt, cached, held.kept, held.total, first or whole, watch.seconds)
 
-    def _question(self, held: _Held, asked: Asked) -> Question:
+    def _question(self, held: _Held, request: GenerationRequest) -> Question:
         layout = self.pipeline.layout
-        return layout.text(asked.question) if asked.clip is None else layout.question(held.tail, asked.question)
+        return layout.text(request.question) if request.clip is None else layout.question(held.tail, request.question)
 
     def _place(self, job: Job, watch: Stopwatch) -> tuple[_Held, int]:
         """A place that ends behind the clip of a request, and how many of its cells were there already."""
-        asked = job.asked
-        retention = self._retention if asked.retention is None else asked.retention
+        request = job.request
+        retention = self._retention if request.retention is None else request.retention
         key = (
             ("text",)
-            if asked.clip is None
+            if request.clip is None
             else (
-                asked.clip.key,
-                asked.selector or self._selector,
+                request.clip.key,
+                request.selector or self._selector,
                 retention,
-                asked.full_encoder,
+                request.full_encoder,
             )
         )
         held = next((held for held in self._held if held.key == key), None)
-        if held is not None and held.mark is not None and asked.clip is not None:
+        if held is not None and held.mark is not None and request.clip is not None:
             held.sequence.rollback(held.mark)
             self._used(held)
             return held, held.mark.cells
@@ -206,7 +206,7 @@ class Engine:
         self._used(held)
         held.sequence.clear()
         held.kept = held.total = 0
-        if asked.clip is not None:
+        if request.clip is not None:
             self._watch(held, job, retention, watch)
         held.mark, held.key = held.sequence.mark(), key
         return held, 0
@@ -216,10 +216,10 @@ class Engine:
         self._held.append(held)
 
     def _watch(self, held: _Held, job: Job, retention: float, watch: Stopwatch) -> None:
-        pipeline, asked = self.pipeline, job.asked
-        assert asked.clip is not None  # for mypy
-        selector = pipeline.selector(asked.selector or self._selector)
-        clip = pipeline.encode(_checked(asked.clip.read(), job), watch, full=asked.full_encoder)
+        pipeline, request = self.pipeline, job.request
+        assert request.clip is not None  # for mypy
+        selector = pipeline.selector(request.selector or self._selector)
+        clip = pipeline.encode(_checked(request.clip.read(), job), watch, full=request.full_encoder)
         with watch.stage("select"):
             keep = pipeline.select(clip.tokens, selector, retention)
         prompt = pipeline.layout.clip(KeptTokens.gather(clip.tokens, keep, pipeline.layout.grid), clip.times)

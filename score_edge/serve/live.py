@@ -16,7 +16,7 @@ from score_edge.runtime.live.questions import StreamEndedError
 from score_edge.runtime.live.stream import Stream
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.serve.alerts import Alert, Alerts
-from score_edge.serve.engine import Job, Reply
+from score_edge.serve.engine import GenerationResult, Job
 from score_edge.serve.feed import Feed
 from score_edge.serve.lasting_source import CONNECTING, LastingSource
 from score_edge.serve.pictures import jpeg
@@ -171,7 +171,7 @@ class Live:
 
     def put(self, job: Job) -> None:
         """Let a question to a camera wait for its turn."""
-        name = job.asked.camera or ALL
+        name = job.request.camera or ALL
         watched = list(self._watched.values()) if name == ALL else [self._find(name)]
         first = list[float]()
 
@@ -191,7 +191,7 @@ class Live:
                 if answered.ended is None:
                     raise StreamEndedError("the server is stopping")
                 job.frame_age_s = answered.age_s + answered.whole_s - answered.waited_s
-                job.done.set_result(_reply(answered))
+                job.done.set_result(_result(answered))
             except BaseException as error:
                 job.done.set_exception(error)
 
@@ -199,10 +199,10 @@ class Live:
             if self._stream is None:
                 raise ScoreEdgeError("no camera is watched")
             self._stream.ask(
-                job.asked.question,
+                job.request.question,
                 camera=None if name == ALL else name,
-                max_tokens=job.asked.max_tokens,
-                sampling=job.asked.sampling,
+                max_tokens=job.request.max_tokens,
+                sampling=job.request.sampling,
                 on_text=on_text,
             ).add_done_callback(on_done)
         except ScoreEdgeError as error:
@@ -269,10 +269,10 @@ def _word(watched: _Watched, failed: str) -> str:
     return "lost" if state or failed else "live" if watched.newest else CONNECTING
 
 
-def _reply(answered: Answered) -> Reply:
+def _result(answered: Answered) -> GenerationResult:
     assert answered.ended is not None  # for mypy
     working = answered.whole_s - answered.waited_s
-    return Reply(
+    return GenerationResult(
         text=answered.text,
         ended=answered.ended,
         prompt_tokens=answered.ended.prompt,

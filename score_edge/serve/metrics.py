@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from score_edge.profiling.meters import Meter
 from score_edge.runtime.live.events import Event, StepSeen
-from score_edge.serve.engine import Reply
+from score_edge.serve.engine import GenerationResult
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -53,20 +53,20 @@ class Metrics:
         for stage, seconds in event.seconds.items():
             self._camera_stages.labels(name, stage).inc(seconds)
 
-    def count(self, reply: Reply) -> None:
+    def count(self, result: GenerationResult) -> None:
         """An answer was given."""
-        self._ttft.observe(reply.ttft_s)
-        self._whole.observe(sum(reply.seconds.values()))
-        fresh = not reply.cached_tokens
+        self._ttft.observe(result.ttft_s)
+        self._whole.observe(sum(result.seconds.values()))
+        fresh = not result.cached_tokens
         for kind, tokens in (
-            ("prompt", reply.prompt_tokens),
-            ("cached", reply.cached_tokens),
-            ("generated", reply.ended.tokens),
-            ("visual", reply.total if fresh else 0),
-            ("visual_kept", reply.kept if fresh else 0),
+            ("prompt", result.prompt_tokens),
+            ("cached", result.cached_tokens),
+            ("generated", result.ended.tokens),
+            ("visual", result.total if fresh else 0),
+            ("visual_kept", result.kept if fresh else 0),
         ):
             self._tokens.labels(kind).inc(tokens)
-        for stage, seconds in reply.seconds.items():
+        for stage, seconds in result.seconds.items():
             self._stages.labels(stage).inc(seconds)
 
     def text(self) -> bytes:

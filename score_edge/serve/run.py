@@ -14,7 +14,7 @@ from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.address import Address
 from score_edge.serve.app import Server
-from score_edge.serve.engine import Asked, Engine, Job
+from score_edge.serve.engine import Engine, GenerationRequest, Job
 from score_edge.serve.lasting_source import LastingSource
 from score_edge.serve.live import Live
 from score_edge.serve.metrics import Metrics
@@ -63,7 +63,7 @@ def _asker(live: Live, deadline_s: float) -> Callable[[str, str], None]:
 
     def ask(camera: str, question: str) -> None:
         live.check(camera)
-        job = Job(Asked(None, question, camera=camera), lambda _: None, time.monotonic() + deadline_s)
+        job = Job(GenerationRequest(None, question, camera=camera), lambda _: None, time.monotonic() + deadline_s)
         live.put(job)
         if job.done.done():
             job.done.result()

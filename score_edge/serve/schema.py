@@ -61,7 +61,7 @@ class ResponseFormat(_Model):
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(_Model):
+class StreamExtras(_Model):
     """What a stream tells beside the answer."""
 
     include_usage: bool | None = None
@@ -73,7 +73,7 @@ class ChatRequest(_Model):
     model: str | None = Field(default=None, max_length=300)
     messages: list[Message] = Field(min_length=1, max_length=1000)
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: StreamExtras | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=2**31)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31)
     n: Literal[1] | None = None
