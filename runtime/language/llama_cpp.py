@@ -162,8 +162,9 @@ class LlamaCpp:
         self._places.append(place)
 
     def close(self) -> None:
-        """Free the model; nothing else may be called afterwards."""
-        self._free()
+        """Free the model when nobody is inside it; nothing else may be called afterwards."""
+        with self.turn:
+            self._free()
 
     def adapt_threads(self) -> None:
         """Use as many threads as CPUs are free now, unless their number was given; before every call of llama.cpp."""

@@ -248,6 +248,7 @@ class LlamaSequence:
                 # Section-major within the chunk: the interleaved order is accepted too, and wrong.
                 places = np.ascontiguousarray(positions[..., first:last])
                 with self.model.turn:
+                    self.model.require_open()  # it may be closed between two chunks
                     self.model.adapt_threads()
                     began = time.perf_counter()
                     if code := decode(self.model.handle, content[first:last], places, flags, self._place):

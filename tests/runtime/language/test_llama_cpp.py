@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -389,6 +390,31 @@ def test_capabilities(vl: LlamaSequence) -> None:
     assert model.capabilities.width == 128
     assert model.capabilities.context == 1024
     assert model.capabilities.keeps_positions and model.capabilities.incremental
+
+
+def test_a_model_is_freed_between_the_calls_of_a_thread_that_prefills(gguf_files: dict[str, Path]) -> None:
+    model = LlamaCpp(gguf_files["f32"], context=4096, batch=16, threads=1)
+    sequence, ended, inside = model.sequence(), list[BaseException](), threading.Event()
+    decode = llama_sequence.decode
+
+    def prefill() -> None:
+        try:
+            sequence.append(" moved" * 3000)
+        except RuntimeError as error:
+            ended.append(error)
+
+    def noted(*given: Any) -> int:
+        inside.set()
+        return decode(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llama_sequence, "decode", noted)
+        thread = threading.Thread(target=prefill)
+        thread.start()
+        inside.wait()
+        model.close()
+        thread.join(20)
+    assert not thread.is_alive() and "closed" in str(ended)
 
 
 def test_a_closed_model_says_so(gguf_files: dict[str, Path]) -> None:
