@@ -154,7 +154,7 @@ def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: i
         return [frame.image for frame in sample_clip(path, fps, steps * per_step)], asked[path]
 
     return [
-        Scene(f"{path.resolve()} {path.stat().st_mtime_ns} {steps} {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
+        Scene(f"{_version(path)} {steps} {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
         for path in sorted(asked)
     ]
 
@@ -169,13 +169,24 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Sc
     if len(paths) < 2:
         raise ScoreEdgeError(f"{images} holds one image only", "a pseudo-video needs at least two")
 
-    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+    def scene(index: int) -> Scene:
         rng = np.random.default_rng((index, steps))
-        chosen = rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)
-        stills = [next(sample_clip(paths[i], 1.0, 1)).image for i in chosen]
-        return pseudo_video(rng, stills, steps * per_step, per_step), [(text, None) for text in OPEN_QUESTIONS]
+        chosen = [paths[i] for i in rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)]
 
-    return [Scene(f"stills {images.resolve()} {len(paths)} {i} {steps}", lambda i=i: load(i)) for i in range(count)]  # type: ignore[misc]
+        def load() -> tuple[list[Uint8], list[Asked]]:
+            stills = [next(sample_clip(path, 1.0, 1)).image for path in chosen]
+            video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps * per_step, per_step)
+            return video, [(text, None) for text in OPEN_QUESTIONS]
+
+        return Scene(f"stills {index} {steps} {' '.join(map(_version, chosen))}", load)
+
+    return [scene(index) for index in range(count)]
+
+
+def _version(path: Path) -> str:
+    """Another text once another file lies at the place."""
+    found = path.stat()
+    return f"{path.resolve()} {found.st_mtime_ns} {found.st_size}"
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import cv2
 import numpy as np
@@ -103,6 +104,36 @@ def test_images_become_pseudo_videos(tmp_path):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
     images, asked = image_scenes(tmp_path, 2, 3, 2)[0].load()
     assert len(images) == 6 and asked[0] == (OPEN_QUESTIONS[0], None)
+
+
+def test_other_footage_in_the_same_place_is_another_scene(tmp_path):
+    footage(tmp_path)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((8, 8, 3), 60 * i, np.uint8))
+
+    def names():
+        return [scene.name for scene in (*image_scenes(tmp_path, 9, 3, 2), *footage_scenes(tmp_path, None, 2, 2, 4.0))]
+
+    before = names()
+    assert len(set(before)) == 11 and names() == before
+    for path in (*paths, tmp_path / "a.mp4"):  # longer, and with the times of the old ones, as `cp -p` gives them
+        was = path.stat().st_mtime_ns
+        path.write_bytes(path.read_bytes() + b"more")
+        os.utime(path, ns=(was, was))
+    longer = names()
+    assert not set(longer[:10]) & set(before) and longer[10] == before[10]
+    for path in (*paths, tmp_path / "b.mp4"):
+        os.utime(path, ns=(1, 1))
+    later = names()
+    assert not set(later[:9]) & set(longer) and later[9] == longer[9] and later[10] != longer[10]
+
+
+def test_a_scene_of_images_is_the_same_every_time_it_is_loaded(tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
+    (scene,) = image_scenes(tmp_path, 1, 3, 2)
+    assert np.array_equal(scene.load()[0], scene.load()[0])
 
 
 def test_scenes_take_turns_through_regimes_and_plain_ones_keep_their_names():
