@@ -5,7 +5,7 @@ paper's first lesson: a large change is worth keeping, no change is not. Its det
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from score_edge.core import Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES
+from score_edge.runtime.sources.images import IMAGE_SUFFIXES
 from score_edge.runtime.sources.open_source import sample_clip
+from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES
 
 OPEN_QUESTIONS = ("What is happening in this video?", "What objects are visible?", "What changes during the video?")
 NOISE = 2.0  # standard deviation of the noise on a repeated still, of 255
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 Asked = tuple[str, str | None]
 """A question and its answer; None: whatever the unpruned model answers."""
@@ -148,7 +148,7 @@ def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: i
     if questions is not None:
         asked = read_questions(questions, videos)
     else:
-        asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEOS)}
+        asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEO_SUFFIXES)}
 
     def load(path: Path) -> tuple[list[Uint8], list[Asked]]:
         return [frame.image for frame in sample_clip(path, fps, steps * per_step)], asked[path]
@@ -165,7 +165,7 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Sc
     Raises:
         ScoreEdgeError: no such folder, or less than two images in it.
     """
-    paths = _files(images, IMAGES)
+    paths = _files(images, IMAGE_SUFFIXES)
     if len(paths) < 2:
         raise ScoreEdgeError(f"{images} holds one image only", "a pseudo-video needs at least two")
 
@@ -189,10 +189,10 @@ def _version(path: Path) -> str:
     return f"{path.resolve()} {found.st_mtime_ns} {found.st_size}"
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     if not folder.is_dir():
         raise ScoreEdgeError(f"there is no folder {folder}")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not found:
-        raise ScoreEdgeError(f"{folder} holds no {', '.join(suffixes)}")
+        raise ScoreEdgeError(f"{folder} holds no {', '.join(sorted(suffixes))}")
     return found

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from score_edge.calibration.frames import read_clips  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning.curriculum import (  # noqa: E402
     OPEN_QUESTIONS,
@@ -19,6 +20,8 @@ from score_edge.learning.curriculum import (  # noqa: E402
     world_stills,
 )
 from score_edge.reference import world  # noqa: E402
+from score_edge.runtime.sources.images import IMAGE_SUFFIXES  # noqa: E402
+from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES  # noqa: E402
 
 
 def footage(folder, names=("a.mp4", "b.mp4")):
@@ -92,11 +95,26 @@ def test_broken_questions_are_refused(tmp_path, rows, text):
 def test_folders_without_anything_to_learn_from_are_refused(tmp_path):
     with pytest.raises(ScoreEdgeError, match="there is no folder"):
         footage_scenes(tmp_path / "nowhere", None, 2, 2, 4.0)
-    with pytest.raises(ScoreEdgeError, match=r"holds no \.mp4"):
+    with pytest.raises(ScoreEdgeError, match=r"holds no .*\.mp4"):
         footage_scenes(tmp_path, None, 2, 2, 4.0)
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ScoreEdgeError, match="one image only"):
         image_scenes(tmp_path, 3, 2, 2)
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
+def test_every_kind_of_video_that_calibrates_teaches(tmp_path, suffix):
+    footage(tmp_path, ["a.mp4"])
+    (tmp_path / "a.mp4").rename(tmp_path / f"a{suffix.upper()}")  # what it is stands in the file, not in its name
+    (scene,) = footage_scenes(tmp_path, None, 2, 2, 4.0)
+    assert len(scene.load()[0]) == 4 and len(list(read_clips([tmp_path], 4.0))) == 1
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_kind_of_image_that_opens_teaches(tmp_path, suffix):
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}{suffix}"), np.full((8, 8, 3), 60 * i, np.uint8))
+    assert len(image_scenes(tmp_path, 1, 3, 2)[0].load()[0]) == 6
 
 
 def test_images_become_pseudo_videos(tmp_path):
