@@ -22,8 +22,8 @@ from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES
 OPEN_QUESTIONS = ("What is happening in this video?", "What objects are visible?", "What changes during the video?")
 NOISE = 2.0  # standard deviation of the noise on a repeated still, of 255
 
-Asked = tuple[str, str | None]
-"""A question and its answer; None: whatever the unpruned model answers."""
+QuestionTarget = tuple[str, str | None]
+"""A question and the answer to learn; None: whatever the unpruned model answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Scene:
     """
 
     name: str
-    load: Callable[[], tuple[list[Uint8], list[Asked]]]
+    load: Callable[[], tuple[list[Uint8], list[QuestionTarget]]]
 
 
 def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] = REGIMES[:1]) -> list[Scene]:
     """Moving clips of the reference world's training split, regimes in turn, with its questions and answers."""
 
-    def load(index: int, regime: str) -> tuple[list[Uint8], list[Asked]]:
+    def load(index: int, regime: str) -> tuple[list[Uint8], list[QuestionTarget]]:
         clip = world.make_clip(world.TRAIN_SEED, index, steps, regime)
         return list(clip.images), [(question.text, question.answer) for question in clip.questions]
 
@@ -57,7 +57,7 @@ def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] 
 def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
     """Pseudo-videos of single frames of the world; asked is the shape of everything whose colour tells it apart."""
 
-    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+    def load(index: int) -> tuple[list[Uint8], list[QuestionTarget]]:
         rng = np.random.default_rng((world.TRAIN_SEED, index, steps, 1))
         stills, looks = [], list[tuple[str, str]]()
         for part in range(int(rng.integers(2, 4))):
@@ -66,7 +66,7 @@ def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
             stills.append(clip.images[frame])
             looks += [(thing.color, thing.shape) for thing in clip.things if thing.visible[frame]]
         colors = [color for color, _ in looks]
-        asked: list[Asked] = [
+        asked: list[QuestionTarget] = [
             (f"what shape is the {color} thing that never moved?", shape)
             for color, shape in looks
             if colors.count(color) == 1
@@ -93,7 +93,7 @@ def pseudo_video(rng: np.random.Generator, stills: Sequence[Uint8], frames: int,
     return video
 
 
-def read_questions(path: Path, videos: Path) -> dict[Path, list[Asked]]:
+def read_questions(path: Path, videos: Path) -> dict[Path, list[QuestionTarget]]:
     """Question/answer lines {"video", "question", "answer"}; an answer may be left out of all lines, not of some.
 
     Args:
@@ -103,7 +103,7 @@ def read_questions(path: Path, videos: Path) -> dict[Path, list[Asked]]:
     Raises:
         ScoreEdgeError: with the line that is wrong.
     """
-    asked: dict[Path, list[Asked]] = {}
+    asked: dict[Path, list[QuestionTarget]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -150,7 +150,7 @@ def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: i
     else:
         asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEO_SUFFIXES)}
 
-    def load(path: Path) -> tuple[list[Uint8], list[Asked]]:
+    def load(path: Path) -> tuple[list[Uint8], list[QuestionTarget]]:
         return [frame.image for frame in sample_clip(path, fps, steps * per_step)], asked[path]
 
     return [
@@ -173,7 +173,7 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Sc
         rng = np.random.default_rng((index, steps))
         chosen = [paths[i] for i in rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)]
 
-        def load() -> tuple[list[Uint8], list[Asked]]:
+        def load() -> tuple[list[Uint8], list[QuestionTarget]]:
             stills = [next(sample_clip(path, 1.0, 1)).image for path in chosen]
             video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps * per_step, per_step)
             return video, [(text, None) for text in OPEN_QUESTIONS]
