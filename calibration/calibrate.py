@@ -319,10 +319,9 @@ def _notes(bench: Bench, best: Trial, form: Form, sizes: set[str], preprocessing
 
     notes = []
     if len(sizes) > 1:
-        shown = ", ".join(sorted(sizes))
-        notes.append(
-            f"frames of {len(sizes)} sizes ({shown}) were all stretched to {preprocessing.width}x{preprocessing.height}"
-        )
+        shown, size = ", ".join(sorted(sizes)), f"{preprocessing.width}x{preprocessing.height}"
+        fitted = "letterboxed" if preprocessing.letterbox else "stretched"
+        notes.append(f"frames of {len(sizes)} sizes ({shown}) were {fitted} to {size}")
     if form == "int8":
         notes += [f"TensorRT may refuse this graph: {row.problem}" for row in lint(onnx.load(str(best.path)))]
         here = 1 - bench.loss(tokens_of(OnnxGraph(best.path)))

@@ -14,9 +14,9 @@ from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
 from score_edge.runtime.sources.open_source import beginning, open_source
+from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES
 
 _LOG: Final = logging.getLogger(__name__)
-VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
 RUN: Final = 8
 """Steps of a held-out run; consecutive, because residuals and selection need neighbours."""
 CYCLE: Final = 3

@@ -14,7 +14,7 @@ import json
 import statistics
 from collections import defaultdict
 
-from score_edge.evaluation.remembering import Asked, Comparison, compare_memories, difference
+from score_edge.evaluation.remembering import MemoryAnswers, MemoryPlan, compare_memories, difference
 from score_edge.reference.moments import ABOUT
 
 
@@ -33,11 +33,11 @@ def main() -> None:
     chosen = parser.parse_args()
     about = tuple(each for each in ABOUT if each in (chosen.about or ",".join(ABOUT)).split(","))
     retention = chosen.retention or chosen.newest / chosen.steps
-    plan = Comparison(
+    plan = MemoryPlan(
         chosen.clips, chosen.steps, chosen.newest, retention, chosen.selector, seed=chosen.seed, about=about
     )
     asked = compare_memories(chosen.bundle, plan)
-    groups: dict[tuple[str, str], list[Asked]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[MemoryAnswers]] = defaultdict(list)
     for each in asked:
         for kind in ("all", each.question.kind):
             groups[each.question.about, kind].append(each)

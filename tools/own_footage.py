@@ -9,6 +9,7 @@ for the bundle's policy and the one that was learned.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -22,10 +23,12 @@ from score_edge.errors import require
 from score_edge.evaluation.selectivity import Boxes, measure_selectivity, read_boxes
 from score_edge.learning.policy_run import Data, learn_policy
 from score_edge.learning.recipe import PolicyRecipe
+from score_edge.profiling.workload import bundle_hashes
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.open_source import open_source
 
 PIECES = 8
+CLIP_STEPS = 8
 
 
 def main() -> None:
@@ -37,6 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--retention", type=float, default=0.1)
     chosen = parser.parse_args()
+    bundle = Bundle.open(chosen.bundle)
     recipe = PolicyRecipe(steps=chosen.steps, clips=4, still_share=0.0, checkpoint_every=chosen.steps)
     print(f"inside / outside at {chosen.retention:.0%}, second half; learned from the first half alone")
     for boxes in sorted([*chosen.folder.glob("*.gt.json"), *chosen.folder.glob("*.hand.json")]):
@@ -51,15 +55,22 @@ def main() -> None:
         second = write(here / "second.mp4", frames[middle:], fps)
         labels = read_boxes(boxes)
         labelled = {index - middle: found for index, found in labels.frames.items() if index >= middle}
-        learned = Bundle.open(here / "run/bundle") if (here / "run/bundle").is_dir() else None
-        if learned is None:
-            data = Data(videos=here / "first", clip_steps=8)
-            learned = learn_policy(chosen.bundle, here / "run", recipe, data)
-        ratios = [
-            ratio(bundle, second, Boxes(labelled, labels.size), chosen.retention)
-            for bundle in (Bundle.open(chosen.bundle), learned)
-        ]
+        run = here / run_name(video, bundle, recipe)
+        if (run / "bundle").is_dir():
+            learned = Bundle.open(run / "bundle")
+        else:
+            data = Data(videos=here / "first", clip_steps=CLIP_STEPS)
+            learned = learn_policy(chosen.bundle, run, recipe, data)
+        ratios = [ratio(each, second, Boxes(labelled, labels.size), chosen.retention) for each in (bundle, learned)]
         print(f"{video.name:36} {len(labelled)} labelled frames: shipped {ratios[0]}, learned {ratios[1]}", flush=True)
+
+
+def run_name(video: Path, bundle: Bundle, recipe: PolicyRecipe) -> str:
+    """Of the folder of a run: another one for other footage, another bundle or another recipe."""
+    found = video.stat()
+    footage = f"{video.name} {found.st_mtime_ns} {found.st_size} {PIECES} {CLIP_STEPS}"
+    learned_by = f"{footage} {bundle_hashes(bundle)} {bundle.manifest} {recipe}"
+    return f"run-{hashlib.sha256(learned_by.encode()).hexdigest()[:12]}"
 
 
 def write(path: Path, frames: list[Frame], fps: float) -> Path:

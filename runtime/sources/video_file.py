@@ -14,6 +14,8 @@ from score_edge.runtime.sources.base import DecodedSource, Ticks
 from score_edge.runtime.sources.hdr import transfer
 from score_edge.runtime.sources.opencv import quiet_cv2, refuse_huge, rgb
 
+VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
+"""Of the files that are taken for videos where a folder is searched for them; one that is named may have any."""
 _NOMINAL_FPS: Final = 30.0
 """Taken when a container states no frame rate, or an absurd one."""
 _FAILED_IN_A_ROW: Final = 30

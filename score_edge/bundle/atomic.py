@@ -121,6 +121,7 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OSError: a full disk, missing permissions, a target that is there; it is then what it was before.
     """
+    remove_leftovers(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     lock = _lock(space)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle.atomic import atomic_folder, remove_leftovers, write_text
+from score_edge.bundle.atomic import atomic_folder, write_text
 from score_edge.bundle.external import check_external, file_sha256, find_model
 from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest, Vision
 from score_edge.bundle.record import read_record
@@ -152,9 +152,8 @@ def write_bundle(
         if isinstance(source, Path) and not source.is_file():
             raise ScoreEdgeError(f"cannot write {file} into the bundle: there is no file {source}")
     try:
-        remove_leftovers(target)
-        check_target(target, overwrite)
         with atomic_folder(target, overwrite=overwrite) as new:
+            check_target(target, overwrite)  # which may be back from a swap that was not finished
             sealed = manifest.sealed({file: _write(new, file, source) for file, source in files.items()})
             _write(new, MANIFEST, _document(sealed).encode())
             Bundle.open(new, checksums=False)

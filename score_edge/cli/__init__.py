@@ -99,5 +99,14 @@ def _fail(message: str, hint: str) -> int:
 
 
 class _Warnings(logging.Handler):
+    """On stderr; what is wrong with a clip once, however often in a row the clip is read."""
+
+    _of_clip = ""
+
     def emit(self, record: logging.LogRecord) -> None:
-        say("warning", "yellow", record.getMessage())
+        said = record.getMessage()
+        if record.name == "score_edge.runtime.sources.open_source":
+            if said == self._of_clip:
+                return
+            self._of_clip = said
+        say("warning", "yellow", said)

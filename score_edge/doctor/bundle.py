@@ -43,7 +43,7 @@ def check_bundle(folder: str) -> Iterator[Check]:
     )
     try:
         check_graph_shapes(bundle)
-        yield Check("graphs", "ok", "encoder and policy open and have the shapes of bundle.json")
+        yield Check("graphs", "ok", f"{', '.join(bundle.graphs)} open and have the shapes of bundle.json")
         yield check_incremental(bundle)
         provider = check_bundle_provider(folder)
         yield provider

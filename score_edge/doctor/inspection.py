@@ -61,6 +61,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "selector": {
             "name": selector.name,
             "policy": selector.policy.file if selector.policy else None,
+            "query": selector.query.file if selector.query else None,
             "retention": selector.retention,
         },
         "language": {
@@ -129,8 +130,6 @@ def check_graph_shapes(bundle: Bundle) -> None:
     Raises:
         ScoreEdgeError: a graph is damaged or does not fit.
     """
-    encoder = OnnxGraph(bundle.encoder_path)
-    check_shapes(bundle.manifest, "encoder", encoder.inputs, encoder.outputs)
-    if bundle.policy_path is not None:
-        policy = OnnxGraph(bundle.policy_path)
-        check_shapes(bundle.manifest, "policy", policy.inputs, policy.outputs)
+    for name, path in bundle.graphs.items():
+        graph = OnnxGraph(path)
+        check_shapes(bundle.manifest, name, graph.inputs, graph.outputs)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from score_edge.bundle.atomic import atomic_folder, remove_leftovers
+from score_edge.bundle.atomic import atomic_folder
 from score_edge.bundle.external import file_sha256
 from score_edge.bundle.folder import Bundle
 from score_edge.bundle.user_cache import make_private
@@ -109,7 +109,6 @@ def build_engines(
     target = engine_folder(bundle, gpu, tensorrt, wanted)
     with _disk(target):
         make_private(target.parent)
-        remove_leftovers(target)
         with atomic_folder(target, overwrite=True) as new:
             new.chmod(0o700)
             engines: list[Engine] = []

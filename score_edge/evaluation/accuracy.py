@@ -19,6 +19,7 @@ from score_edge.runtime.graphs.open_graph import open_policy
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.threads import usable_cpus
 from score_edge.selection.causal_budget import CausalBudget, select_causally
+from score_edge.selection.dithered import SelectorSpec
 from score_edge.selection.registry import Selector, get_selector, knows_question, step_scorer
 
 ANSWER_TOKENS = 8
@@ -192,6 +193,8 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
                 raise ScoreEdgeError(f"{bundle.folder} has no policy that knows the question", "leave score-query out")
             if plan.budget == "causal":
                 raise ScoreEdgeError("score-query knows the question, the causal budget does not", "without --causal")
+            SelectorSpec.read(name)  # its options; it is opened for every question
+            continue
         selector = get_selector(name, policy=policy, grid=bundle.manifest.vision.token_grid)
         if plan.budget == "causal" and name not in _CAUSAL_ANYWAY:
             step_scorer(selector)

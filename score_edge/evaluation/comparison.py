@@ -22,7 +22,7 @@ class Reply:
 
     Attributes:
         answer: of the median run by prefill time.
-        retention: as asked for; 1 where nothing was dropped.
+        retention: share of the visual tokens that was kept; 1 where nothing was dropped.
         keep: (T, N) bool.
         encoded: (T, N) bool, the cells that were encoded; the others kept their tokens.
         frames: the newest frame of each step.

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from score_edge.evaluation.accuracy import ANSWER_TOKENS
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.selection.registry import Selector
-
-ANSWER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)

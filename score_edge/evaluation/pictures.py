@@ -65,7 +65,9 @@ def _draw_differences(axes: Any, rows: Sequence[dict[str, Any]], colours: Mappin
         axes.errorbar(share, ahead, yerr=ends, color=colours.get(name), **_LINE)
     axes.axhline(0, color="black", linestyle=":")
     against = rows[0]["against"] if rows else ""
-    axes.set(xlabel="visual tokens kept, %", ylabel=f"ahead of {against}, points", xscale="log", ylim=(-15, 5))
+    axes.set(xlabel="visual tokens kept, %", ylabel=f"ahead of {against}, points", xscale="log")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(min(bottom, -15), max(top, 5))  # pictures of small differences are alike
     ticks = sorted({100 * row["retention"] for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     axes.minorticks_off()

@@ -27,8 +27,8 @@ _WINDOW = 64  # steps, of ours
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What is compared.
+class MemoryPlan:
+    """Which memories are compared, and on what.
 
     Attributes:
         clips: each a stream of its own.
@@ -60,8 +60,8 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One question, put to both.
+class MemoryAnswers:
+    """What both memories answered to one question.
 
     Attributes:
         clip: its number.
@@ -89,7 +89,9 @@ class Difference:
     high: float
 
 
-def compare_memories(bundle: str, plan: Comparison, *, on_clip: Callable[[], None] = lambda: None) -> list[Asked]:
+def compare_memories(
+    bundle: str, plan: MemoryPlan, *, on_clip: Callable[[], None] = lambda: None
+) -> list[MemoryAnswers]:
     """Watch every clip both ways and ask, on every CPU this process may use.
 
     Args:
@@ -98,7 +100,7 @@ def compare_memories(bundle: str, plan: Comparison, *, on_clip: Callable[[], Non
         on_clip: called after every clip.
     """
     Bundle.open(bundle)
-    results: list[Asked] = []
+    results: list[MemoryAnswers] = []
     # Spawned: a forked child inherits the locks of this process's threads, but not the threads.
     with ProcessPoolExecutor(usable_cpus(), get_context("spawn"), _open_worker, (bundle, plan)) as pool:
         for found in pool.map(_watch, range(plan.clips), chunksize=1):
@@ -107,7 +109,7 @@ def compare_memories(bundle: str, plan: Comparison, *, on_clip: Callable[[], Non
     return results
 
 
-def difference(asked: Sequence[Asked]) -> Difference:
+def difference(asked: Sequence[MemoryAnswers]) -> Difference:
     """Of some of the questions, one at least."""
     gained = [float(each.right[0]) - float(each.right[1]) for each in asked]
     ours, newest = (sum(each.right[arm] for each in asked) / len(asked) for arm in (0, 1))
@@ -115,23 +117,23 @@ def difference(asked: Sequence[Asked]) -> Difference:
     return Difference(len(asked), ours, newest, ours - newest, ours - newest - half, ours - newest + half)
 
 
-_worker: tuple[Comparison, Pipeline]
+_worker: tuple[MemoryPlan, Pipeline]
 
 
-def _open_worker(bundle: str, plan: Comparison) -> None:
+def _open_worker(bundle: str, plan: MemoryPlan) -> None:
     global _worker
     opened = Bundle.open(bundle, checksums=False)
     _worker = plan, Pipeline(opened, context=_CONTEXT, threads=1, provider="cpu", sequences=2)
 
 
-def _watch(index: int) -> list[Asked]:
+def _watch(index: int) -> list[MemoryAnswers]:
     """One clip: seen once, remembered both ways."""
     plan, pipeline = _worker
     clip = world.make_clip(plan.seed, index, plan.steps)
     questions = [each for each in questions_after_events(clip, plan.newest) if each.about in plan.about]
     if not questions:
         return []
-    frames, results, second = clip.frames(), list[Asked](), pipeline.model.sequence()
+    frames, results, second = clip.frames(), list[MemoryAnswers](), pipeline.model.sequence()
     options, cells = StreamOptions(selector=plan.selector), _CONTEXT - _FOR_TEXT
     perception = Perception(pipeline, options.select_by, plan.retention)
     trained = pipeline.bundle.manifest.language.trained
@@ -151,7 +153,7 @@ def _watch(index: int) -> list[Asked]:
             for question in (each for each in questions if each.step == step):
                 (mine, my_s), (theirs, their_s) = _ask(ours, question.text), _ask(newest, question.text)
                 right = mine == question.answer, theirs == question.answer
-                results.append(Asked(index, question, right, (ours.tokens, newest.tokens), (my_s, their_s)))
+                results.append(MemoryAnswers(index, question, right, (ours.tokens, newest.tokens), (my_s, their_s)))
     finally:
         second.close()
         pipeline.sequence.clear()

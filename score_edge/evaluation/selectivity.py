@@ -15,6 +15,7 @@ from score_edge.core import Float32, Grid, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation.comparison import clip_reader
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.selection.registry import knows_question
 
 FINE = 16  # cells per side of a token in which the area of overlapping boxes is counted
 
@@ -100,8 +101,12 @@ def measure_selectivity(
         steps: encoder steps at most, spread over the whole clip.
 
     Raises:
-        ScoreEdgeError: no step of the clip has a labelled frame.
+        ScoreEdgeError: a selector that chooses for a question; no step of the clip has a labelled frame.
     """
+    if knowing := next((name for name in selectors if knows_question(name)), None):
+        raise ScoreEdgeError(
+            f"{knowing} chooses for one question, and with boxes none is asked", "take score in its place"
+        )
     clip = clip_reader(pipeline, video, steps)()
     grid = pipeline.bundle.manifest.vision.token_grid
     labelled = _labelled_steps([frame.index for frame in clip.frames], boxes)

@@ -9,7 +9,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from score_edge.export.qwen2_vl import StepEncoder
 from score_edge.learning.reference_model import GRID
-from score_edge.learning.world_data import Asked, Prompts, Sample
+from score_edge.learning.world_data import Prompts, Sample, TokenisedQuestion
 
 TRAINED_STEPS = 8
 MOST_TOKENS = TRAINED_STEPS * GRID * GRID
@@ -34,7 +34,7 @@ class EncoderBatch:
     acts: torch.Tensor
     evidence: torch.Tensor
     steps: int
-    questions: list[Asked]
+    questions: list[TokenisedQuestion]
 
     @property
     def shown(self) -> torch.Tensor:

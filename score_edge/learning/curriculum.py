@@ -5,7 +5,7 @@ paper's first lesson: a large change is worth keeping, no change is not. Its det
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from score_edge.core import Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES
+from score_edge.runtime.sources.images import IMAGE_SUFFIXES
 from score_edge.runtime.sources.open_source import sample_clip
+from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES
 
 OPEN_QUESTIONS = ("What is happening in this video?", "What objects are visible?", "What changes during the video?")
 NOISE = 2.0  # standard deviation of the noise on a repeated still, of 255
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
-Asked = tuple[str, str | None]
-"""A question and its answer; None: whatever the unpruned model answers."""
+QuestionTarget = tuple[str, str | None]
+"""A question and the answer to learn; None: whatever the unpruned model answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Scene:
     """
 
     name: str
-    load: Callable[[], tuple[list[Uint8], list[Asked]]]
+    load: Callable[[], tuple[list[Uint8], list[QuestionTarget]]]
 
 
 def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] = REGIMES[:1]) -> list[Scene]:
     """Moving clips of the reference world's training split, regimes in turn, with its questions and answers."""
 
-    def load(index: int, regime: str) -> tuple[list[Uint8], list[Asked]]:
+    def load(index: int, regime: str) -> tuple[list[Uint8], list[QuestionTarget]]:
         clip = world.make_clip(world.TRAIN_SEED, index, steps, regime)
         return list(clip.images), [(question.text, question.answer) for question in clip.questions]
 
@@ -57,7 +57,7 @@ def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] 
 def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
     """Pseudo-videos of single frames of the world; asked is the shape of everything whose colour tells it apart."""
 
-    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+    def load(index: int) -> tuple[list[Uint8], list[QuestionTarget]]:
         rng = np.random.default_rng((world.TRAIN_SEED, index, steps, 1))
         stills, looks = [], list[tuple[str, str]]()
         for part in range(int(rng.integers(2, 4))):
@@ -66,7 +66,7 @@ def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
             stills.append(clip.images[frame])
             looks += [(thing.color, thing.shape) for thing in clip.things if thing.visible[frame]]
         colors = [color for color, _ in looks]
-        asked: list[Asked] = [
+        asked: list[QuestionTarget] = [
             (f"what shape is the {color} thing that never moved?", shape)
             for color, shape in looks
             if colors.count(color) == 1
@@ -93,7 +93,7 @@ def pseudo_video(rng: np.random.Generator, stills: Sequence[Uint8], frames: int,
     return video
 
 
-def read_questions(path: Path, videos: Path) -> dict[Path, list[Asked]]:
+def read_questions(path: Path, videos: Path) -> dict[Path, list[QuestionTarget]]:
     """Question/answer lines {"video", "question", "answer"}; an answer may be left out of all lines, not of some.
 
     Args:
@@ -103,7 +103,7 @@ def read_questions(path: Path, videos: Path) -> dict[Path, list[Asked]]:
     Raises:
         ScoreEdgeError: with the line that is wrong.
     """
-    asked: dict[Path, list[Asked]] = {}
+    asked: dict[Path, list[QuestionTarget]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -148,13 +148,13 @@ def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: i
     if questions is not None:
         asked = read_questions(questions, videos)
     else:
-        asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEOS)}
+        asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEO_SUFFIXES)}
 
-    def load(path: Path) -> tuple[list[Uint8], list[Asked]]:
+    def load(path: Path) -> tuple[list[Uint8], list[QuestionTarget]]:
         return [frame.image for frame in sample_clip(path, fps, steps * per_step)], asked[path]
 
     return [
-        Scene(f"{path.resolve()} {path.stat().st_mtime_ns} {steps} {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
+        Scene(f"{_version(path)} {steps} {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
         for path in sorted(asked)
     ]
 
@@ -165,23 +165,34 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Sc
     Raises:
         ScoreEdgeError: no such folder, or less than two images in it.
     """
-    paths = _files(images, IMAGES)
+    paths = _files(images, IMAGE_SUFFIXES)
     if len(paths) < 2:
         raise ScoreEdgeError(f"{images} holds one image only", "a pseudo-video needs at least two")
 
-    def load(index: int) -> tuple[list[Uint8], list[Asked]]:
+    def scene(index: int) -> Scene:
         rng = np.random.default_rng((index, steps))
-        chosen = rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)
-        stills = [next(sample_clip(paths[i], 1.0, 1)).image for i in chosen]
-        return pseudo_video(rng, stills, steps * per_step, per_step), [(text, None) for text in OPEN_QUESTIONS]
+        chosen = [paths[i] for i in rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)]
 
-    return [Scene(f"stills {images.resolve()} {len(paths)} {i} {steps}", lambda i=i: load(i)) for i in range(count)]  # type: ignore[misc]
+        def load() -> tuple[list[Uint8], list[QuestionTarget]]:
+            stills = [next(sample_clip(path, 1.0, 1)).image for path in chosen]
+            video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps * per_step, per_step)
+            return video, [(text, None) for text in OPEN_QUESTIONS]
+
+        return Scene(f"stills {index} {steps} {' '.join(map(_version, chosen))}", load)
+
+    return [scene(index) for index in range(count)]
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _version(path: Path) -> str:
+    """Another text once another file lies at the place."""
+    found = path.stat()
+    return f"{path.resolve()} {found.st_mtime_ns} {found.st_size}"
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     if not folder.is_dir():
         raise ScoreEdgeError(f"there is no folder {folder}")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not found:
-        raise ScoreEdgeError(f"{folder} holds no {', '.join(suffixes)}")
+        raise ScoreEdgeError(f"{folder} holds no {', '.join(sorted(suffixes))}")
     return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from score_edge.bundle.external import model_parts
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Frame, KeptTokens, Uint8
 from score_edge.errors import ScoreEdgeError
@@ -51,8 +52,7 @@ class FrozenModel:
         manifest = bundle.manifest
         self.bundle = bundle
         self.width, self.grid = manifest.vision.dim, manifest.vision.grid
-        language = manifest.language.gguf.sha256 if manifest.language.gguf else f"{bundle.gguf_path}"
-        self.fingerprint = f"{manifest.vision} {language} {backend} {manifest.prompt}"
+        self.fingerprint = f"{manifest.vision} {_language_of(bundle)} {backend} {manifest.prompt}"
         # A step's own text is some dozen tokens at most.
         cells = steps * (manifest.vision.token_grid.tokens + 32) + _TEXT_CELLS
         self._pipeline = Pipeline(
@@ -122,3 +122,12 @@ class FrozenModel:
         sequence.clear()
         sequence.append(*prompt.segments)
         return prompt.tail
+
+
+def _language_of(bundle: Bundle) -> str:
+    """The checksums of the language model; where an older bundle has none, its place and size."""
+    language = bundle.manifest.language
+    refs = (language.gguf,) if language.gguf else language.parts
+    if refs:
+        return " ".join(ref.sha256 for ref in refs)
+    return " ".join(f"{part} {part.stat().st_size}" for part in model_parts(bundle.gguf_path))

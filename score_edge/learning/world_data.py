@@ -14,7 +14,7 @@ from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_to
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TokenisedQuestion:
     """A tokenised question.
 
     Attributes:
@@ -29,9 +29,9 @@ class Asked:
     kind: int
     evidence: torch.Tensor
 
-    def at(self, chosen: torch.Tensor) -> "Asked":
+    def at(self, chosen: torch.Tensor) -> "TokenisedQuestion":
         """The same question when only these visual tokens are left."""
-        return Asked(self.prompt, self.answer, self.kind, self.evidence[chosen])
+        return TokenisedQuestion(self.prompt, self.answer, self.kind, self.evidence[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Sample:
     travelled: torch.Tensor
     acts: torch.Tensor
     evidence: torch.Tensor
-    questions: list[Asked]
+    questions: list[TokenisedQuestion]
 
 
 class WorldSamples(IterableDataset[Sample]):
@@ -93,11 +93,11 @@ class Prompts:
         """Token ids of a text; special tokens are parsed."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def question(self, question: world.Question) -> Asked:
+    def question(self, question: world.Question) -> TokenisedQuestion:
         """Tokenise a question and its one-token answer."""
         evidence = torch.from_numpy(question.evidence.ravel())
         kind = world.QUESTION_TYPES.index(question.kind)
-        return Asked(self.after(question.text), self.answer(question.answer), kind, evidence)
+        return TokenisedQuestion(self.after(question.text), self.answer(question.answer), kind, evidence)
 
     def after(self, question: str) -> list[int]:
         """What follows the video, up to where the answer starts."""

@@ -1,5 +1,6 @@
 """A folder is the old one or the new one, whoever is interrupted or killed, and nothing is left beside it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -119,6 +120,18 @@ def test_killed_in_the_middle_of_the_swap(target: Path) -> None:
     target.rename(space / "old")
     remove_leftovers(target)
     assert tree(target.parent) == {"folder/sub/file": "old"}
+    assert names(target.parent) == ["folder"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_next_writer_clears_away_what_killed_ones_left(overwrite: bool, target: Path) -> None:
+    swapped, begun = (target.parent / f".folder.{name}.partial" for name in ("abc_1234", "def_5678"))
+    (swapped / "new").mkdir(parents=True)
+    (begun / "new").mkdir(parents=True)
+    target.rename(swapped / "old")
+    with contextlib.nullcontext() if overwrite else pytest.raises(OSError, match="not empty"):
+        write(target, "new", overwrite=overwrite)
+    assert tree(target.parent) == {"folder/sub/file": "new" if overwrite else "old"}
     assert names(target.parent) == ["folder"]
 
 

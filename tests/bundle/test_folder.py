@@ -315,6 +315,14 @@ def test_inconsistent_values_are_not_written(untouched: Path) -> None:
         write_bundle(untouched.parent / "new", mistyped, FILES)
 
 
+def test_a_target_that_is_back_from_an_unfinished_swap_is_not_replaced(untouched: Path) -> None:
+    space = untouched.with_name(f".{untouched.name}.abc_1234.partial")
+    (space / "new").mkdir(parents=True)
+    untouched.rename(space / "old")
+    with pytest.raises(ScoreEdgeError, match="already exists"):
+        write_bundle(untouched, MANIFEST, FILES)
+
+
 def test_existing_target(untouched: Path) -> None:
     with pytest.raises(ScoreEdgeError, match=r"already exists\n.*--overwrite"):
         write_bundle(untouched, MANIFEST, FILES)

@@ -114,12 +114,18 @@ def test_only_these_layers(frames, tmp_path) -> None:
     assert encoder.run(patches=np.zeros((144, 384), np.float32))["tokens"].shape == (36, 192)
 
 
-def test_frames_of_another_camera_are_resized_and_it_is_said(frames, tmp_path) -> None:
+@pytest.mark.parametrize(("letterbox", "word"), [(False, "stretched"), (True, "letterboxed")])
+def test_frames_of_another_camera_are_resized_and_it_is_said_how(letterbox, word, frames, tmp_path) -> None:
+    reference = Bundle.open("reference")
+    vision = dataclasses.replace(reference.manifest.vision, letterbox=letterbox, incremental=None)
+    manifest = dataclasses.replace(reference.manifest, vision=vision)
+    files = {name: path for name, path in reference.paths.items() if name != "incremental.onnx"}
+    bundle = write_bundle(tmp_path / "bundle", manifest, files)
     large = [Frame(np.repeat(np.repeat(frame.image, 2, 0), 3, 1), frame.time_s, frame.index) for frame in frames]
     report = calibrate_bundle(
-        Bundle.open("reference"), tmp_path / "new", [frames, large], frames=8, clips=0, only=["visual.merger.mlp.0"]
+        bundle, tmp_path / "new", [frames, large], frames=8, clips=0, only=["visual.merger.mlp.0"]
     )
-    assert any("2 sizes (288x192, 96x96) were all stretched to 96x96" in note for note in report.notes)
+    assert any(f"2 sizes (288x192, 96x96) were {word} to 96x96" in note for note in report.notes)
 
 
 def untouched(folder: Path) -> bool:

@@ -71,6 +71,21 @@ def test_ask_json_prints_one_object_and_nothing_else(video):
     assert found["timings"]["ttft"] < found["timings"]["whole"]
 
 
+@pytest.mark.parametrize("options", [("--runs", "3"), ("--compare", "--runs", "2")])
+def test_what_is_read_several_times_warns_once(video, tmp_path, options):
+    """Of a source without an end, and of a file that is damaged."""
+    cut = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(cut), cv2.VideoWriter_fourcc(*"MJPG"), world.FPS, (world.SIZE, world.SIZE))
+    for image in world.make_clip(world.TEST_SEED, 1, 8).images:
+        writer.write(image[..., ::-1])
+    writer.release()
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    for source in ("synthetic://", cut):
+        done = score_edge("ask", "reference", source, "how many things moved fast?", "--steps", "4", *options)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("warning: ") == 1, done.stderr
+
+
 def test_ask_looks_again_when_it_is_not_sure(video):
     done = score_edge("ask", "reference", video, "how many things moved fast?", "--json", "--look-again", 1)
     found = json.loads(done.stdout)

@@ -59,6 +59,7 @@ def test_this_machine_is_examined(found):
     assert areas["provider"].finding.endswith("opens and computes") or areas["provider"].fix
     assert "CPU" in areas["llama.cpp"].finding or areas["llama.cpp"].status == "fail"
     assert areas["graphs"].status == "ok"
+    assert areas["graphs"].finding == "encoder, incremental, policy, query open and have the shapes of bundle.json"
 
 
 def test_whatever_is_wrong_has_a_fix(found):

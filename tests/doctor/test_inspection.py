@@ -1,12 +1,13 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from score_edge.bundle.folder import Bundle, write_bundle
+from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.doctor.inspection import check_graph_shapes, describe
@@ -65,7 +66,7 @@ def test_describe_is_json(tmp_path: Path) -> None:
     assert told["bytes"] == len(b"encoder" + b"policy" + b"weights")
     assert told["vision"]["tokens_per_step"] == 48
     assert told["vision"]["tokens_per_second"] == 96
-    assert told["selector"] == {"name": "score", "policy": "policy.onnx", "retention": 0.25}
+    assert told["selector"] == {"name": "score", "policy": "policy.onnx", "query": None, "retention": 0.25}
     assert told["language"]["seconds_unpruned"] == pytest.approx(4096 / 96)
     assert told["language"]["seconds_kept"] == pytest.approx(4 * 4096 / 96)
     assert told["provenance"] == dataclasses.asdict(MANIFEST.provenance)
@@ -92,6 +93,18 @@ def test_graphs(case: str, tmp_path: Path) -> None:
     with pytest.raises(ScoreEdgeError) as caught:
         check_graph_shapes(made)
     assert expected in caught.value.message
+
+
+@pytest.mark.parametrize(("name", "where"), [("incremental", "vision"), ("query", "selector")])
+def test_no_graph_of_a_bundle_is_left_out(name: str, where: str, tmp_path: Path) -> None:
+    """The reference bundle with its encoder in the place of another graph."""
+    shutil.copytree(REFERENCE, tmp_path / "bundle")
+    made = Bundle.open(tmp_path / "bundle")
+    assert f"{name}.onnx" in str(describe(made)[where])
+    check_graph_shapes(made)
+    shutil.copyfile(made.encoder_path, made.folder / f"{name}.onnx")
+    with pytest.raises(ScoreEdgeError, match=f"{name} graph has the inputs patches, expected"):
+        check_graph_shapes(made)
 
 
 def test_a_damaged_graph(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
+import dataclasses
 import math
 
 import pytest
 
+from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation import accuracy
 from score_edge.evaluation.accuracy import EvaluationPlan, evaluate, wilson
@@ -35,6 +37,18 @@ def test_unpruned_is_measured_once_and_first():
 def test_an_impossible_plan_is_refused_before_any_work(plan, text):
     with pytest.raises(ScoreEdgeError, match=text):
         evaluate("reference", plan)
+
+
+def test_score_query_needs_no_other_policy(tmp_path):
+    reference = Bundle.open("reference")
+    selector = dataclasses.replace(reference.manifest.selector, name="evs", policy=None)
+    manifest = dataclasses.replace(reference.manifest, selector=selector)
+    files = {name: path for name, path in reference.paths.items() if name != "policy.onnx"}
+    folder = write_bundle(tmp_path / "bundle", manifest, files).folder
+    rows = evaluate(folder, EvaluationPlan(("score-query:dither=1",), (0.25,), (4,), clips=1))
+    assert {row.selector for row in rows} == {"all", "score-query:dither=1"}
+    with pytest.raises(ScoreEdgeError, match="'diter=1' is not an option"):
+        evaluate(folder, EvaluationPlan(("score-query:diter=1",), (0.25,), (4,), clips=1))
 
 
 def test_two_runs_agree_and_the_rows_add_up():

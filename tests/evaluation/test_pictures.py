@@ -3,7 +3,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.evaluation.pictures import plot_layers, plot_retention
+from score_edge.evaluation.pictures import _draw_differences, plot_layers, plot_retention
 
 
 def row(selector: str, retention: float, steps: int, accuracy: float) -> dict[str, object]:
@@ -39,3 +39,15 @@ def test_paired_differences_are_drawn_below(tmp_path):
     alone = plot_retention(rows, tmp_path / "alone.svg").read_text(encoding="utf-8")
     both = plot_retention(rows, tmp_path / "both.svg", [{**ahead, "retention": share} for share in (0.1, 0.05)])
     assert both.read_text(encoding="utf-8").count("<path") > alone.count("<path")
+
+
+@pytest.mark.parametrize(("least", "most"), [(-0.03, 0.01), (0.35, 0.4), (-0.6, -0.2)])
+def test_every_difference_is_in_the_picture_and_small_ones_look_small(least, most):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    ahead = {"selector": "score", "against": "random", "steps": 32, "difference": (least + most) / 2}
+    _draw_differences(axes, [{**ahead, "low": least, "high": most, "retention": share} for share in (0.1, 0.05)], {})
+    bottom, top = axes.get_ylim()
+    assert bottom <= min(-15, 100 * least) and top >= max(5, 100 * most)
+    assert top - bottom < 1.2 * (max(5, 100 * most) - min(-15, 100 * least))

@@ -4,7 +4,7 @@ import pytest
 
 from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError
-from score_edge.evaluation.remembering import Asked, Comparison, compare_memories, difference
+from score_edge.evaluation.remembering import MemoryAnswers, MemoryPlan, compare_memories, difference
 from score_edge.reference import world
 from score_edge.reference.moments import TimedQuestion
 from score_edge.runtime.live.stream import Stream, StreamOptions
@@ -17,7 +17,7 @@ pytest.importorskip("llama_cpp")
 @pytest.mark.parametrize("selector", [None, "score-query"])
 def test_both_hold_and_say_what_a_live_stream_does(selector: str | None) -> None:
     """At the end of a clip, against `Stream` itself with the same options."""
-    plan = Comparison(clips=1, steps=16, retention=0.25, selector=selector)
+    plan = MemoryPlan(clips=1, steps=16, retention=0.25, selector=selector)
     asked = [each for each in compare_memories("reference", plan) if each.question.step == 16]
     assert asked
     clip = world.make_clip(plan.seed, 0, 16)
@@ -39,7 +39,7 @@ def test_both_hold_and_say_what_a_live_stream_does(selector: str | None) -> None
 def test_the_difference_is_paired_and_its_interval_is_over_clips() -> None:
     question = TimedQuestion(8, "past", "count", "how many?", "two")
     rights = [(True, False), (True, True), (True, False), (False, True)]
-    asked = [Asked(clip, question, right, (1, 1), (0.0, 0.0)) for clip, right in enumerate(rights)]
+    asked = [MemoryAnswers(clip, question, right, (1, 1), (0.0, 0.0)) for clip, right in enumerate(rights)]
     found = difference(asked)
     assert (found.asked, found.ours, found.newest, found.difference) == (4, 0.75, 0.5, 0.25)
     # The values 1, 0, 1, -1 of four clips: standard error of their mean.
@@ -52,4 +52,4 @@ def test_the_difference_is_paired_and_its_interval_is_over_clips() -> None:
 @pytest.mark.parametrize("wrong", [{"clips": 0}, {"clips": 1, "steps": 4}, {"clips": 1, "newest": 0}])
 def test_nothing_to_compare_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ScoreEdgeError, match="compare nothing"):
-        Comparison(**wrong)
+        MemoryPlan(**wrong)

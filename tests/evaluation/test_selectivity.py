@@ -8,7 +8,14 @@ import pytest
 
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
-from score_edge.evaluation.selectivity import Boxes, Selectivity, _labelled_steps, cover, read_boxes
+from score_edge.evaluation.selectivity import (
+    Boxes,
+    Selectivity,
+    _labelled_steps,
+    cover,
+    measure_selectivity,
+    read_boxes,
+)
 
 SHARED = Path(os.environ.get("SCORE_EDGE_SHARED", Path(__file__).parents[3] / "shared"))
 
@@ -60,6 +67,12 @@ def test_a_wrong_file_is_refused(tmp_path, document, text):
         read_boxes(written(tmp_path / "boxes.json", document))
 
 
+def test_boxes_refuse_by_name_the_selector_that_needs_a_question():
+    with pytest.raises(ScoreEdgeError, match="score-query:dither=1 chooses for one question") as caught:
+        measure_selectivity(None, "no.mp4", Boxes({}, (1, 1)), ("evs", "score-query:dither=1"), (0.5,))  # type: ignore[arg-type]
+    assert "boxes" in caught.value.message and "score" in caught.value.hint
+
+
 def test_random_tokens_do_not_care_for_boxes():
     """End to end on a real clip: random is as dense inside as outside, and every selector is counted."""
     pytest.importorskip("llama_cpp")
@@ -67,7 +80,6 @@ def test_random_tokens_do_not_care_for_boxes():
     if not video.is_file():
         pytest.skip("no clips: ../shared/videos is absent")
     from score_edge.bundle.folder import Bundle
-    from score_edge.evaluation.selectivity import measure_selectivity
     from score_edge.runtime.pipeline import Pipeline
 
     with Pipeline(Bundle.open("reference"), threads=1) as pipeline:

@@ -1,4 +1,5 @@
 import json
+import os
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from score_edge.calibration.frames import read_clips  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning.curriculum import (  # noqa: E402
     OPEN_QUESTIONS,
@@ -18,6 +20,8 @@ from score_edge.learning.curriculum import (  # noqa: E402
     world_stills,
 )
 from score_edge.reference import world  # noqa: E402
+from score_edge.runtime.sources.images import IMAGE_SUFFIXES  # noqa: E402
+from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES  # noqa: E402
 
 
 def footage(folder, names=("a.mp4", "b.mp4")):
@@ -91,11 +95,26 @@ def test_broken_questions_are_refused(tmp_path, rows, text):
 def test_folders_without_anything_to_learn_from_are_refused(tmp_path):
     with pytest.raises(ScoreEdgeError, match="there is no folder"):
         footage_scenes(tmp_path / "nowhere", None, 2, 2, 4.0)
-    with pytest.raises(ScoreEdgeError, match=r"holds no \.mp4"):
+    with pytest.raises(ScoreEdgeError, match=r"holds no .*\.mp4"):
         footage_scenes(tmp_path, None, 2, 2, 4.0)
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ScoreEdgeError, match="one image only"):
         image_scenes(tmp_path, 3, 2, 2)
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
+def test_every_kind_of_video_that_calibrates_teaches(tmp_path, suffix):
+    footage(tmp_path, ["a.mp4"])
+    (tmp_path / "a.mp4").rename(tmp_path / f"a{suffix.upper()}")  # what it is stands in the file, not in its name
+    (scene,) = footage_scenes(tmp_path, None, 2, 2, 4.0)
+    assert len(scene.load()[0]) == 4 and len(list(read_clips([tmp_path], 4.0))) == 1
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_kind_of_image_that_opens_teaches(tmp_path, suffix):
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}{suffix}"), np.full((8, 8, 3), 60 * i, np.uint8))
+    assert len(image_scenes(tmp_path, 1, 3, 2)[0].load()[0]) == 6
 
 
 def test_images_become_pseudo_videos(tmp_path):
@@ -103,6 +122,36 @@ def test_images_become_pseudo_videos(tmp_path):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
     images, asked = image_scenes(tmp_path, 2, 3, 2)[0].load()
     assert len(images) == 6 and asked[0] == (OPEN_QUESTIONS[0], None)
+
+
+def test_other_footage_in_the_same_place_is_another_scene(tmp_path):
+    footage(tmp_path)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((8, 8, 3), 60 * i, np.uint8))
+
+    def names():
+        return [scene.name for scene in (*image_scenes(tmp_path, 9, 3, 2), *footage_scenes(tmp_path, None, 2, 2, 4.0))]
+
+    before = names()
+    assert len(set(before)) == 11 and names() == before
+    for path in (*paths, tmp_path / "a.mp4"):  # longer, and with the times of the old ones, as `cp -p` gives them
+        was = path.stat().st_mtime_ns
+        path.write_bytes(path.read_bytes() + b"more")
+        os.utime(path, ns=(was, was))
+    longer = names()
+    assert not set(longer[:10]) & set(before) and longer[10] == before[10]
+    for path in (*paths, tmp_path / "b.mp4"):
+        os.utime(path, ns=(1, 1))
+    later = names()
+    assert not set(later[:9]) & set(longer) and later[9] == longer[9] and later[10] != longer[10]
+
+
+def test_a_scene_of_images_is_the_same_every_time_it_is_loaded(tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
+    (scene,) = image_scenes(tmp_path, 1, 3, 2)
+    assert np.array_equal(scene.load()[0], scene.load()[0])
 
 
 def test_scenes_take_turns_through_regimes_and_plain_ones_keep_their_names():

@@ -1,6 +1,9 @@
 """The oracle of policy learning against transformers' own forward, and what is kept of a clip on disk."""
 
+import dataclasses
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 
-from score_edge.bundle.folder import Bundle  # noqa: E402
+from score_edge.bundle.external import sealed_language  # noqa: E402
+from score_edge.bundle.folder import Bundle, write_bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning.curriculum import Scene, world_scenes, world_stills  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
@@ -71,6 +75,42 @@ def test_the_models_own_answers_cost_least(model: Any, clip: PreparedClip) -> No
 def test_a_backend_without_likelihoods_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ScoreEdgeError, match="needs the folder"):
         FrozenModel(BUNDLE, backend="tensorrt-llm")
+
+
+def outside(folder: Path, gguf: Path) -> Bundle:
+    """The reference bundle with its language model outside of it."""
+    language = sealed_language(dataclasses.replace(BUNDLE.manifest.language, gguf=None, path=str(gguf)))
+    files = {name: path for name, path in BUNDLE.paths.items() if name != "llm.gguf"}
+    return write_bundle(folder, dataclasses.replace(BUNDLE.manifest, language=language), files)
+
+
+def fingerprint(bundle: Bundle) -> str:
+    with FrozenModel(bundle, steps=1, threads=1) as opened:
+        return opened.fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_language_model_and_not_of_its_place(tmp_path: Path) -> None:
+    here, there = tmp_path / "llm.gguf", tmp_path / "elsewhere.gguf"
+    shutil.copy(BUNDLE.gguf_path, here)
+    shutil.copy(BUNDLE.gguf_path, there)
+    first = fingerprint(outside(tmp_path / "first", here))
+    assert fingerprint(outside(tmp_path / "second", there)) == first
+    content = bytearray(here.read_bytes())
+    content[-1] ^= 1  # another weight, the same length
+    here.write_bytes(content)
+    assert fingerprint(outside(tmp_path / "third", here)) != first
+
+
+def test_a_bundle_that_does_not_know_its_language_model_goes_by_place_and_size(tmp_path: Path) -> None:
+    gguf = tmp_path / "llm.gguf"
+    shutil.copy(BUNDLE.gguf_path, gguf)
+    known = outside(tmp_path / "bundle", gguf)
+    language = dataclasses.replace(known.manifest.language, parts=())
+    old = Bundle(known.folder, dataclasses.replace(known.manifest, language=language))
+    first = fingerprint(old)
+    with gguf.open("ab") as file:
+        file.write(bytes(32))
+    assert fingerprint(old) != first
 
 
 def test_features_are_made_once_and_bounded(model: Any, tmp_path: Any) -> None:
