@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"": "score_edge", "runtime": "runtime", "export": "export", "calibration": "calibration"}
-# Everything may import core, errors, install, native_path and families. `runtime` is what lies loose in that folder.
+# Everything may import core, errors, install, native_path, families and workers. `runtime` is what lies loose there.
 MAY_IMPORT = {
     "bundle": "",
     "onnx_files": "",
@@ -30,7 +30,7 @@ MAY_IMPORT = {
 def room(module: str) -> str:
     """The folder a module lies in; a package belongs to itself."""
     parts = module.split(".")[1:]
-    if not parts or parts[0] in ("core", "errors", "install", "native_path", "families", "cli"):
+    if not parts or parts[0] in ("core", "errors", "install", "native_path", "families", "workers", "cli"):
         return ""
     inner = parts[0] == "runtime" and (ROOT / "runtime" / (parts[1] if len(parts) > 1 else "")).is_dir()
     return ".".join(parts[:2]) if inner and len(parts) > 1 else parts[0]

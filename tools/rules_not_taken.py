@@ -4,6 +4,7 @@
 
 - `score:dither=0` ... `=1`: the policy's odds, dithered by that weight; 0 is the k most probable, as in the paper.
 - `every-step`: the best token of every step is kept whatever the others score, so that no quiet stretch goes unseen.
+- `half-random`: half of the tokens by `score`, the other half drawn at random from what is left.
 - `oracle`: the tokens that carry the answer to the question come first, as if a policy knew the question and made no
   mistake. No selector conditioned on the question can do better.
 """
@@ -56,6 +57,8 @@ def main() -> None:
             scored = {rule: selector.score(tokens, count) for rule, selector in selectors.items()}
             best = scored[f"score:dither={OWN_DITHER['score']:g}"]
             scored["every-step"] = first(best, best_of_each_step(best))
+            chance = np.random.default_rng(index).random(best.shape, np.float32)
+            scored["half-random"] = first(chance, clip_top_k(best, count // 2))
             for rule, scores in scored.items():
                 pipeline.watch(tokens, clip_top_k(scores, count))
                 for question in clip.questions:
@@ -63,7 +66,7 @@ def main() -> None:
             for question in clip.questions:
                 pipeline.watch(tokens, clip_top_k(first(best, question.evidence), count))
                 note(right, "oracle", question, pipeline)
-    for rule in (*selectors, "every-step", "oracle"):
+    for rule in (*selectors, "every-step", "half-random", "oracle"):
         answers = right[rule, "overall"]
         low, high = wilson(sum(answers), len(answers))
         kinds = " ".join(f"{kind} {np.mean(right[rule, kind]):.0%}" for kind in world.QUESTION_TYPES)

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,6 +20,7 @@ from score_edge.runtime.threads import usable_cpus
 from score_edge.selection.causal_budget import CausalBudget, select_causally
 from score_edge.selection.dithered import SelectorSpec
 from score_edge.selection.registry import Selector, get_selector, knows_question, step_scorer
+from score_edge.workers import worker_pool
 
 ANSWER_TOKENS = 8
 MEAN = "mean"  # in place of a regime: all of them together
@@ -201,8 +201,7 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
 
 
 def _workers(bundle: str, plan: EvaluationPlan) -> Executor:
-    # Spawned: a forked child inherits the locks of this process's threads, but not the threads.
-    return ProcessPoolExecutor(usable_cpus(), get_context("spawn"), _open_worker, (bundle, plan))
+    return worker_pool(usable_cpus(), _open_worker, bundle, plan)
 
 
 _worker: tuple[Pipeline, EvaluationPlan, dict[str, Selector]]

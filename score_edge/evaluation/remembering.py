@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from score_edge.runtime.live.query_memory import QueryMemory
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.capture import Captured
 from score_edge.runtime.threads import usable_cpus
+from score_edge.workers import worker_pool
 
 _CONTEXT = 4096
 _FOR_TEXT = 512
@@ -101,8 +100,7 @@ def compare_memories(
     """
     Bundle.open(bundle)
     results: list[MemoryAnswers] = []
-    # Spawned: a forked child inherits the locks of this process's threads, but not the threads.
-    with ProcessPoolExecutor(usable_cpus(), get_context("spawn"), _open_worker, (bundle, plan)) as pool:
+    with worker_pool(usable_cpus(), _open_worker, bundle, plan) as pool:
         for found in pool.map(_watch, range(plan.clips), chunksize=1):
             results.extend(found)
             on_clip()

@@ -6,10 +6,9 @@ Images go through one file that all processes map, everything else through pipes
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from score_edge.core import Uint8
 from score_edge.reference import world
 from score_edge.reference.labels import Labels, label
+from score_edge.workers import worker_pool
 
 CLIPS_PER_JOB = 4
 AHEAD = 3  # jobs per worker that are rendered or wait for it
@@ -84,8 +84,7 @@ class ClipFarm:
         path = Path(self._folder.name) / "images"
         self._images: Uint8 = np.memmap(path, np.uint8, "w+", shape=self._shape)
         self._free = deque(range(0, self._shape[0], CLIPS_PER_JOB))
-        # Spawned: a forked child inherits the locks of this process's threads, but not the threads.
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _open_images, (path, self._shape))
+        self._pool = worker_pool(workers, _open_images, path, self._shape)
         self._jobs: deque[tuple[int, list[Wanted], Future[list[_Facts]]]] = deque()
         self._order_more()
 

@@ -18,6 +18,7 @@ def test_every_rule_is_asked_every_question():
         "score:dither=0.5",
         "score:dither=1",
         "every-step",
+        "half-random",
         "oracle",
     ]
     assert len({line.split(" of ")[1].split(":")[0] for line in found}) == 1

@@ -1,0 +1,31 @@
+"""Worker processes that end with the process that started them, whatever ends it."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from typing import Any
+
+
+def worker_pool(workers: int, start: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
+    """A pool of spawned processes: a forked child inherits the locks of this process's threads, but not the threads.
+
+    Args:
+        workers: how many.
+        start: called once in each, before any work.
+        arguments: of `start`.
+    """
+    return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (start, arguments))
+
+
+def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_follow, daemon=True).start()
+    start(*arguments)
+
+
+def _follow() -> None:
+    """A pool whose process was killed would wait for work for ever."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)

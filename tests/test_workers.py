@@ -1,0 +1,65 @@
+"""Worker processes: what they are started with, and that they do not outlive the process that wants their work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from score_edge.workers import worker_pool
+
+PROGRAM = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from test_workers import nothing
+from score_edge.workers import worker_pool
+if __name__ == "__main__":
+    pool = worker_pool(2, nothing)
+    print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
+    time.sleep(60)
+"""
+greeting = ""
+
+
+def nothing() -> None: ...
+
+
+def greet(word: str) -> None:
+    global greeting
+    greeting = word
+
+
+def greeted() -> str:
+    return greeting
+
+
+def test_each_is_started_with_what_it_needs() -> None:
+    with worker_pool(1, greet, "hello") as pool:
+        assert pool.submit(greeted).result() == "hello"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, str(program), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        workers = [int(word) for word in process.stdout.readline().split()]
+        process.send_signal(signal.SIGKILL)
+    assert workers
+    until = time.monotonic() + 10
+    while left := [worker for worker in workers if alive(worker)]:
+        assert time.monotonic() < until, f"{left} outlived the process that started them"
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
