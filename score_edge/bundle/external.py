@@ -1,5 +1,6 @@
 """The language model outside of a bundle: whole, and the one the bundle was made for."""
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -42,8 +43,12 @@ def find_model(language: Language, folder: Path) -> Language:
         language: of the manifest.
         folder: of the bundle.
     """
-    if language.path is None or Path(language.path).is_file():
+    if language.path is None:
         return language
+    # What this user may not look into, as the home of whoever exported, is as good as not there.
+    with contextlib.suppress(PermissionError):
+        if Path(language.path).is_file():
+            return language
     beside = folder.resolve().parent / Path(language.path).name
     return dataclasses.replace(language, path=str(beside)) if beside.is_file() else language
 

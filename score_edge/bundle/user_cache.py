@@ -23,9 +23,9 @@ def _home() -> Path:
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
         home = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # no HOME, and a user id without an entry
+        there = next(folder for folder in (home, *home.parents) if folder.exists())
+    except (RuntimeError, PermissionError):  # no HOME and a user id without an entry, or the HOME of another user
         return _temporary()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
     return home if os.access(there, os.W_OK | os.X_OK) else _temporary()
 
 

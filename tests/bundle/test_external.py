@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_edge.bundle.external import check_external, check_rope, model_parts, sealed_language
+from score_edge.bundle.external import check_external, check_rope, find_model, model_parts, sealed_language
 from score_edge.bundle.folder import MANIFEST, REFERENCE, Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef, Language
 from score_edge.errors import ScoreEdgeError
@@ -66,6 +66,13 @@ def test_copied_to_another_machine_the_model_is_found_beside_the_bundle(bundle: 
     assert there.gguf_path.parent == tmp_path / "board"
     derived = write_bundle(tmp_path / "policy" / "bundle", there.manifest, there.paths)
     assert derived.gguf_path == there.gguf_path
+
+
+def test_where_this_user_may_not_look_the_model_is_found_beside_the_bundle(elsewhere: Path) -> None:
+    """As under /root of the machine where it was exported."""
+    (elsewhere / "model.gguf").touch()
+    language = Language("plain", 64, 8, path=str(elsewhere / "locked" / "model.gguf"))
+    assert find_model(language, elsewhere / "bundle").path == str(elsewhere / "model.gguf")
 
 
 def test_another_file_of_that_name_beside_the_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_cache("engines").parts[-3:] == (f"cache-{os.getuid()}", "score-edge", "engines")
 
 
+def test_with_the_home_of_another_user(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as somebody else than its image was made for."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(elsewhere / "locked" / "home"))
+    assert user_cache("engines").parts[-3:] == (f"cache-{os.getuid()}", "score-edge", "engines")
+
+
 def test_a_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = user_cache("engines") / "key"
