@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.onnx_files.difference import Difference, compare_outputs
+from score_edge.onnx_files.difference import Difference, compare_outputs, worst
 from score_edge.onnx_files.precision import convert_to_fp16, load
 from score_edge.onnx_files.save import ONE_FILE, save_onnx
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
@@ -66,8 +66,7 @@ def export_onnx(
     graph = OnnxGraph(path)
     rows = []
     for kind, inputs in {"random": [example], **(data or {})}.items():
-        found = [row for given in inputs for row in _differences(module, graph, given, outputs, kind)]
-        rows.append(max(found, key=lambda row: row.relative))
+        rows.append(worst(row for given in inputs for row in _differences(module, graph, given, outputs, kind)))
     allowed = TOLERANCE[precision] if tolerance is None else tolerance
     for row in rows:
         if not row.relative <= allowed:

@@ -24,7 +24,7 @@ from score_edge.engines.implicit import ImplicitCalibration, collect
 from score_edge.engines.plan import JUDGED_ON, GraphPlan, plan_graphs, prepare
 from score_edge.engines.worker import Job
 from score_edge.errors import ScoreEdgeError
-from score_edge.onnx_files.difference import Difference, compare_outputs
+from score_edge.onnx_files.difference import Difference, compare_outputs, worst
 from score_edge.onnx_files.precision import Precision
 from score_edge.runtime.graphs.base import Array, CachedGraph
 from score_edge.runtime.graphs.cuda_driver import Gpu, require_gpu
@@ -267,23 +267,22 @@ def _build_one(
 def _compare(bundle: Bundle, plan: GraphPlan, folder: Path, steps: list[dict[str, Array]], data: str) -> Difference:
     from score_edge.runtime.graphs.tensorrt_graph import TensorRTGraph
 
-    reference, found = OnnxGraph(plan.onnx, simulate=True), TensorRTGraph(folder / f"{plan.graph}.engine")
+    reference, engine = OnnxGraph(plan.onnx, simulate=True), TensorRTGraph(folder / f"{plan.graph}.engine")
     output = _OUTPUT[plan.graph]
     if plan.graph == "incremental":
-        expected, got = (list(_cell_by_cell(bundle, graph, steps)) for graph in (reference, found))
+        expected, got = (list(_cell_by_cell(bundle, graph, steps)) for graph in (reference, engine))
     else:
         inputs = steps if plan.graph == "encoder" else _policy_inputs(bundle, steps)
-        expected, got = ([graph.run(**given)[output] for given in inputs] for graph in (reference, found))
-    rows = (compare_outputs(output, *pair, data) for pair in zip(expected, got, strict=True))
-    worst = max(rows, key=lambda row: row.relative)
+        expected, got = ([graph.run(**given)[output] for given in inputs] for graph in (reference, engine))
+    found = worst(compare_outputs(output, *pair, data) for pair in zip(expected, got, strict=True))
     allowed = TOLERANCE[plan.precision]
-    if not worst.relative <= allowed:
+    if not found.relative <= allowed:
         raise ScoreEdgeError(
-            f"the {plan.graph} engine in {plan.precision} is {worst.relative:.2g} of the largest value away from ONNX "
-            f"Runtime, allowed is {allowed:.2g} (cosine of the worst row {worst.cosine:.6f}): it was not kept",
+            f"the {plan.graph} engine in {plan.precision} is {found.relative:.2g} of the largest value away from ONNX "
+            f"Runtime, allowed is {allowed:.2g} (cosine of the worst row {found.cosine:.6f}): it was not kept",
             _REMEDY.get((plan.made_as, plan.precision), "please report it with what `score-edge doctor` prints"),
         )
-    return worst
+    return found
 
 
 def _cell_by_cell(bundle: Bundle, graph: CachedGraph, steps: list[dict[str, Array]]) -> Iterator[Array]:

@@ -1,5 +1,7 @@
 """How far two runs of the same graph are from each other: what export, build and calibration prove themselves with."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,3 +47,8 @@ def compare_outputs(output: str, expected: Float32, found: Float32, data: str = 
     apart = np.abs(rows - others)
     relative = float(apart.max()) / max(float(np.abs(rows).max()), 1e-30)
     return Difference(output, float(apart.max()), float(apart.mean()), relative, float(cosine.min()), data)
+
+
+def worst(rows: Iterable[Difference]) -> Difference:
+    """The row that is furthest from its reference; one that is no number is further than any."""
+    return max(rows, key=lambda row: math.inf if math.isnan(row.relative) else row.relative)

@@ -49,6 +49,12 @@ def test_a_graph_that_disagrees_is_an_error(tmp_path: Path) -> None:
     export_onnx(Net(lies=0.01), EXAMPLE, "y", tmp_path / "net.onnx", tolerance=0.1)
 
 
+def test_a_graph_that_overflows_on_some_inputs_only_is_an_error(tmp_path: Path) -> None:
+    data = {"other": [EXAMPLE, {"x": EXAMPLE["x"] * float("nan")}, EXAMPLE]}
+    with pytest.raises(ScoreEdgeError, match="on other input ONNX Runtime is nan of the largest value away"):
+        export_onnx(Net(), EXAMPLE, "y", tmp_path / "net.onnx", data=data)
+
+
 def test_no_traces_of_this_machine_and_the_opset(tmp_path: Path) -> None:
     data = {"other": [{"x": EXAMPLE["x"] * 2}, {"x": EXAMPLE["x"] * 3}]}
     rows = export_onnx(Net(), EXAMPLE, "y", tmp_path / "net.onnx", data=data)
