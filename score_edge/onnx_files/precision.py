@@ -8,6 +8,7 @@ from score_edge.core import is_cache
 from score_edge.errors import ScoreEdgeError, require
 
 Precision = Literal["fp32", "fp16", "int8"]
+_READ_FOR_SHAPES = 1024  # bytes; a weight that says what shape another tensor has is smaller
 
 
 def convert_to_fp16(model: Any) -> Any:
@@ -23,9 +24,28 @@ def convert_to_fp16(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it names every weight it rounds to zero
         tensors = [tensor.name for tensor in (*model.graph.input, *model.graph.output)]
-        half: Any = convert_float_to_float16(model, keep_io_types=[name for name in tensors if not is_cache(name)])
+        half: Any = convert_float_to_float16(
+            _with_shapes(model),
+            keep_io_types=[name for name in tensors if not is_cache(name)],
+            disable_shape_infer=True,  # done, and by itself it ends at 2 GB
+        )
     OnnxModel.graph_topological_sort(half.graph)  # it puts its casts last
     return half
+
+
+def _with_shapes(model: Any) -> Any:
+    """The model with the shape of every tensor. onnx infers on one message, of 2 GB at most: weights step aside."""
+    onnx = require("onnx", "tensorrt")
+    aside = {}
+    for weight in model.graph.initializer:
+        if len(weight.raw_data) > _READ_FOR_SHAPES:
+            aside[weight.name] = weight.raw_data
+            weight.ClearField("raw_data")
+    model = onnx.shape_inference.infer_shapes(model)
+    for weight in model.graph.initializer:
+        if weight.name in aside:
+            weight.raw_data = aside.pop(weight.name)
+    return model
 
 
 def to_older_opset(model: Any, opset: int, name: str) -> None:
