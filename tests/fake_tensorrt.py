@@ -1,7 +1,7 @@
 """As much of TensorRT 10.3 as score-edge calls, over ONNX Runtime: for the flow of a build, never for the API.
 That the real one has these names and arguments is what tests/engines/test_bindings.py is for. An "engine" is the ONNX
 file that was parsed; "device memory" is whatever address it is given. FAKE_TENSORRT in the environment makes it fail:
-``parse``, ``build``, ``die``, ``hang``, ``wrong`` (engines that compute something else).
+``parse``, ``build``, ``die``, ``hang``, ``wrong`` (engines that compute something else). Version 8 knows no INT64.
 """
 
 import ctypes
@@ -49,6 +49,7 @@ class TensorIOMode(enum.IntEnum):
 class DataType(enum.IntEnum):
     FLOAT = 0
     HALF = 1
+    INT32 = 3
     INT64 = 8
 
 
@@ -211,7 +212,8 @@ class Engine:
         return list(self.tensors)[index]
 
     def get_tensor_dtype(self, name):
-        return {"tensor(float)": DataType.FLOAT, "tensor(float16)": DataType.HALF, "tensor(int64)": DataType.INT64}[
+        whole = DataType.INT32 if __version__.startswith("8") else DataType.INT64
+        return {"tensor(float)": DataType.FLOAT, "tensor(float16)": DataType.HALF, "tensor(int64)": whole}[
             self.tensors[name].type
         ]
 
@@ -257,13 +259,15 @@ class Context:
 
     def compute(self):
         inputs = {name: self.memory(name) for name in self.shapes}
+        inputs = {name: array.astype("int64") if array.dtype == "int32" else array for name, array in inputs.items()}
         names = [name for name in self.engine.tensors if name not in self.shapes]
         for name, value in zip(names, self.engine.session.run(names, inputs), strict=True):
             self.memory(name)[:] = value + (FAULT == "wrong")
 
     def memory(self, name):
         shape = self.get_tensor_shape(name)
-        dtype = np.dtype({"FLOAT": "float32", "HALF": "float16"}.get(self.engine.get_tensor_dtype(name).name, "int64"))
+        kinds = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64"}
+        dtype = np.dtype(kinds[self.engine.get_tensor_dtype(name).name])
         size = int(np.prod(shape)) * dtype.itemsize
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.addresses[name]))
         return memory.view(dtype).reshape(shape)

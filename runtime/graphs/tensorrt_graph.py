@@ -159,8 +159,9 @@ class TensorRTGraph:
         """See `CachedGraph`; inputs and errors as for `run`.
 
         The number of cells is rounded up, the last of them repeated: so few numbers occur, and each is recorded as a
-        CUDA graph. Encoding a cell twice changes nothing.
+        CUDA graph. Encoding a cell twice changes nothing. TensorRT 8 makes INT32 of the graph's INT64.
         """
+        inputs = {**inputs, "cells": inputs["cells"].astype(self._dtypes["cells"], copy=False)}
         cells = len(inputs["cells"])
         most = self._limits["cells"][1][0]
         bucket = min(1 << (cells - 1).bit_length(), most)

@@ -8,6 +8,7 @@ from score_edge.core import is_cache
 from score_edge.errors import ScoreEdgeError, require
 
 Precision = Literal["fp32", "fp16", "int8"]
+_SCATTER, _OLD_REDUCTIONS = 16, ("none", "add", "mul")  # of ScatterND, from this opset on
 _READ_FOR_SHAPES = 1024  # bytes; a weight that says what shape another tensor has is smaller
 
 
@@ -52,7 +53,7 @@ def to_older_opset(model: Any, opset: int, name: str) -> None:
     """Make a model one of an older opset, in place.
 
     onnx's own converter has no way back for Split, which every attention has; but for most operators nothing changed,
-    and a Split into equal parts only has to forget how many there are.
+    a Split into equal parts only has to forget how many there are, and opset 18 only gave ScatterND more reductions.
 
     Args:
         model: onnx.ModelProto.
@@ -77,7 +78,7 @@ def to_older_opset(model: Any, opset: int, name: str) -> None:
         parts = [attribute for attribute in node.attribute if attribute.name == "num_outputs"]
         if node.op_type == "Split" and parts and _splits_evenly(sizes, node):
             node.attribute.remove(parts[0])
-        else:
+        elif not (node.op_type == "ScatterND" and opset >= _SCATTER and _reduction(node) in _OLD_REDUCTIONS):
             changed.add(node.op_type)
     if changed:
         raise ScoreEdgeError(
@@ -85,6 +86,10 @@ def to_older_opset(model: Any, opset: int, name: str) -> None:
             "use a newer TensorRT (JetPack 6.1 or later), or --provider cpu",
         )
     entry.version = opset
+
+
+def _reduction(node: Any) -> str:
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "reduction"), "none")
 
 
 def _splits_evenly(sizes: dict[str, list[int]], node: Any) -> bool:

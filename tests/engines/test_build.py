@@ -81,6 +81,15 @@ def test_engines_are_built_compared_filed_and_taken(fake_gpu, bundle):
     assert said(bundle, "sm87x16-trt10.3.0-fp16", "policy")["profile"]["tokens"] == [[1, 192], [36, 192], [4096, 192]]
 
 
+def test_tensorrt_8_takes_every_graph(fake_gpu, bundle, monkeypatch):
+    """Its parser reads opset 17 and makes INT32 of every INT64."""
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", "8.6.1")
+    monkeypatch.setattr(fake_gpu.tensorrt, "__version__", "8.6.1")
+    built = build_engines(bundle, "fp32")
+    assert [engine.graph for engine in built.record.engines] == ["encoder", "incremental", "policy"]
+    assert all(engine.relative < 1e-5 for engine in built.record.engines)
+
+
 def test_a_calibrated_encoder_becomes_an_int8_engine(fake_gpu, quantised, tmp_path):
     bundle = quantised(Bundle.open("reference"), tmp_path / "int8")
     built = build_engines(bundle)

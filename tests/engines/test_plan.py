@@ -11,7 +11,7 @@ from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
 from score_edge.engines.plan import POLICY_ROWS, plan_graphs, prepare
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
-from score_edge.runtime.sources.sample_steps import sample_steps
+from score_edge.runtime.sources.sample_steps import cells_of, sample_steps
 from score_edge.selection import score
 
 onnx = pytest.importorskip("onnx")
@@ -51,13 +51,21 @@ def test_fp16_lies_in_the_file_where_networks_are_strongly_typed(bundle, tmp_pat
 
 
 def test_opset_17_for_tensorrt_8_computes_the_same(bundle, tmp_path):
-    encoder, _, policy = plan_graphs(bundle, "fp32")
-    older = prepare(encoder, tmp_path, typed=False, newest_opset=17)
-    assert opset(older) == 17
-    assert opset(prepare(policy, tmp_path, typed=False, newest_opset=17)) == 17
-    onnx.checker.check_model(str(older), full_check=True)
-    (step, *_) = sample_steps(bundle.manifest.vision, None)
-    np.testing.assert_array_equal(tokens(older, step), tokens(bundle.encoder_path, step))
+    plans = plan_graphs(bundle, "fp32")
+    older = {plan.graph: prepare(plan, tmp_path, typed=False, newest_opset=17) for plan in plans}
+    assert {graph: opset(path) for graph, path in older.items()} == {"encoder": 17, "incremental": 17, "policy": 17}
+    for path in older.values():
+        onnx.checker.check_model(str(path), full_check=True)
+    vision = bundle.manifest.vision
+    (step, *_) = sample_steps(vision, None)
+    np.testing.assert_array_equal(tokens(older["encoder"], step), tokens(bundle.encoder_path, step))
+    found = []
+    for path in (older["incremental"], bundle.graphs["incremental"]):
+        graph = OnnxGraph(path, threads=1)
+        cache, cells = graph.start(), np.arange(0, vision.token_grid.tokens, 3)
+        for _ in range(2):
+            found.append(graph.run_cached(cache, patches=cells_of(vision, step)[cells], cells=cells)["tokens"])
+    np.testing.assert_array_equal(found[:2], found[2:])
 
 
 def test_an_operator_that_was_another_one_is_named(bundle, tmp_path):
