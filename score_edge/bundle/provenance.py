@@ -3,8 +3,9 @@
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
+
+from score_edge.install import distribution_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,17 @@ class Provenance:
 
     @staticmethod
     def now(source: str, *packages: str) -> "Provenance":
-        """The provenance of something made now, with the versions of score-edge and of these installed packages.
+        """The provenance of something made now, with the versions of score-edge and of these packages.
+
+        A package that is built for GPUs under another name, as onnxruntime-gpu, goes under that; one that is not
+        installed is left out.
 
         Example:
             >>> Provenance.now("Qwen/Qwen2.5-VL-3B-Instruct", "torch", "onnx")  # doctest: +SKIP
         """
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        versions = {package: metadata.version(package) for package in ("score-edge", *packages)}
+        names = (name for package in ("score-edge", *packages) for name in (package, f"{package}-gpu"))
+        versions = {name: version for name in names if (version := distribution_version(name))}
         return Provenance(source, created, git_commit(), versions)
 
 
