@@ -31,6 +31,10 @@ class FakeGpu:
     def launches(self) -> int:
         return ctypes.c_int.in_dll(self.driver, "fake_launches").value
 
+    @property
+    def recorded(self) -> int:
+        return ctypes.c_int.in_dll(self.driver, "fake_recorded").value
+
     def limit(self, size: int) -> None:
         ctypes.c_size_t.in_dll(self.driver, "fake_memory").value = size
 

@@ -93,14 +93,21 @@ class Cuda:
             self._call("cuStreamEndCapture", self.stream, ctypes.byref(graph))
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What `work` queues, as one launch that can be repeated: the same buffers, without the cost of queueing."""
+        """What `work` queues, as one launch that can be repeated: the same buffers, without the cost of queueing.
+
+        The GPU keeps it as long as what this returns is kept.
+        """
         graph, executable = _P(), _P()
         with self._capturing(graph):
             work()
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
         self._call("cuGraphDestroy", graph)
-        weakref.finalize(self, self._library.cuGraphExecDestroy, executable.value)
-        return lambda: self._call("cuGraphLaunch", executable, self.stream)
+
+        def launch() -> None:
+            self._call("cuGraphLaunch", executable, self.stream)
+
+        weakref.finalize(launch, self._library.cuGraphExecDestroy, executable.value)
+        return launch
 
     def allocate(self, size: int) -> "Buffer":
         """Memory of `size` bytes on the GPU, and as much page-locked memory to copy through."""

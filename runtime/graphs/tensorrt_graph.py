@@ -5,6 +5,7 @@ Which of its calls were checked against which version's bindings is in docs/hard
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,7 @@ class TensorRTGraph:
         self._launch: Callable[[], None] | None = None
         self._fixed = all(None not in shape for shape in self.inputs.values())
         self._runs = 0
+        self._busy = threading.Lock()  # one set of buffers, one stream
 
     def _read_tensors(self, trt: Any) -> None:
         inputs: dict[str, Shape] = {}
@@ -135,13 +137,13 @@ class TensorRTGraph:
         Raises:
             ScoreEdgeError: an input is missing, unknown, or of the wrong shape or dtype; the GPU failed.
         """
-        self._upload(inputs)
-        self._execute()
-        return self._download()
+        with self._busy:
+            self._upload(inputs)
+            self._execute()
+            return self._download()
 
     def start(self) -> TensorRTCache:
         """A cache of zeros; see `CachedGraph`."""
-        self._cuda.enter()
 
         def zeros() -> dict[str, Buffer]:
             buffers = {}
@@ -153,7 +155,9 @@ class TensorRTGraph:
             self._cuda.wait()
             return buffers
 
-        return TensorRTCache(zeros(), zeros())
+        with self._busy:
+            self._cuda.enter()
+            return TensorRTCache(zeros(), zeros())
 
     def run_cached(self, cache: TensorRTCache, **inputs: Array) -> dict[str, Array]:
         """See `CachedGraph`; inputs and errors as for `run`.
@@ -168,12 +172,13 @@ class TensorRTGraph:
         if cells < bucket:
             more = bucket - cells
             inputs = {name: np.concatenate([array, array[-1:].repeat(more, 0)]) for name, array in inputs.items()}
-        self._upload(inputs, cache.current.keys())
-        for name, buffer in cache.current.items():
-            self._context.set_tensor_address(name, buffer.pointer)
-            self._context.set_tensor_address(f"new_{name}", cache.next[name].pointer)
-        self._launch_cached(cache, (cache.turn, bucket))
-        found = self._download()
+        with self._busy:
+            self._upload(inputs, cache.current.keys())
+            for name, buffer in cache.current.items():
+                self._context.set_tensor_address(name, buffer.pointer)
+                self._context.set_tensor_address(f"new_{name}", cache.next[name].pointer)
+            self._launch_cached(cache, (cache.turn, bucket))
+            found = self._download()
         cache.current, cache.next, cache.turn = cache.next, cache.current, 1 - cache.turn
         return {name: array[:cells] for name, array in found.items()}
 

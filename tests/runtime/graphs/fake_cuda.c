@@ -24,7 +24,7 @@ typedef struct exec *CUgraphExec; typedef int CUstreamCaptureMode; typedef unsig
 
 static __thread CUcontext entered;
 static long capturing, captures;
-int fake_blocks, fake_launches;
+int fake_blocks, fake_launches, fake_recorded;
 size_t fake_memory = 1 << 30, fake_host_memory = 1 << 30;
 void (*fake_on_launch)(long);
 
@@ -85,6 +85,7 @@ CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph) {
 }
 CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags) {
     *phGraphExec = (CUgraphExec)hGraph;
+    fake_recorded++;
     return CUDA_SUCCESS;
 }
 CUresult cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) {
@@ -92,5 +93,5 @@ CUresult cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) {
     if (fake_on_launch) fake_on_launch((long)hGraphExec);
     return CUDA_SUCCESS;
 }
-CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) { return CUDA_SUCCESS; }
+CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) { fake_recorded--; return CUDA_SUCCESS; }
 CUresult cuGraphDestroy(CUgraph hGraph) { return CUDA_SUCCESS; }

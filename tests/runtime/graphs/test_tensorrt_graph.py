@@ -80,6 +80,38 @@ def test_strided_input_and_another_thread(fake_gpu, tmp_path):
     np.testing.assert_array_equal(found[0], 2 * numbers(8)[::2])
 
 
+def test_threads_at_once(fake_gpu, tmp_path):
+    """As when one camera starts while another's step is encoded."""
+    graph = TensorRTGraph(write_engine(tmp_path / "double.engine", "n"))
+    wrong = []
+
+    def ask(seed):
+        for turn in range(200):
+            x = numbers(1 + (seed + turn) % 8, seed)
+            try:
+                if not np.array_equal(graph.run(x=x)["double"], 2 * x):
+                    wrong.append(seed)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_recorded_launch_goes_with_whoever_launches_it(fake_gpu):
+    """Every camera records launches of its own; those of cameras that left must not pile up."""
+    cuda = Cuda()
+    launches = [cuda.record(lambda: None) for _ in range(3)]
+    assert fake_gpu.recorded == 3
+    del launches[:2]
+    gc.collect()
+    assert fake_gpu.recorded == 1
+
+
 def test_memory_is_given_back(fake_gpu, tmp_path):
     graph = TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
     assert fake_gpu.blocks == 4  # two tensors, each on the GPU and page-locked
