@@ -146,7 +146,7 @@ def calibrate_bundle(
         raise ScoreEdgeError(f"a loss of cosine of {max_loss} is no bound", f"{MAX_LOSS} is the default")
     vision = bundle.manifest.vision
     preprocessing = Preprocessing.of(vision)
-    with scratch_beside(target, "calibrate") as scratch:
+    with scratch_beside(target) as scratch:
         on_stage("graph", None)
         plain = prepare(bundle.encoder_path, scratch)
         layers = find_layers(plain)

@@ -113,7 +113,7 @@ def export_bundle(
         check_shapes(manifest, "policy", graph.inputs, graph.outputs)
     on_stage("vision encoder")
     model = checkpoint.load(family.model_class)
-    with scratch_beside(Path(folder), "export") as scratch:
+    with scratch_beside(Path(folder)) as scratch:
         on_stage("ONNX graph")
         encoder = family.encoder(model, vision)
         differences = export_encoder(encoder, vision, scratch / ENCODER.file, precision, tolerance, video)

@@ -121,21 +121,37 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OSError: a full disk, missing permissions, a target that is there; it is then what it was before.
     """
+    with scratch_folder(target) as space:
+        try:
+            new = space / "new"
+            new.mkdir()
+            yield new
+            _sync_tree(new)
+            if overwrite and target.exists():
+                target.rename(space / "old")
+            new.rename(target)
+            _sync(target.parent)
+        finally:
+            _put_back(space, target)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder beside a target, where /tmp may be too small, for what is made on the way; gone afterwards.
+
+    What a killed process left of one for the same target is removed first.
+
+    Raises:
+        OSError: a full disk, missing permissions.
+    """
     remove_leftovers(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     lock = _lock(space)
     try:
-        new = space / "new"
-        new.mkdir()
-        yield new
-        _sync_tree(new)
-        if overwrite and target.exists():
-            target.rename(space / "old")
-        new.rename(target)
-        _sync(target.parent)
+        yield space
     finally:
-        _discard(space, target)
+        shutil.rmtree(space, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
@@ -148,20 +164,24 @@ def remove_leftovers(target: Path) -> None:
         if leftover.fullmatch(space.name):
             lock = _lock(space)
             if lock is not None:
-                _discard(space, target)
+                _put_back(space, target)
+                shutil.rmtree(space, ignore_errors=True)
                 os.close(lock)
 
 
-def _discard(space: Path, target: Path) -> None:
+def _put_back(space: Path, target: Path) -> None:
+    """Undo a swap that was not finished."""
     old = space / "old"
     if old.exists() and not target.exists():
         old.rename(target)
-    shutil.rmtree(space, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int | None:
     """Mark a folder as in use until the process ends; None when another process uses it or nobody can tell."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # its writer has just removed it, or it is another user's
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # in use, or a file system without locks: leave the folder alone

@@ -6,13 +6,12 @@ import errno
 import io
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from score_edge.bundle.atomic import atomic_folder, write_text
+from score_edge.bundle.atomic import atomic_folder, scratch_folder, write_text
 from score_edge.bundle.external import check_external, file_sha256, find_model
 from score_edge.bundle.manifest import SCHEMA, FileRef, Manifest, Vision
 from score_edge.bundle.record import read_record
@@ -183,19 +182,18 @@ def _document(manifest: Manifest) -> str:
 
 
 @contextlib.contextmanager
-def scratch_beside(folder: Path, purpose: str) -> Iterator[Path]:
-    """A folder beside a bundle to be, gone afterwards: /tmp may be small, and what does not fit here fits no bundle.
+def scratch_beside(folder: Path) -> Iterator[Path]:
+    """A folder beside a bundle to be, see `scratch_folder`: what does not fit there fits no bundle.
 
     Raises:
         ScoreEdgeError: it cannot be made, or the disk is full.
     """
-    parent = folder.resolve().parent
+    target = folder.resolve()
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.", suffix=f".{purpose}") as scratch:
-            yield Path(scratch)
+        with scratch_folder(target) as scratch:
+            yield scratch
     except OSError as error:
-        raise _cannot_write(f"into {parent}", error) from error
+        raise _cannot_write(f"into {target.parent}", error) from error
 
 
 def _cannot_write(what: str, error: OSError) -> ScoreEdgeError:

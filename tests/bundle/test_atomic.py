@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from score_edge.bundle.atomic import atomic_folder, make_folder, remove_leftovers
+from score_edge.bundle.atomic import atomic_folder, make_folder, remove_leftovers, scratch_folder
 from score_edge.errors import ScoreEdgeError
 
 
@@ -133,6 +133,25 @@ def test_the_next_writer_clears_away_what_killed_ones_left(overwrite: bool, targ
         write(target, "new", overwrite=overwrite)
     assert tree(target.parent) == {"folder/sub/file": "new" if overwrite else "old"}
     assert names(target.parent) == ["folder"]
+
+
+def test_scratch_of_a_killed_process_goes_and_that_of_a_living_one_stays(target: Path) -> None:
+    """Gigabytes of an export that ran out of memory are not found by whoever looks at the bundle."""
+    (target.parent / ".folder.abc_1234.partial").mkdir()
+    with scratch_folder(target) as scratch:
+        (scratch / "encoder.onnx").write_text("large")
+        assert names(target.parent) == sorted([scratch.name, "folder"])
+        write(target, "new", overwrite=True)
+        assert tree(scratch) == {"encoder.onnx": "large"}
+    assert tree(target.parent) == {"folder/sub/file": "new"}
+    assert names(target.parent) == ["folder"]
+
+
+def test_leftovers_that_go_while_they_are_looked_at(target: Path) -> None:
+    """Two processes clear away the same: what one has found the other has removed, as a link to nothing stands for."""
+    (target.parent / ".folder.abc_1234.partial").symlink_to("gone")
+    write(target, "new", overwrite=True)
+    assert (target / "sub" / "file").read_text() == "new"
 
 
 def test_leftovers_of_other_folders_stay(target: Path) -> None:
