@@ -14,7 +14,7 @@ from score_edge.bundle.folder import Bundle, check_shapes, check_target, scratch
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
-from score_edge.export.checkpoint import Checkpoint
+from score_edge.export.checkpoint import Checkpoint, reading_settings
 from score_edge.export.family import CAMERA, ENCODER, Family, find_family
 from score_edge.export.gguf_check import Gguf, check_gguf
 from score_edge.export.incremental import INCREMENTAL, CellEncoder, export_incremental
@@ -90,7 +90,9 @@ def export_bundle(
     on_stage("language model")
     gguf = Gguf.read(Path(llm))
     check_gguf(gguf, checkpoint.config, tokenizer)
-    vision = family.vision(checkpoint, size or _size(family, checkpoint, aspect), frames_per_step)
+    with reading_settings(checkpoint.name):
+        vision = family.vision(checkpoint, size or _size(family, checkpoint, aspect), frames_per_step)
+        prompt = family.prompt(checkpoint, tokenizer)
     manifest = Manifest(
         name=Path(folder).resolve().name,
         family=family.name,
@@ -105,7 +107,7 @@ def export_bundle(
                 time_scale=family.time_scale(checkpoint.config),
             )
         ),
-        prompt=family.prompt(checkpoint, tokenizer),
+        prompt=prompt,
         provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
     )
     if policy is not None:

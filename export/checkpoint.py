@@ -69,7 +69,8 @@ class Checkpoint:
         nested = _read_json(self.folder / "processor_config.json", needed=False)
         parts: list[dict[str, Any]] = [{}, {}]
         for part, kind, file in zip(parts, ("image", "video"), ("preprocessor", "video_preprocessor"), strict=True):
-            part.update(nested.get(f"{kind}_processor", {}))
+            with reading_settings(self.name):
+                part.update(nested.get(f"{kind}_processor") or {})
             part.update(_read_json(self.folder / f"{file}_config.json", needed=False))
         transformers = require("transformers", "export")
         with _reading(self.name), _quiet(transformers):
@@ -124,10 +125,19 @@ class Checkpoint:
         number = int(self.setting("resample"))
         if number not in RESAMPLE:
             raise ScoreEdgeError(f"{self.name}: its processor resizes with filter {number}", f"known: {RESAMPLE}")
-        if abs(float(self.setting("rescale_factor", 1 / 255)) * 255 - 1) > 1e-6:
-            raise ScoreEdgeError(f"{self.name}: its processor rescales by {self.setting('rescale_factor')}, not 1/255")
-        mean, std = (tuple(float(x) for x in self.setting(f"image_{name}")) for name in ("mean", "std"))
+        scale = float(self.setting("rescale_factor", 1 / 255)) if self.setting("do_rescale", True) else 1.0
+        if abs(scale * 255 - 1) > 1e-6:
+            raise ScoreEdgeError(f"{self.name}: its processor rescales by {scale}, not 1/255")
+        mean, std = (0.0,) * 3, (1.0,) * 3
+        if self.setting("do_normalize", True):
+            mean, std = (self._by_channel(f"image_{name}") for name in ("mean", "std"))
         return {"mean": mean, "std": std, "resample": RESAMPLE[number]}
+
+    def _by_channel(self, key: str) -> tuple[float, float, float]:
+        """One number for all of red, green and blue, or one for each, as transformers takes them."""
+        value = self.setting(key)
+        red, green, blue = (float(x) for x in ([value] * 3 if isinstance(value, (int, float)) else value))
+        return red, green, blue
 
     def load(self, model_class: str) -> Any:
         """The model in float32 with its vision side only: no decoder layer, an embedding table of one row.
@@ -211,7 +221,9 @@ def _check_weights(folder: Path) -> None:
     """Refuse pickles, missing shards and files that are cut off, before anything is loaded."""
     found = sorted(folder.glob("*.safetensors"))
     index = _read_json(folder / "model.safetensors.index.json", needed=False)
-    for shard in sorted({*index.get("weight_map", {}).values()}):
+    with reading_settings(str(folder)):
+        shards = sorted({str(shard) for shard in index.get("weight_map", {}).values()})
+    for shard in shards:
         if not (folder / shard).is_file():
             raise ScoreEdgeError(f"{folder} lacks {shard}, which its index names", "download it again")
     if not found:
@@ -269,6 +281,23 @@ def _reading(name: str) -> Iterator[None]:
         raise ScoreEdgeError(
             f"transformers cannot read {name}: {type(error).__name__}: {_first_line(error)}",
             "check that the checkpoint is complete and that transformers knows its family",
+        ) from error
+
+
+@contextlib.contextmanager
+def reading_settings(name: str) -> Iterator[None]:
+    """What is taken from a checkpoint's configs may be missing, or of another kind than transformers writes.
+
+    Raises:
+        ScoreEdgeError: it is.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ScoreEdgeError(
+            f"{name}: its configs lack something, or hold what does not belong there: "
+            f"{type(error).__name__}: {_first_line(error)}",
+            "download it again",
         ) from error
 
 

@@ -98,6 +98,12 @@ def quantised(folder: Path) -> None:
     weights(folder).unlink()  # said whatever its weights look like
 
 
+def odd_setting(folder: Path) -> None:
+    for file in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / file).is_file():
+            edit(folder / file, lambda config: config.get("image_processor", config).update(patch_size="large"))
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "text-only": (text_only, "is a text-only checkpoint: its config.json has no vision_config"),
     "unknown family": (unknown, r"did you mean qwen2_5_vl\? known: qwen2_vl, "),
@@ -108,6 +114,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle only": (pickled, r"as a pickle only \(pytorch_model\.bin\)"),
     "no weights": (no_weights, "has no weights"),
     "missing shard": (missing_shard, "lacks model-00002-of-00002"),
+    "odd setting": (odd_setting, "its configs lack something, or hold what does not belong there: ValueError: .*large"),
     "not json": (not_json, r"config\.json cannot be read"),
     "no encoder": (
         no_tower,

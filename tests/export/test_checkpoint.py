@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from score_edge.errors import ScoreEdgeError
@@ -97,7 +98,12 @@ def test_a_setting_that_is_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"resample": 0}, "resizes with filter 0"), ({"rescale_factor": 1.0}, "rescales by 1.0")]
+    ("change", "message"),
+    [
+        ({"resample": 0}, "resizes with filter 0"),
+        ({"rescale_factor": 1.0}, "rescales by 1.0"),
+        ({"do_rescale": False}, "rescales by 1.0"),
+    ],
 )
 def test_preprocessing_that_the_runtime_cannot(change: Any, message: str, tmp_path: Path) -> None:
     processor = {"image_processor_type": "GotOcr2ImageProcessor", **change}
@@ -132,3 +138,33 @@ def test_no_chat_template(tmp_path: Path, make_tokenizer: Any) -> None:
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "llava_onevision", "internvl"])
 def test_a_family_answers_to_its_name(name: str) -> None:
     assert find_family(name).name == name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"do_normalize": False}, {"image_mean": 0.5, "image_std": 0.25}],
+    ids=["usual", "none", "one number"],
+)
+def test_pixels_are_normalised_as_transformers_does_it(tmp_path: Path, settings: dict[str, Any]) -> None:
+    import transformers
+
+    processor = {"image_processor_type": "Qwen2VLImageProcessor", "image_mean": CLIP, "image_std": HALF, **settings}
+    checkpoint = write(tmp_path, config={"model_type": "qwen2_vl"}, preprocessor_config=processor)
+    reference = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    grey = np.full((56, 56, 3), 100, np.uint8)
+    patch = np.asarray(reference(images=[grey], return_tensors="np")["pixel_values"])[0].reshape(3, -1)
+    found = checkpoint.normalisation
+    expected = (100 / 255 - np.array(found["mean"])) / np.array(found["std"])
+    np.testing.assert_allclose(patch, np.broadcast_to(expected[:, None], patch.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, [], "model.safetensors", {"a": 3}])
+def test_an_index_of_another_kind_is_no_traceback(tmp_path: Path, weights: Any) -> None:
+    write(
+        tmp_path,
+        config={"model_type": "qwen2_vl", "vision_config": {}},
+        **{"model.safetensors.index": {"weight_map": weights}},
+    )
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ScoreEdgeError, match=r"its configs lack something|lacks 3, which its index names"):
+        Checkpoint.open(str(tmp_path))
