@@ -125,10 +125,10 @@ def build_command(bundle: Bundle, precision: str | None = None, implicit: bool =
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:
-    """The sha256 of a graph; of a graph with its weights beside it, one of both."""
+    """The sha256 of a graph; where weights lie beside graphs, under whatever name, one of both."""
     manifest, path = bundle.manifest, bundle.graphs[graph]
     ref = next(ref for ref in manifest.files.values() if bundle.folder / ref.file == path)
-    beside = [extra.sha256 for extra in manifest.extra if extra.file == f"{ref.file}.data"]
+    beside = [extra.sha256 for extra in manifest.extra if not extra.file.endswith(".json")]  # those are reports
     return hashlib.sha256("".join([ref.sha256, *beside]).encode()).hexdigest() if beside else ref.sha256
 
 

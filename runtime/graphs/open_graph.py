@@ -131,8 +131,9 @@ def _cpu(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:
 def _work(bundle: Bundle, name: GraphName, path: Path) -> float:
     """Multiplications of a step, roughly: every weight once for each row."""
     vision = bundle.manifest.vision
-    rows = vision.token_grid.tokens if name == "policy" else vision.patches
-    return (path.stat().st_size + sum(file.bytes for file in bundle.manifest.extra)) / 4 * rows
+    if name == "policy":  # never large enough for weights beside it: those there are the encoder's
+        return path.stat().st_size / 4 * vision.token_grid.tokens
+    return (path.stat().st_size + sum(file.bytes for file in bundle.manifest.extra)) / 4 * vision.patches
 
 
 def _onnx(bundle: Bundle, name: GraphName) -> Path:

@@ -1,13 +1,16 @@
 """Which provider is taken on a machine without a GPU, and what is said about the others; engines: test_build.py."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
 from score_edge.bundle.folder import Bundle
+from score_edge.bundle.manifest import FileRef
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.cuda_driver import cuda_devices
+from score_edge.runtime.graphs.engine_files import engines_of, graph_hash
 from score_edge.runtime.graphs.open_graph import open_graph
 from score_edge.runtime.graphs.tensorrt_library import load_tensorrt, short_version, version_numbers
 
@@ -74,3 +77,24 @@ def test_a_small_graph_is_computed_by_one_thread_unless_told_otherwise(bundle):
     for threads, expected in ((None, 1), (2, 2)):
         graph, _ = open_graph(bundle, "encoder", threads=threads)
         assert graph._session.get_session_options().intra_op_num_threads == expected
+
+
+@without_gpu
+def test_weights_beside_the_encoder_give_the_policy_no_more_threads(bundle):
+    large = dataclasses.replace(bundle.manifest, extra=(FileRef("encoder.onnx.data", "0" * 64, 2_000_000_000),))
+    for name, threads in (("policy", 1), ("encoder", 0)):
+        graph, _ = open_graph(Bundle(bundle.folder, large), name)
+        assert graph._session.get_session_options().intra_op_num_threads == threads
+
+
+def test_engines_are_of_the_weights_beside_a_graph_too(bundle):
+    """Under the name that `calibrate` gives them as under that of `export`."""
+
+    def kept(name: str, sha256: str) -> tuple[str, str]:
+        manifest = dataclasses.replace(bundle.manifest, extra=(FileRef(name, sha256, 1),))
+        made = Bundle(bundle.folder, manifest)
+        return graph_hash(made, "encoder"), engines_of(made).name
+
+    for name in ("encoder.onnx.data", "s8s8.onnx.data"):
+        assert not {*kept(name, "0" * 64)} & {*kept(name, "1" * 64)}
+    assert kept("int8.json", "0" * 64) == kept("int8.json", "1" * 64)  # a report
