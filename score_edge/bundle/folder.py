@@ -178,7 +178,9 @@ def write_manifest(bundle: Bundle, manifest: Manifest) -> Bundle:
 
 
 def _document(manifest: Manifest) -> str:
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    """Readable but for the bytes of a file name that is no UTF-8: Python's stand-ins for them become JSON's escapes."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import score_edge.bundle.folder
-from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
+from score_edge.bundle.folder import Bundle, check_shapes, write_bundle, write_manifest
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
@@ -390,3 +390,19 @@ def test_read_only_parent(untouched: Path) -> None:
             write_bundle(untouched, MANIFEST, FILES, overwrite=True)
     finally:
         untouched.parent.chmod(0o755)
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    reference = Bundle.open("reference")
+    folder = tmp_path / os.fsdecode(b"b\xe9\xc3\xa9")
+    try:
+        folder.mkdir()
+        folder.rmdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    manifest = dataclasses.replace(reference.manifest, name=folder.name)
+    made = write_bundle(folder, manifest, reference.paths)
+    assert Bundle.open(folder).manifest.name == folder.name
+    write_manifest(made, made.manifest)
+    assert Bundle.open(folder).manifest.name == folder.name
+    assert "é" in (folder / "bundle.json").read_text(encoding="utf-8")
