@@ -25,6 +25,8 @@ RUNS: Final = 6
 """Held-out runs that are kept in memory."""
 ENDLESS: Final = 1024
 """Frames of a source that has no end."""
+ROOM: Final = 64
+"""Steps that `Spread` first makes room for."""
 THUMBNAIL: Final = 16
 PLAIN: Final = 4.0
 """Grey levels between the darkest and the brightest thumbnail pixel below which a picture shows nothing."""
@@ -72,22 +74,30 @@ class Spread:
             pixels: what is kept, by reference.
             point: (P,) float32, see `signature`; the same P every time.
         """
-        if not self._steps:
-            self._steps = [None] * (self.count + 1)
-            self._points = np.zeros((self.count + 1, len(point)), np.float32)
-            self._gaps = np.full((self.count + 1, self.count + 1), np.inf, np.float32)
+        if None not in self._steps:
+            self._make_room(len(point))
         slot = self._steps.index(None)
         taken = np.array([step is not None for step in self._steps])
         gaps = np.where(taken, np.linalg.norm(self._points - point, axis=1), np.inf).astype(np.float32)
         self._steps[slot], self._points[slot] = (self._offered, pixels), point
         self._gaps[slot] = self._gaps[:, slot] = gaps
         self._offered += 1
-        if None not in self._steps:
+        if None not in self._steps and len(self._steps) > self.count:
             pair = np.unravel_index(int(self._gaps.argmin()), self._gaps.shape)
             # Which of two like steps stays is a coin of this seed, the same for the same footage.
             loser = int(pair[int(np.random.default_rng((self.seed, self._offered)).integers(2))])
             self._steps[loser] = None
             self._gaps[loser] = self._gaps[:, loser] = np.inf
+
+    def _make_room(self, size: int) -> None:
+        """As the steps come: memory grows with the square of their number, and `count` may be far more than come."""
+        before = len(self._steps)
+        room = min(2 * before or ROOM, self.count + 1)
+        self._steps += [None] * (room - before)
+        points, gaps = np.zeros((room, size), np.float32), np.full((room, room), np.inf, np.float32)
+        if before:
+            points[:before], gaps[:before, :before] = self._points, self._gaps
+        self._points, self._gaps = points, gaps
 
     def steps(self) -> list[Uint8]:
         """Those kept, in the order they came."""

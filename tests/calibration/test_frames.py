@@ -31,6 +31,12 @@ def scene_of(pixels: np.ndarray) -> int:
     return int(pixels[0, 0, 0, 0])
 
 
+def test_more_may_be_asked_for_than_there_are_or_fit_in_memory() -> None:
+    choice = choose_steps([scenes([100, 100])], 10**9)
+    every = [pixels for i, pixels in enumerate(scenes([100, 100])) if i // RUN % CYCLE != 1]
+    np.testing.assert_array_equal(choice.calibration, every)
+
+
 def test_short_scenes_are_chosen_beside_a_long_one() -> None:
     lengths = [200, 3, 3, 3, 3, 3, 200]
     choice = choose_steps([scenes(lengths)], 12)
