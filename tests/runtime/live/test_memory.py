@@ -380,6 +380,31 @@ def test_a_step_that_the_model_refuses_leaves_no_text_behind(
     assert np.array_equal(answer_logits(memory), before)
 
 
+@pytest.mark.parametrize("window", [3, 900])
+def test_a_step_that_the_model_refuses_is_made_good_by_the_next(
+    model: LlamaCpp, layout: Layout, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """Whether older ones had left for it, or all that is held was being prefilled again."""
+    memory = VideoMemory(model, model.sequence(), layout, cells=900, window=window)
+    feed(memory, range(3))
+
+    def refuse(*segments: Any) -> None:
+        raise ScoreEdgeError("llama.cpp refused tokens")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._sequence, "append", refuse)
+        for t, far in ((3, False), (4, True)):
+            patch.setattr(memory, "_is_far", lambda far=far: far)
+            with pytest.raises(ScoreEdgeError, match="refused"):
+                memory.append(TOKENS[t], KEEP[t], SCORES[t], float(t))
+    feed(memory, range(5, 6))
+    kept, times = held(memory)
+    assert set(memory._held[-1].step.tokens) >= set(np.flatnonzero(KEEP[3] | KEEP[4] | KEEP[5]))
+    assert {int(token) for entry in memory._held for token in entry.step.tokens} == set(range(GRID.tokens))
+    found = answer_logits(memory)
+    assert np.abs(found - clip_logits(model, layout, kept, times, memory._opening.text)).max() <= 1e-2
+
+
 def test_cells_that_move_up_stay_as_exact_as_the_cache_is(gguf_files: dict[str, Path]) -> None:
     """Plain RoPE: what is held was shifted by every step that left. Against a cache of 32 bits, in logits up to 8."""
     found: dict[tuple[str, int], np.ndarray] = {}
