@@ -14,7 +14,7 @@ from score_edge.runtime.language.base import LanguageModel, Mark, Segment, Seque
 from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
 from score_edge.runtime.live.opening import Opening
-from score_edge.runtime.live.pauses import longest_pause, shortened
+from score_edge.runtime.live.pauses import Pause, longest_pause, shortened
 
 _QUARTER = 4
 """Where leaving means prefilling again what stays, a quarter of what fits is freed at once."""
@@ -222,7 +222,7 @@ class VideoMemory:
     def clip(self, question: str = "") -> list[StepTokens]:
         """All that is held, oldest first, as a clip of its own: numbered from 0, long pauses shortened."""
         steps = [held.step for held in self._held]
-        return shortened(steps, self._longest_pause(), self._layout.spacing, self._first_s or 0.0)
+        return shortened(steps, self._longest_pause(), self._first_s or 0.0)
 
     def _make_room(self, chosen: Mask, finite: Mask) -> None:
         """Let the oldest steps leave until the next one fits; adds to it what must be kept again."""
@@ -260,8 +260,11 @@ class VideoMemory:
 
     def _text_cells(self) -> int:
         """Cells of the text around one step."""
-        nothing = StepTokens(self._number, self._newest_s, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
-        return sum(self._model.count(text) for text in self._layout.around(nothing, first=False) if text)
+        around = self._layout.around(self._empty_step(self._newest_s), first=False)
+        return sum(self._model.count(text) for text in around if text)
+
+    def _empty_step(self, seconds: float) -> StepTokens:
+        return StepTokens(self._number, seconds, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
 
     def _drop(self) -> bool:
         """Drop what lies before the oldest step held; False where the model cannot."""
@@ -300,7 +303,7 @@ class VideoMemory:
 
     def _is_far(self) -> bool:
         """The next step lies beyond what the model was trained on, and the last re-basing has paid off."""
-        position = self._sequence.here.position
+        position = self._next_end()
         grown, size = position - self._based.position, self._based.position - self._front.position
         # No model was trained with a hole between its first words and what follows them.
         hole = self._held[0].position - self._front.position if self._held else 0
@@ -309,6 +312,14 @@ class VideoMemory:
         # Numbers and times in the prompt's text must not grow without end either.
         longest = _QUARTER * max(self._window or 0, len(self._held))
         return not self._layout.one_block and self._number - self._based_number >= max(longest, _LABELS)
+
+    def _next_end(self) -> int:
+        """The position behind the next step, where a pause before it takes some; else that behind the last."""
+        here, layout = self._sequence.here, self._layout
+        if not (layout.one_block and self._model.capabilities.keeps_positions):
+            return here.position
+        _, rows, _ = copy.copy(self._writer).parts(self._empty_step(self._newest_s - self._origin_s))
+        return here.position if rows is None else (here.block if rows.continues else here.position) + rows.extent
 
     def _rebase(self, coming: int = 0) -> None:
         """Prefill all that is held again from the front, numbered from 0; long pauses in it shrink.
@@ -322,8 +333,8 @@ class VideoMemory:
             shown[self._shown_in == held.step.number] = step.number
         if self._held:
             last = self._held[-1].step
-            number = steps[-1].number + min(self._number - last.number, pause)
-            passed = min(self._newest_s - self._origin_s - last.seconds, pause * self._layout.spacing)
+            number = steps[-1].number + pause.numbers(last.number, self._number)
+            passed = min(self._newest_s - self._origin_s - last.seconds, pause.seconds)
             self._origin_s = self._newest_s - steps[-1].seconds - passed
         self._shown_in, self._number = shown, number
         renumbered = [replace(held, step=step) for held, step in zip(self._held, steps, strict=True)]
@@ -332,10 +343,14 @@ class VideoMemory:
         self._held = deque(self._prefill(renumbered))
         self._based, self._based_number = self._sequence.here, number
 
-    def _longest_pause(self) -> int:
-        held = len(self._held)
-        span = self._number - self._held[0].step.number if held else 0
-        return longest_pause(self._layout, self._trained, span=span, held=held, window=self._window or 0)
+    def _longest_pause(self) -> Pause:
+        if not self._held:
+            return Pause()
+        first, window = self._held[0].step, self._window or 0
+        span, seconds = self._number - first.number, self._newest_s - self._origin_s - first.seconds
+        return longest_pause(
+            self._layout, self._trained, span=span, seconds=seconds, held=len(self._held), window=window
+        )
 
     def _opening_holds(self, coming: int = 0) -> bool:
         """The text in front is true of what is held and is about to come."""
