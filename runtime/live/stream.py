@@ -307,10 +307,11 @@ class Stream:
         return bool(waits or self._is_over() or self._questions.first(self._may_answer))
 
     def _may_answer(self, waiting: Waiting) -> bool:
-        """All frames that came before the question are remembered; a camera without a signal keeps no other waiting."""
+        """All frames that came before the question are remembered; nobody waits for the first step of a camera that
+        gives none."""
         asked = self._cameras.asked(waiting.camera).cameras
         for camera in asked:
-            lost = camera.over or self._blind or (len(asked) > 1 and camera.source.state)
+            lost = camera.over or self._blind or camera.reason or (len(asked) > 1 and camera.source.state)
             if camera.newest is None and not lost:
                 return False
             if any(seen.captured.arrived <= waiting.about for seen in self._seen.of(camera)):
@@ -319,9 +320,10 @@ class Stream:
 
     def _watch_the_sources(self) -> None:
         for camera in self._cameras.all.values():
-            if camera.source.state != camera.state:
-                self._notice(camera, camera.source.state or "the signal is back")
-                camera.state = camera.source.state
+            state = camera.source.state  # which its own thread changes
+            if state != camera.state:
+                camera.state = state
+                self._notice(camera, state or "the signal is back")
 
     def _remember(self, camera: Camera, seen: "Seen | Unseen | None") -> None:
         if seen is None:
