@@ -217,7 +217,8 @@ class VideoMemory:
             return (yield from self._sequence.generate(max(1, min(max_tokens, room)), sampling))
         finally:
             self._writer.tail = tail
-            self._sequence.rollback(video)
+            if self._sequence.here.cells:  # else the model lost it: what is held will be prefilled again
+                self._sequence.rollback(video)
 
     def clip(self, question: str = "") -> list[StepTokens]:
         """All that is held, oldest first, as a clip of its own: numbered from 0, long pauses shortened."""
