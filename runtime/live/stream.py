@@ -164,7 +164,8 @@ class Stream:
         sampling: Sampling | None = None,
         on_text: Callable[[str], None] = lambda piece: None,
     ) -> "Future[Answered]":
-        """Put a question; from any thread. It is answered when all frames that came before it are remembered.
+        """Put a question; from any thread. It is answered when all steps that were encoded before it are remembered;
+        one that is in the encoder is not waited for (`Answered.age_s`).
 
         Args:
             question: plain text.
@@ -307,8 +308,8 @@ class Stream:
         return bool(waits or self._is_over() or self._questions.first(self._may_answer))
 
     def _may_answer(self, waiting: Waiting) -> bool:
-        """All frames that came before the question are remembered; nobody waits for the first step of a camera that
-        gives none."""
+        """All steps that were encoded before the question are remembered; nobody waits for the first step of a camera
+        that gives none."""
         asked = self._cameras.asked(waiting.camera).cameras
         for camera in asked:
             lost = camera.over or self._blind or camera.reason or (len(asked) > 1 and camera.source.state)
