@@ -31,6 +31,7 @@ __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 
 _MOST_SEEN = 32
 _POLL_S = 0.2
+_UNANSWERED = "the stream ended before this question was answered"
 
 
 class Stream:
@@ -373,6 +374,9 @@ class Stream:
         self._answering.set()
         try:
             answered = give_answer(waiting, self._cameras, self._tell, self._is_stopped, self._catch_up)
+        except BaseException:
+            waiting.done.set_exception(StreamEndedError(_UNANSWERED))
+            raise
         finally:
             self._answering.clear()
         waiting.done.set_result(answered)
@@ -386,7 +390,7 @@ class Stream:
         with self._changed:
             self._finished = True
             rest = self._questions.take_all(lambda waiting: True)
-        refuse(rest, StreamEndedError("the stream ended before this question was answered"))
+        refuse(rest, StreamEndedError(_UNANSWERED))
         self._jobs.refuse(StreamEndedError("the stream has ended", "start it again"))
 
     def _notice(self, camera: Camera, text: str) -> None:

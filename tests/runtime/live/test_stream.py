@@ -403,6 +403,22 @@ def test_a_language_model_that_fails_answers_with_the_error(
     assert future.result().error == "RuntimeError: out of memory"
 
 
+def test_ctrl_c_in_an_answer_leaves_nobody_waiting_for_it(
+    any_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(max_tokens: int, *_: object) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setattr(any_pipeline.sequence, "generate", interrupted)
+    stream = Stream(any_pipeline, Frames(step_frames(any_pipeline, 4)), StreamOptions())
+    future = stream.ask(QUESTION)
+    with pytest.raises(KeyboardInterrupt):
+        stream.run()
+    with pytest.raises(ScoreEdgeError, match="the stream ended before"):
+        future.result(0)
+
+
 @pytest.mark.parametrize("error", [ScoreEdgeError("no room left"), OSError("no room left"), KeyError("no room left")])
 def test_a_listener_that_fails_is_dropped_with_a_word(any_pipeline: Pipeline, error: Exception) -> None:
     def full(event: Event) -> None:
