@@ -36,9 +36,9 @@ def letterbox(frame: tuple[int, int], target: tuple[int, int], token: float) -> 
 
 def framed(image: Uint8, place: Place, target: tuple[int, int], colour: tuple[int, ...]) -> Uint8:
     """A picture of any size with the padding around it that `letterbox` puts into the target: a token grid fits it."""
-    grow = image.shape[0] / place.height
-    whole = round(target[0] * grow), round(target[1] * image.shape[1] / place.width)
-    return padded(image, Place(round(place.top * grow), round(place.left * grow), *image.shape[:2]), whole, colour)
+    down, across = image.shape[0] / place.height, image.shape[1] / place.width
+    whole = round(target[0] * down), round(target[1] * across)
+    return padded(image, Place(round(place.top * down), round(place.left * across), *image.shape[:2]), whole, colour)
 
 
 def padded(image: Uint8, place: Place, target: tuple[int, int], colour: tuple[int, ...]) -> Uint8:

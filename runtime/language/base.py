@@ -99,7 +99,7 @@ class Sequence(Protocol):
 
         Raises:
             ScoreEdgeError: rows of a wrong width, not finite or out of order; a full context. The sequence is then as
-                it was before.
+                it was before, or empty where the model had begun and cannot go back.
         """
         ...
 

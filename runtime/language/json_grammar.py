@@ -126,6 +126,8 @@ class _Writer:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if not isinstance(properties, dict) or not isinstance(required, list):
             raise ScoreEdgeError(f"{where}: properties must be an object and required a list")
+        if not all(isinstance(name, str) for name in required):
+            raise ScoreEdgeError(f"{where}.required must be a list of names")
         more = schema.get("additionalProperties", True)
         if not properties and not required:
             if more is True:
@@ -176,7 +178,12 @@ class _Writer:
     def _literals(self, values: list[Any], where: str) -> str:
         if not values:
             raise ScoreEdgeError(f"{where}.enum has no value that fits its type")
-        return self._add(" | ".join(_literal(json.dumps(value, ensure_ascii=False)) for value in values))
+        try:
+            texts = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
+            "".join(texts).encode()
+        except ValueError as error:  # not a number, half of a surrogate pair
+            raise ScoreEdgeError(f"{where} has a value that is no JSON: {error}", "leave it out") from error
+        return self._add(" | ".join(map(_literal, texts)))
 
     def _ref(self, ref: object, where: str) -> str:
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):

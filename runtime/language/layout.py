@@ -65,6 +65,7 @@ class Layout:
 
     Attributes:
         one_block: the whole clip is one block of rows; else every step is one, between texts of its own.
+        counts_seconds: time positions are those of the seconds, and not of the steps' numbers.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Layout:
         newline: Float32 | None = None,
     ) -> None:
         self.grid, self.spacing = grid, spacing
-        self.one_block = not prompt.step
+        self.one_block, self.counts_seconds = not prompt.step, time_scale is not None
         self._prompt, self._time_scale, self._newline = prompt, time_scale, newline
 
     @staticmethod

@@ -219,7 +219,8 @@ class LlamaSequence:
         return [(np.concatenate(contents), np.concatenate(places, axis=-1))]
 
     def _prefill(self, runs: list[_Run], after: Mark, outputs: int) -> Float32:
-        """Run content through the model in chunks; on failure the sequence is as it was before.
+        """Run content through the model in chunks; on failure the sequence is as it was before, or empty where it
+        cannot go back there.
 
         Args:
             runs: from `_lay_out`.
@@ -252,9 +253,13 @@ class LlamaSequence:
                     self.model.adapt_threads()
                     began = time.perf_counter()
                     if code := decode(self.model.handle, content[first:last], places, flags, self._place):
-                        refused = f"llama.cpp refused tokens {first} to {last} of {len(content)}, code {code}{reason()}"
-                        self._remove_behind(self._here)
-                        raise self._full(after) if code == CONTEXT_FULL else ScoreEdgeError(refused)
+                        said = f"llama.cpp refused tokens {first} to {last} of {len(content)}, code {code}{reason()}"
+                        refused = self._full(after) if code == CONTEXT_FULL else ScoreEdgeError(said)
+                        try:
+                            self._remove_behind(self._here)
+                        except ScoreEdgeError as emptied:
+                            raise refused from emptied
+                        raise refused
                     wanted += [self._read_logits(i) for i in np.flatnonzero(flags)]  # waits for a GPU
                     self.model.took(count, time.perf_counter() - began)
         if runs:

@@ -7,6 +7,8 @@ from typing import Any
 from score_edge.errors import ScoreEdgeError
 
 _FAR = 10**14
+_FARTHEST = 10**30
+"""A bound beyond it is a mistake, and a rule of as many parts as it has digits."""
 
 
 def integer_rule(schema: dict[str, Any], where: str) -> str | None:
@@ -68,6 +70,8 @@ def _bounds(schema: dict[str, Any], where: str) -> tuple[Fraction | None, Fracti
             raise ScoreEdgeError(f"{where}.{key} is no number")
         if isinstance(value, float) and not math.isfinite(value):
             raise ScoreEdgeError(f"{where}.{key} is no finite number")
+        if value is not None and abs(value) > _FARTHEST:
+            raise ScoreEdgeError(f"{where}.{key} is beyond {_FARTHEST:.0e}", "leave it out where there is no bound")
         found[key] = None if value is None else Fraction(value)
     low, below = found["minimum"], found["exclusiveMinimum"]
     high, above = found["maximum"], found["exclusiveMaximum"]

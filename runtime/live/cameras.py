@@ -125,8 +125,8 @@ class Asked(NamedTuple):
 
     @property
     def state(self) -> str:
-        """What sources without a signal are doing."""
-        states = [(camera, camera.source.state) for camera in self.cameras]
+        """What sources without a signal are doing, or why steps are left out."""
+        states = [(camera, camera.source.state or camera.reason) for camera in self.cameras]
         return "; ".join(camera.called(state) if len(states) > 1 else state for camera, state in states if state)
 
 

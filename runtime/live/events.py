@@ -72,7 +72,8 @@ class Answered:
     Attributes:
         time_s: stream time of the newest frame the model had seen.
         age_s: how long ago that frame had arrived when the answer began. Large means stale.
-        source: what the source was doing, for example trying to reconnect; empty when all was well.
+        source: what the source was doing, for example trying to reconnect, or why its newest step was left out; empty
+            when all was well.
         ttft_s: from taking the question up to the first word.
         waited_s: from asking to taking it up.
         whole_s: from asking to the last word.

@@ -14,7 +14,7 @@ from score_edge.runtime.language.base import LanguageModel, Mark, Segment, Seque
 from score_edge.runtime.language.layout import ClipWriter, Layout, StepTokens, joined
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
 from score_edge.runtime.live.opening import Opening
-from score_edge.runtime.live.pauses import longest_pause, shortened
+from score_edge.runtime.live.pauses import Pause, longest_pause, shortened
 
 _QUARTER = 4
 """Where leaving means prefilling again what stays, a quarter of what fits is freed at once."""
@@ -124,6 +124,7 @@ class VideoMemory:
         self._held: deque[_Held] = deque()  # oldest first, the pinned ones in front
         self._pins = 0  # how many of them are pinned
         self._shown_in = np.full(layout.grid.tokens, -1)  # number of the step that shows each place
+        self._missed: Mask = np.zeros(layout.grid.tokens, np.bool_)  # places that a refused step was to show
         self._number = 0  # of the next step
         self._opening, self._is_clip = Opening(layout), True  # as `ask` takes it: no older than a window, nothing left
         self._first_s: float | None = None  # of the stream
@@ -137,6 +138,7 @@ class VideoMemory:
         self._dropped = 0  # cells, since the last re-basing
         self._front = Mark(0, 0)  # where the text in front ends
         self._restart()
+        self._behind = sequence.here  # where the sequence ends when all that is held is in it
 
     @property
     def used(self) -> int:
@@ -163,10 +165,10 @@ class VideoMemory:
             seconds: time of the step from the start of the stream; None takes the bundle's own rate.
 
         Returns:
-            (N,) bool, what was kept of it: more than `keep` where older steps made way.
+            (N,) bool, what was kept of it: more than `keep` where older steps made way, or one before it was refused.
 
         Raises:
-            ScoreEdgeError: a row is not finite: nothing was taken in, but time went on.
+            ScoreEdgeError: a row is not finite: nothing was taken in, but time went on; the model refuses the step.
         """
         self._newest_s = self._layout.spacing * self._number + self._origin_s if seconds is None else seconds
         if self._first_s is None:
@@ -176,7 +178,20 @@ class VideoMemory:
             self._number += 1
             raise ScoreEdgeError("visual tokens are not finite", "the encoder overflows: run it in FP32")
         self._is_clip &= self._window is None or self._number < self._window
-        chosen = self._make_room(np.array(keep), finite)
+        chosen: Mask = keep | (self._missed & finite)
+        try:
+            self._take_in(tokens, chosen, scores, finite)
+        except Exception:
+            self._missed |= chosen
+            raise
+        self._missed &= ~chosen
+        return chosen
+
+    def _take_in(self, tokens: Float32, chosen: Mask, scores: Float32, finite: Mask) -> None:
+        """Prefill the next step; what must be kept again is added to `chosen`."""
+        if self._sequence.here != self._behind:
+            self._rebase()
+        self._make_room(chosen, finite)
         coming = int(chosen.any())
         if self._is_far() or not (self._is_clip or self._opening_holds(coming)):
             self._rebase(coming)
@@ -187,13 +202,12 @@ class VideoMemory:
             self._held += held
             self._shown_in[places] = self._number
         self._number += 1
-        return chosen
 
     def answer(self, question: str, max_tokens: int, sampling: Sampling = GREEDY) -> Generator[str, None, Ended]:
         """Ask behind the video, piece by piece; afterwards, also when abandoned, the video is as it was."""
         if not self._held:
             raise ScoreEdgeError("nothing has been seen yet", "ask when the first frames are there")
-        if not self._opening_holds():
+        if self._sequence.here != self._behind or not self._opening_holds():
             self._rebase()
         video, tail = self._sequence.mark(), self._writer.tail
         try:
@@ -203,19 +217,20 @@ class VideoMemory:
             return (yield from self._sequence.generate(max(1, min(max_tokens, room)), sampling))
         finally:
             self._writer.tail = tail
-            self._sequence.rollback(video)
+            if self._sequence.here.cells:  # else the model lost it: what is held will be prefilled again
+                self._sequence.rollback(video)
 
     def clip(self, question: str = "") -> list[StepTokens]:
         """All that is held, oldest first, as a clip of its own: numbered from 0, long pauses shortened."""
         steps = [held.step for held in self._held]
-        return shortened(steps, self._longest_pause(), self._layout.spacing, self._first_s or 0.0)
+        return shortened(steps, self._longest_pause(), self._first_s or 0.0)
 
-    def _make_room(self, chosen: Mask, finite: Mask) -> Mask:
-        """Let the oldest steps leave until the next one fits; returns it with what must be kept again."""
+    def _make_room(self, chosen: Mask, finite: Mask) -> None:
+        """Let the oldest steps leave until the next one fits; adds to it what must be kept again."""
         if not chosen.any():
-            return chosen
+            return
         if not self._is_full(chosen, self.cells, self._can_drop or self._excess() * _QUARTER >= self.used):
-            return chosen
+            return
         cells = self.cells if self._can_drop else (self.cells - self._pinned_cells) * (_QUARTER - 1) // _QUARTER
         pinned = [self._held.popleft() for _ in range(self._pins)]
         self._pins, left = 0, list[_Held]()
@@ -227,7 +242,6 @@ class VideoMemory:
         if not self._can_drop or not self._drop():
             self._can_drop = False
             self._rebase(coming=1)
-        return chosen
 
     def _is_full(self, chosen: Mask, cells: int, by_window: bool) -> bool:
         taken = self._end() - self._held[0].cell if self._held else 0
@@ -247,8 +261,11 @@ class VideoMemory:
 
     def _text_cells(self) -> int:
         """Cells of the text around one step."""
-        nothing = StepTokens(self._number, self._newest_s, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
-        return sum(self._model.count(text) for text in self._layout.around(nothing, first=False) if text)
+        around = self._layout.around(self._empty_step(self._newest_s), first=False)
+        return sum(self._model.count(text) for text in around if text)
+
+    def _empty_step(self, seconds: float) -> StepTokens:
+        return StepTokens(self._number, seconds, np.zeros((0, 0), np.float32), np.zeros(0, np.int32))
 
     def _drop(self) -> bool:
         """Drop what lies before the oldest step held; False where the model cannot."""
@@ -261,6 +278,7 @@ class VideoMemory:
         if not self._sequence.forget(start, end, cells):
             return False
         self._dropped += cells
+        self._behind = self._sequence.here
         if not self._held and not self._layout.one_block:
             self._writer = ClipWriter(self._layout, "")  # the text behind the last step left with it
         return True
@@ -286,7 +304,7 @@ class VideoMemory:
 
     def _is_far(self) -> bool:
         """The next step lies beyond what the model was trained on, and the last re-basing has paid off."""
-        position = self._sequence.here.position
+        position = self._next_end()
         grown, size = position - self._based.position, self._based.position - self._front.position
         # No model was trained with a hole between its first words and what follows them.
         hole = self._held[0].position - self._front.position if self._held else 0
@@ -295,6 +313,14 @@ class VideoMemory:
         # Numbers and times in the prompt's text must not grow without end either.
         longest = _QUARTER * max(self._window or 0, len(self._held))
         return not self._layout.one_block and self._number - self._based_number >= max(longest, _LABELS)
+
+    def _next_end(self) -> int:
+        """The position behind the next step, where a pause before it takes some; else that behind the last."""
+        here, layout = self._sequence.here, self._layout
+        if not (layout.one_block and self._model.capabilities.keeps_positions):
+            return here.position
+        _, rows, _ = copy.copy(self._writer).parts(self._empty_step(self._newest_s - self._origin_s))
+        return here.position if rows is None else (here.block if rows.continues else here.position) + rows.extent
 
     def _rebase(self, coming: int = 0) -> None:
         """Prefill all that is held again from the front, numbered from 0; long pauses in it shrink.
@@ -308,8 +334,8 @@ class VideoMemory:
             shown[self._shown_in == held.step.number] = step.number
         if self._held:
             last = self._held[-1].step
-            number = steps[-1].number + min(self._number - last.number, pause)
-            passed = min(self._newest_s - self._origin_s - last.seconds, pause * self._layout.spacing)
+            number = steps[-1].number + pause.numbers(last.number, self._number)
+            passed = min(self._newest_s - self._origin_s - last.seconds, pause.seconds)
             self._origin_s = self._newest_s - steps[-1].seconds - passed
         self._shown_in, self._number = shown, number
         renumbered = [replace(held, step=step) for held, step in zip(self._held, steps, strict=True)]
@@ -318,10 +344,14 @@ class VideoMemory:
         self._held = deque(self._prefill(renumbered))
         self._based, self._based_number = self._sequence.here, number
 
-    def _longest_pause(self) -> int:
-        held = len(self._held)
-        span = self._number - self._held[0].step.number if held else 0
-        return longest_pause(self._layout, self._trained, span=span, held=held, window=self._window or 0)
+    def _longest_pause(self) -> Pause:
+        if not self._held:
+            return Pause()
+        first, window = self._held[0].step, self._window or 0
+        span, seconds = self._number - first.number, self._newest_s - self._origin_s - first.seconds
+        return longest_pause(
+            self._layout, self._trained, span=span, seconds=seconds, held=len(self._held), window=window
+        )
 
     def _opening_holds(self, coming: int = 0) -> bool:
         """The text in front is true of what is held and is about to come."""
@@ -368,6 +398,7 @@ class VideoMemory:
         except Exception:
             self._writer = writer  # the text behind a step that is not there must not lead the next
             raise
+        self._behind = sequence.here
         leading = self._end() - cell  # a token that begins every sequence
         placed = [replace(held, position=held.position + leading, cell=held.cell + leading) for held in placed]
         if not here.cells and placed:

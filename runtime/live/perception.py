@@ -86,6 +86,7 @@ class Perception:
         self._budget = budget.share()
         self._residual = Residual()
         self._state = pipeline.vision.start()
+        self._scored: Float32 | None = None  # tokens of the last step that was
         self._framed = pipeline.preprocessing.framed
         # Of a step in which nothing changed; unpruned means unpruned.
         self._of_unchanged: Mask = np.full(grid.tokens, chosen.name == "all")
@@ -97,7 +98,8 @@ class Perception:
         """Take the next step in.
 
         Raises:
-            ScoreEdgeError: tokens that are not finite, a failing encoder: the step is then as if never captured.
+            ScoreEdgeError: tokens that are not finite, a failing encoder or policy: the step is then as if never
+                captured.
         """
         watch = Stopwatch()
         tokens, encoded = self._pipeline.vision.encode(captured.frames, self._state, watch)
@@ -107,11 +109,16 @@ class Perception:
         if not encoded.any():
             self._budget.rest()
             return Seen(captured, tokens, self._lowest, self._of_unchanged, encoded, False, watch.seconds)
-        with watch.stage("select"):
-            scores = self._scorer.score(tokens, self._residual.advance(tokens))
-            keep = self._budget.keep(scores)
-            self._scorer.kept(tokens, keep)
-            times_usual = self._times_usual(int(np.count_nonzero(keep)))
+        try:
+            with watch.stage("select"):
+                scores = self._scorer.score(tokens, self._residual.advance(tokens))
+                keep = self._budget.keep(scores)
+                self._scorer.kept(tokens, keep)
+        except Exception:
+            self._forget()
+            raise
+        self._scored = tokens
+        times_usual = self._times_usual(int(np.count_nonzero(keep)))
         return Seen(captured, tokens, scores, keep, encoded, times_usual >= SURPRISING, watch.seconds, times_usual)
 
     def try_to_see(self, captured: Captured) -> Seen | Unseen:
@@ -124,6 +131,14 @@ class Perception:
     def close(self) -> None:
         """Leave the budget to the others."""
         self._budget.close()
+
+    def _forget(self) -> None:
+        """What the last step changed will be encoded, and compared with the one before it, once more."""
+        self._state.forget()
+        if self._scored is None:
+            self._residual.reset()
+        else:
+            self._residual.advance(self._scored)
 
     def _times_usual(self, kept: int) -> float:
         """How many times the usual number of tokens was kept; 1 for the first step that is seen."""

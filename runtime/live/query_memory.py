@@ -124,9 +124,11 @@ class QueryMemory:
             replace(step, embeddings=step.embeddings[kept], tokens=step.tokens[kept])
             for step, kept in zip(self._held, keep, strict=True)
         ]
-        span, held = self._number - chosen[0].number, len(chosen)
-        pause = longest_pause(self._layout, self._trained, span=span, held=held, window=self._window)
-        return shortened(chosen, pause, self._layout.spacing, self._first_s or 0.0)
+        span, seconds = self._number - chosen[0].number, chosen[-1].seconds - chosen[0].seconds
+        pause = longest_pause(
+            self._layout, self._trained, span=span, seconds=seconds, held=len(chosen), window=self._window
+        )
+        return shortened(chosen, pause, self._first_s or 0.0)
 
     def _text_cells(self) -> int:
         """Cells of the text around one step, its number and its time as long as they may come."""

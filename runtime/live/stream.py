@@ -31,6 +31,7 @@ __all__ = ["MOST_WAITING", "Stream", "StreamOptions"]
 
 _MOST_SEEN = 32
 _POLL_S = 0.2
+_UNANSWERED = "the stream ended before this question was answered"
 
 
 class Stream:
@@ -164,7 +165,8 @@ class Stream:
         sampling: Sampling | None = None,
         on_text: Callable[[str], None] = lambda piece: None,
     ) -> "Future[Answered]":
-        """Put a question; from any thread. It is answered when all frames that came before it are remembered.
+        """Put a question; from any thread. It is answered when all steps that were encoded before it are remembered;
+        one that is in the encoder is not waited for (`Answered.age_s`).
 
         Args:
             question: plain text.
@@ -307,10 +309,11 @@ class Stream:
         return bool(waits or self._is_over() or self._questions.first(self._may_answer))
 
     def _may_answer(self, waiting: Waiting) -> bool:
-        """All frames that came before the question are remembered; a camera without a signal keeps no other waiting."""
+        """All steps that were encoded before the question are remembered; nobody waits for the first step of a camera
+        that gives none."""
         asked = self._cameras.asked(waiting.camera).cameras
         for camera in asked:
-            lost = camera.over or self._blind or (len(asked) > 1 and camera.source.state)
+            lost = camera.over or self._blind or camera.reason or (len(asked) > 1 and camera.source.state)
             if camera.newest is None and not lost:
                 return False
             if any(seen.captured.arrived <= waiting.about for seen in self._seen.of(camera)):
@@ -319,9 +322,10 @@ class Stream:
 
     def _watch_the_sources(self) -> None:
         for camera in self._cameras.all.values():
-            if camera.source.state != camera.state:
-                self._notice(camera, camera.source.state or "the signal is back")
-                camera.state = camera.source.state
+            state = camera.source.state  # which its own thread changes
+            if state != camera.state:
+                camera.state = state
+                self._notice(camera, state or "the signal is back")
 
     def _remember(self, camera: Camera, seen: "Seen | Unseen | None") -> None:
         if seen is None:
@@ -370,6 +374,9 @@ class Stream:
         self._answering.set()
         try:
             answered = give_answer(waiting, self._cameras, self._tell, self._is_stopped, self._catch_up)
+        except BaseException:
+            waiting.done.set_exception(StreamEndedError(_UNANSWERED))
+            raise
         finally:
             self._answering.clear()
         waiting.done.set_result(answered)
@@ -383,7 +390,7 @@ class Stream:
         with self._changed:
             self._finished = True
             rest = self._questions.take_all(lambda waiting: True)
-        refuse(rest, StreamEndedError("the stream ended before this question was answered"))
+        refuse(rest, StreamEndedError(_UNANSWERED))
         self._jobs.refuse(StreamEndedError("the stream has ended", "start it again"))
 
     def _notice(self, camera: Camera, text: str) -> None:

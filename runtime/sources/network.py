@@ -1,7 +1,9 @@
 """Network streams: RTSP, MJPEG and HLS cameras, a video file behind HTTP, a snapshot address."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
@@ -21,7 +23,42 @@ _TRANSPORTS: Final = ("tcp", "udp")
 _HINT: Final = (
     "check the address, name and password (write @ / ? # [ ] in it as %40 %2F %3F %23 %5B %5D), and that it is a video"
 )
-_ENVIRONMENT: Final = threading.Lock()
+_OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+
+
+class _Environment:
+    """OpenCV takes FFmpeg's options from the environment alone, at the moment it opens. Who wants the same ones opens
+    at the same time: a camera that says nothing for a quarter of a minute keeps no other waiting.
+    """
+
+    def __init__(self) -> None:
+        self._entrance = threading.Lock()  # held by one who waits, so that nobody passes it
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._options = ""
+        self._before: str | None = None
+
+    @contextlib.contextmanager
+    def having(self, options: str) -> Iterator[None]:
+        """The options are there in the block, or those that the user put there."""
+        with self._entrance, self._changed:
+            self._changed.wait_for(lambda: not self._inside or self._options == options)
+            if not self._inside:
+                self._options, self._before = options, os.environ.get(_OPTIONS)
+                os.environ[_OPTIONS] = self._before or options
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                if not self._inside:
+                    if self._before is None:
+                        del os.environ[_OPTIONS]
+                    self._changed.notify_all()
+
+
+_ENVIRONMENT: Final = _Environment()
 
 
 def open_network(address: Address) -> Source:
@@ -40,8 +77,7 @@ def open_network(address: Address) -> Source:
     uri = address.raw()
 
     def connect() -> Any:
-        with _ENVIRONMENT:
-            return _through_ffmpeg(uri)
+        return _through_ffmpeg(uri)
 
     never = threading.Event()
     found = Background(lambda: what_is_there(address), lambda kind: None).wait(never)
@@ -54,12 +90,13 @@ def open_network(address: Address) -> Source:
     return Camera(str(address), connect, _HINT)
 
 
-def _through_ffmpeg(uri: str) -> Any:
-    """An OpenCV capture that gives up a server which says nothing."""
+def _through_ffmpeg(uri: str, transport: str = _TRANSPORTS[0]) -> Any:
+    """An OpenCV capture that gives up a server which says nothing; the transport is that of RTSP."""
     cv2 = quiet_cv2()
     opening, silent = int(1000 * OPEN_S), int(1000 * SILENT_S)
     timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, opening, cv2.CAP_PROP_READ_TIMEOUT_MSEC, silent]
-    return cv2.VideoCapture(uri, cv2.CAP_FFMPEG, timeouts)
+    with _ENVIRONMENT.having(f"rtsp_transport;{transport}|allowed_media_types;video"):
+        return cv2.VideoCapture(uri, cv2.CAP_FFMPEG, timeouts)
 
 
 def rtsp_pipeline(uri: str, jetson: bool, transport: str = "tcp") -> str:
@@ -104,16 +141,6 @@ def _open_rtsp(address: Address) -> Source:
     def connect() -> Any:
         if through_gstreamer:
             return cv2.VideoCapture(rtsp_pipeline(uri, _JETSON.exists(), transport), cv2.CAP_GSTREAMER)
-        # OpenCV takes FFmpeg's options from the environment alone, at the moment it opens.
-        with _ENVIRONMENT:
-            before = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS")
-            os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
-                before or f"rtsp_transport;{transport}|allowed_media_types;video"
-            )
-            try:
-                return _through_ffmpeg(uri)
-            finally:
-                if before is None:
-                    del os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"]
+        return _through_ffmpeg(uri, transport)
 
     return Camera(str(address), connect, _HINT)

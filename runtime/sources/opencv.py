@@ -19,8 +19,10 @@ _GIVEN_BACK: Final = 8 << 20
 
 def quiet_cv2() -> ModuleType:
     """OpenCV without its own words on stderr, which may hold the whole address of a camera."""
-    # FFmpeg's level is read when the process opens its first capture.
+    # Both are read when the process opens its first capture. FFmpeg needs none of OpenCV's locks, under which a camera
+    # that says nothing for a quarter of a minute would keep every other one from being opened or closed.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
     cv2 = require("cv2")
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
     set_level(0)

@@ -89,14 +89,16 @@ def check_engines(bundle: Bundle, gpu: str | None, tensorrt: str | None) -> Iter
 
 def check_bundle_provider(folder: str) -> Check:
     """What `--provider auto` takes for the encoder, and why it takes nothing better; in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", _OPEN, folder], capture_output=True, text=True, timeout=_SECONDS)
+    command, instead = [sys.executable, "-c", _OPEN, folder], "score-edge ask … --provider cpu"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
+    except subprocess.TimeoutExpired:
+        return Check("encoder", "fail", f"it does not open within {_SECONDS} s", instead)
     try:
         taken, passed_over = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         said = " ".join(done.stderr.split()[-30:])
-        return Check(
-            "encoder", "fail", f"it does not open: {said or done.returncode}", "score-edge ask … --provider cpu"
-        )
+        return Check("encoder", "fail", f"it does not open: {said or done.returncode}", instead)
     why = "".join(f"; not {provider}: {reason}" for provider, reason in passed_over.items())
     return Check("encoder", "ok", f"runs on {taken}{why}")
 

@@ -57,7 +57,12 @@ def _csi(gstreamer: bool) -> Check:
             "CSI cameras", "warn", "OpenCV has GStreamer; whether GStreamer has nvarguscamerasrc is unknown", fix
         )
     inspect = ["gst-inspect-1.0", "--exists", "nvarguscamerasrc"]
-    if subprocess.run(inspect, capture_output=True, timeout=_SECONDS).returncode:
+    try:
+        missing = subprocess.run(inspect, capture_output=True, timeout=_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        finding = f"GStreamer does not answer within {_SECONDS} s whether it has nvarguscamerasrc"
+        return Check("CSI cameras", "warn", finding, " ".join(inspect))
+    if missing:
         finding = "not possible: GStreamer has no nvarguscamerasrc"
         return Check("CSI cameras", "warn", finding, "sudo apt install nvidia-l4t-gstreamer")
     return Check("CSI cameras", "ok", "possible: OpenCV has GStreamer, and GStreamer has nvarguscamerasrc")

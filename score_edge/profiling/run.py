@@ -95,6 +95,10 @@ def profile(
     """
     plan.check()
     selector = workload.selector(plan.selector, spans)
+    if selector.name == "all" and min(plan.retentions) < 1:
+        raise ScoreEdgeError(
+            "the selector all keeps every token at any retention", "--retention 1, or another selector"
+        )
     began, throttled = time.perf_counter(), throttle_counts()
     remarks = [*notes, *_warm_up(workload, plan, selector, spans, on_progress)]
     measured: dict[float, list[_Measured]] = {retention: [] for retention in plan.retentions}

@@ -54,6 +54,7 @@ class Telemetry:
         self._interval = interval_s
         self._times: list[float] = []
         self._readings: list[list[Reading]] = []
+        self._sampling = threading.Lock()  # counters add up from one reading to the next
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -72,7 +73,9 @@ class Telemetry:
 
     def sample(self) -> None:
         """Read every meter now; the thread calls this, and a run at its ends so that short ones are covered."""
-        if self.meters:
+        if not self.meters:
+            return
+        with self._sampling:
             readings = [meter.read() for meter in self.meters]
             self._readings.append(readings)
             self._times.append(time.perf_counter())  # last, so that a reader never sees a time without readings

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from score_edge import install
 from score_edge.bundle.folder import REFERENCE, Bundle
-from score_edge.doctor import machine, opencv, software
+from score_edge.doctor import bundle, machine, opencv, software
 from score_edge.doctor.bundle import check_bundle, check_engines, check_int8
 from score_edge.doctor.check import Check, healthy, report_block
 from score_edge.doctor.doctor import examine, to_json
@@ -211,6 +212,19 @@ def test_whether_a_csi_camera_can_work(jetson, gstreamer, elements, status, find
     assert f"GStreamer {gstreamer.lower()}, FFMPEG yes, V4L/V4L2 yes" in areas["OpenCV"].finding
     csi = areas["CSI cameras"]
     assert csi.status == status and finding in csi.finding and fix in csi.fix and bool(fix) == bool(csi.fix)
+
+
+def test_programs_that_hang_are_findings(jetson, monkeypatch):
+    """GStreamer looks through all its plugins when it is asked for the first time; so may a GPU's provider."""
+    jetson.cv2(f"__version__ = '4.8.0'\ngetBuildInformation = lambda: {BUILD.format(ffmpeg='YES', gstreamer='YES')!r}")
+    jetson.elements()
+    (Path(os.environ["PATH"]) / "gst-inspect-1.0").write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    monkeypatch.setattr(opencv, "_SECONDS", 0.1)
+    csi = by_area(opencv.check_opencv())["CSI cameras"]
+    assert csi.status == "warn" and "does not answer within 0.1 s" in csi.finding and csi.fix
+    monkeypatch.setattr(bundle, "_SECONDS", 0.01)
+    check = bundle.check_bundle_provider("reference")
+    assert check.status == "fail" and "does not open within 0.01 s" in check.finding and check.fix
 
 
 def test_an_opencv_built_against_numpy_1(jetson):

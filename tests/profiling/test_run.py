@@ -202,6 +202,13 @@ def test_plans_that_make_no_sense(plan, message):
         run_profile(Subject("reference"), plan)
 
 
+def test_all_is_measured_unpruned_and_nowhere_else():
+    with pytest.raises(ScoreEdgeError, match="keeps every token at any retention"):
+        run_profile(Subject("reference", steps=4), ProfilePlan(runs=1, selector="all"))
+    report = run_profile(Subject("reference", steps=4), ProfilePlan((1.0,), 1, 1, "all")).report
+    assert report.variants[0].kept == report.variants[0].total
+
+
 def test_tokens_must_fill_the_steps(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

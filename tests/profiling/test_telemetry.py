@@ -1,8 +1,10 @@
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from score_edge.profiling import meters
 from score_edge.profiling import telemetry as module
 from score_edge.profiling.meters import Ina3221, Nvml, Rapl, Reading, TegrastatsMeter, open_meters
 from score_edge.profiling.telemetry import Telemetry, Usage
@@ -138,3 +140,28 @@ def test_nvml_says_what_it_knows(monkeypatch):
     meter.close()
     fake.nvmlInit = unknown
     assert not Nvml().present
+
+
+def test_a_counter_is_read_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    """A run samples beside the thread that does: what another had read later must not look like a counter run over."""
+    folder = tmp_path / "sys/class/powercap/intel-rapl:0"
+    folder.mkdir(parents=True)
+    (folder / "name").write_text("package-0\n")
+    (folder / "max_energy_range_uj").write_text("262143328850\n")
+    counter = folder / "energy_uj"
+    counter.write_text("1000\n")
+    telemetry = Telemetry([Rapl(tmp_path)])
+    read_number, second = meters.read_number, threading.Thread(target=telemetry.sample)
+
+    def overtaken(path):
+        value = read_number(path)
+        if not second.ident:
+            counter.write_text("5000000\n")
+            second.start()
+            second.join(0.3)
+        return value
+
+    monkeypatch.setattr(meters, "read_number", overtaken)
+    telemetry.sample()
+    second.join()
+    assert [row[0].joules for row in telemetry._readings] == pytest.approx([0.0, 4.999])

@@ -58,3 +58,10 @@ def test_a_framed_picture_is_what_the_encoder_sees(shape: tuple[int, int]) -> No
     top, left = round(place.top * framed.shape[0] / 56), round(place.left * framed.shape[1] / 56)
     assert np.array_equal(framed[top : top + 4 * shape[0], left : left + 4 * shape[1]], large)
     assert (framed[:top] == (127, 63, 0)).all() and (framed[:, :left] == (127, 63, 0)).all()
+
+
+@pytest.mark.parametrize("shape", [(3000, 2), (2, 3000), (1, 50), (900, 7)])
+def test_a_strip_of_a_few_pixels_is_framed_too(shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 200, np.uint8)
+    framed = SQUARE.framed(Frame(image, 0.0, 0)).image
+    assert (framed == 200).all(axis=2).sum() == image[..., 0].size

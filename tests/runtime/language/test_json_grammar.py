@@ -136,6 +136,12 @@ def test_free_objects_and_recursion_parse(model: Any) -> None:
         ({"anyOf": [{"type": "null"}], "minimum": 3}, "beside other keywords"),
         ([], "no JSON schema"),
         ({"type": "string", "maxLength": 10**9}, "up to 2000"),
+        ({"type": "object", "required": [["a"]]}, "schema.required must be a list of names"),
+        ({"type": "object", "required": [1]}, "schema.required must be a list of names"),
+        ({"type": "integer", "minimum": 10**1500}, "schema.minimum is beyond 1e+30"),
+        ({"type": "number", "maximum": -(10**4000)}, "schema.maximum is beyond 1e+30"),
+        ({"const": float("nan")}, "schema has a value that is no JSON"),
+        ({"enum": ["a", "\ud800"]}, "schema has a value that is no JSON"),
     ],
 )
 def test_what_cannot_be_held_is_refused(wanted: Any, said: str) -> None:

@@ -171,3 +171,34 @@ def test_an_answer_of_many_tokens_leaves_the_video_as_it_was(model: LlamaCpp) ->
         memory.append(rows[4], np.ones(16, bool), np.zeros(16, np.float32))
     found, never_asked = ("".join(memory.answer(" What is there?", 8)) for memory in memories)
     assert found == never_asked and asked.used == used + 16
+
+
+@pytest.mark.parametrize("during", ["a step", "an answer"])
+def test_a_stream_goes_on_behind_what_llama_cpp_refused(
+    model: LlamaCpp, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    """The sequence is empty then; what is held is prefilled again."""
+    layout, rng = Layout(Prompt("", "{question}"), Grid(4, 4)), np.random.default_rng(0)
+    rows, nothing = rng.standard_normal((6, 16, 64)).astype(np.float32), np.zeros(16, np.float32)
+    memories = [VideoMemory(model, model.sequence(), layout, cells=200) for _ in range(2)]
+    for step in rows[:4]:
+        for memory in memories:
+            memory.append(step, np.ones(16, bool), nothing)
+    refused, decode, calls = memories[0], llama_sequence.decode, []
+
+    def failing(*given: Any) -> int:
+        calls.append(given)
+        return 2 if len(calls) == 3 or during == "a step" else decode(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_sequence, "decode", failing)
+        with pytest.raises(ScoreEdgeError, match=r"llama\.cpp refused tokens"):
+            if during == "a step":
+                refused.append(rows[4], np.ones(16, bool), nothing)
+            else:
+                list(refused.answer(QUESTION, 8))
+    assert refused.used == 0
+    for memory in memories:
+        memory.append(rows[5], np.ones(16, bool), nothing)
+    found, never = ("".join(memory.answer(" What is there?", 8)) for memory in memories)
+    assert found == never and refused.tokens == refused.used == 5 * 16

@@ -299,6 +299,28 @@ def test_a_long_pause_does_not_use_up_positions(model: LlamaCpp, layout: Layout)
     assert memory.rebased < 100
 
 
+def test_times_stay_true_at_every_rate_and_over_an_outage(model: LlamaCpp, layout: Layout) -> None:
+    """A step in 20 s where the bundle's rate is one a second, and nothing at all for five minutes."""
+    memory = VideoMemory(model, model.sequence(), layout, cells=900, window=4)
+    seconds = [20.0 * t + (300.0 if t > 10 else 0.0) for t in range(12)]
+    for t, second in enumerate(seconds):
+        memory.append(TOKENS[t], KEEP[t], SCORES[t], second)
+    memory._rebase()
+    shown = [t for t in range(12) if KEEP[t].any()][-4:]
+    for times in ([entry.step.seconds for entry in memory._held], [step.seconds for step in memory.clip()]):
+        assert np.diff(times) == pytest.approx(np.diff([seconds[t] for t in shown]))
+
+
+def test_an_outage_of_hours_does_not_use_up_positions(model: LlamaCpp, layout: Layout) -> None:
+    """Not even before the step after next: what surprises is asked about at once."""
+    memory = VideoMemory(model, model.sequence(), layout, cells=700, trained=300)
+    feed(memory, range(3))
+    memory.append(TOKENS[3], KEEP[3], SCORES[3], 20_000.0)
+    assert memory.tokens == KEEP[:4].sum()
+    assert memory._sequence.mark().position < 300
+    assert np.isfinite(answer_logits(memory)).all()
+
+
 def test_a_row_that_is_not_finite_is_refused_and_the_stream_goes_on(model: LlamaCpp, layout: Layout) -> None:
     memory = VideoMemory(model, model.sequence(), layout, cells=700, window=4)
     feed(memory, range(5))
@@ -378,6 +400,31 @@ def test_a_step_that_the_model_refuses_leaves_no_text_behind(
         with pytest.raises(ScoreEdgeError, match="refused"):
             memory.append(TOKENS[4], KEEP[4], SCORES[4], 4.0)
     assert np.array_equal(answer_logits(memory), before)
+
+
+@pytest.mark.parametrize("window", [3, 900])
+def test_a_step_that_the_model_refuses_is_made_good_by_the_next(
+    model: LlamaCpp, layout: Layout, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """Whether older ones had left for it, or all that is held was being prefilled again."""
+    memory = VideoMemory(model, model.sequence(), layout, cells=900, window=window)
+    feed(memory, range(3))
+
+    def refuse(*segments: Any) -> None:
+        raise ScoreEdgeError("llama.cpp refused tokens")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._sequence, "append", refuse)
+        for t, far in ((3, False), (4, True)):
+            patch.setattr(memory, "_is_far", lambda far=far: far)
+            with pytest.raises(ScoreEdgeError, match="refused"):
+                memory.append(TOKENS[t], KEEP[t], SCORES[t], float(t))
+    feed(memory, range(5, 6))
+    kept, times = held(memory)
+    assert set(memory._held[-1].step.tokens) >= set(np.flatnonzero(KEEP[3] | KEEP[4] | KEEP[5]))
+    assert {int(token) for entry in memory._held for token in entry.step.tokens} == set(range(GRID.tokens))
+    found = answer_logits(memory)
+    assert np.abs(found - clip_logits(model, layout, kept, times, memory._opening.text)).max() <= 1e-2
 
 
 def test_cells_that_move_up_stay_as_exact_as_the_cache_is(gguf_files: dict[str, Path]) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from score_edge.bundle.folder import Bundle
@@ -43,3 +44,29 @@ def test_the_first_step_that_is_seen_surprises_nobody_after_one_that_failed(
     lost, first, *_ = (perception.try_to_see(captured) for captured in steps(3))
     assert not isinstance(lost, Seen) and isinstance(first, Seen)
     assert first.keep.all() and not first.surprise and first.times_usual == 1
+
+
+def test_what_a_step_showed_that_could_not_be_scored_is_chosen_in_the_next(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something appears in that step and rests: nothing of it changes any more."""
+    before, *_, after = (captured.frames for captured in steps(20))
+    found = dict[bool, list[Seen]]()
+    for fails in (False, True):
+        perception = Perception(pipeline, "last-kept", 0.1)
+        score = perception._scorer.score
+
+        def failing(*given: Any, fails: bool = fails, score: Any = score) -> Any:
+            if fails:
+                raise RuntimeError("CUDA error 700")
+            return score(*given)
+
+        seen = [perception.try_to_see(Captured(before, False, 0.0)) for _ in range(3)]
+        with monkeypatch.context() as patch:
+            patch.setattr(perception._scorer, "score", failing)
+            seen.append(perception.try_to_see(Captured(after, False, 0.0)))
+        seen += [perception.try_to_see(Captured(after, False, 0.0)) for _ in range(3)]
+        assert isinstance(seen[3], Seen) is not fails
+        found[fails] = [step for step in seen if isinstance(step, Seen)]
+    shown, late = found[False][3], found[True][3]
+    assert shown.keep.any() and np.array_equal(shown.keep, late.keep)

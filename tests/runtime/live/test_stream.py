@@ -351,6 +351,44 @@ def test_an_encoder_that_fails_costs_its_steps_and_one_notice(
     assert notices == ["step 4 is left out: RuntimeError: CUDA error 700"]
 
 
+def test_a_question_about_a_camera_of_which_every_step_fails_gets_its_error(
+    any_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera that goes on for ever: nobody waits for its end."""
+
+    def failing(*_: Any, **inputs: Any) -> Any:
+        raise RuntimeError("CUDA error 700")
+
+    monkeypatch.setattr(any_pipeline.encoder, "run_cached", failing)
+    source = Frames(step_frames(any_pipeline, 4))
+    source.pause_at = 3 * any_pipeline.preprocessing.frames_per_step
+    stream = Stream(any_pipeline, source, StreamOptions())
+    answer = stream.ask(QUESTION)
+    runner = threading.Thread(target=stream.run)
+    runner.start()
+    try:
+        assert "nothing has been seen yet" in answer.result(10).error and "CUDA error 700" in answer.result(0).source
+    finally:
+        source.go_on.set()
+        runner.join(20)
+
+
+def test_a_signal_that_returns_while_its_loss_is_told_is_told_too(any_pipeline: Pipeline) -> None:
+    events: list[Event] = []
+    source = Frames([])
+
+    def listener(event: Event) -> None:
+        events.append(event)
+        source.state = ""
+
+    stream = Stream(any_pipeline, source, StreamOptions(), [listener])
+    source.state = "no signal from the test"
+    for _ in range(3):
+        stream._watch_the_sources()
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices == ["no signal from the test", "the signal is back"]
+
+
 def test_a_language_model_that_fails_answers_with_the_error(
     any_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +401,22 @@ def test_a_language_model_that_fails_answers_with_the_error(
     future = stream.ask(QUESTION)
     stream.run()
     assert future.result().error == "RuntimeError: out of memory"
+
+
+def test_ctrl_c_in_an_answer_leaves_nobody_waiting_for_it(
+    any_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(max_tokens: int, *_: object) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setattr(any_pipeline.sequence, "generate", interrupted)
+    stream = Stream(any_pipeline, Frames(step_frames(any_pipeline, 4)), StreamOptions())
+    future = stream.ask(QUESTION)
+    with pytest.raises(KeyboardInterrupt):
+        stream.run()
+    with pytest.raises(ScoreEdgeError, match="the stream ended before"):
+        future.result(0)
 
 
 @pytest.mark.parametrize("error", [ScoreEdgeError("no room left"), OSError("no room left"), KeyError("no room left")])

@@ -3,8 +3,11 @@
 import http.server
 import io
 import itertools
+import json
 import shutil
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -319,3 +322,40 @@ def test_times_that_jump_back_are_passed_over_until_they_catch_up() -> None:
 def test_an_impossible_rate_is_refused_before_anything_runs() -> None:
     with pytest.raises(ScoreEdgeError, match="impossible"):
         Capture(Frames(3, live=False), 0.0, 1)
+
+
+_THREE = """
+import os, sys, threading, time
+from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.sources import network
+from score_edge.runtime.sources.open_source import open_source
+
+def attempt(uri):
+    try:
+        open_source(uri)
+    except ScoreEdgeError:
+        took.append(time.monotonic() - began)
+
+network.OPEN_S, took, began = 1.5, [], time.monotonic()
+port = sys.argv[1]
+addresses = [f"rtsp://127.0.0.1:{port}/a", f"rtsp://127.0.0.1:{port}/b", f"rtsp://127.0.0.1:{port}/c?transport=udp"]
+threads = [threading.Thread(target=attempt, args=(uri,)) for uri in addresses]
+for thread in threads:
+    thread.start()
+    time.sleep(0.1)
+for thread in threads:
+    thread.join()
+assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
+print(sorted(took))
+"""
+
+
+def test_a_camera_that_says_nothing_keeps_no_other_waiting() -> None:
+    """One over UDP waits: OpenCV takes the transport from the environment."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        command = [sys.executable, "-c", _THREE, str(mute.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    _, second, third = json.loads(done.stdout)
+    assert second < 2.6 and third < 4.1
