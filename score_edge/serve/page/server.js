@@ -19,11 +19,18 @@ function askForKey(wrong) {
     const field = document.getElementById("key-text");
     field.value = "";
     dialog.oncancel = (event) => event.preventDefault();
+    dialog.onclose = () => asking && !dialog.open && dialog.showModal(); // a second Escape closes it all the same
     form.onsubmit = (event) => {
       event.preventDefault();
-      sessionStorage.setItem(STORED, field.value.trim());
-      dialog.close();
+      const key = field.value.trim();
+      field.value = "";
+      if (!/^[!-~]+$/.test(key)) { // no header carries it
+        document.getElementById("key-wrong").textContent = "This is not the key.";
+        return;
+      }
+      sessionStorage.setItem(STORED, key);
       asking = null;
+      dialog.close();
       resolve();
     };
     dialog.showModal();
