@@ -12,6 +12,7 @@ from score_edge.core import Frame, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Mark, Question, Sequence
 from score_edge.runtime.language.sampling import GREEDY, Ended, Sampling
+from score_edge.runtime.live.questions import StreamEndedError
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.stopwatch import Stopwatch
 from score_edge.serve.media import Clip
@@ -125,6 +126,7 @@ class Engine:
         pipeline.selector(selector)  # refuses an unknown one here
         self._held = [_Held(sequence) for sequence in sequences]  # most recently used last
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
         self._thread.start()
 
@@ -134,23 +136,28 @@ class Engine:
 
     def close(self) -> None:
         """Finish the job that is being answered and end; what waits behind it is refused."""
+        self._closing = True
         self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if not job.done.set_running_or_notify_cancel():
-                continue
-            try:
-                result = self._answer(job)
-            except BaseException as error:
-                job.done.set_exception(error)
-            else:
-                job.done.set_result(result)
+            self._finish(job)
         with contextlib.suppress(queue.Empty):
             while job := self._jobs.get_nowait():
-                if job.done.set_running_or_notify_cancel():
-                    job.done.set_exception(LateError("the server is stopping"))
+                self._finish(job)
+
+    def _finish(self, job: Job) -> None:
+        if not job.done.set_running_or_notify_cancel():
+            return
+        try:
+            if self._closing:
+                raise StreamEndedError("the server is stopping")
+            result = self._answer(job)
+        except BaseException as error:
+            job.done.set_exception(error)
+        else:
+            job.done.set_result(result)
 
     def _answer(self, job: Job) -> GenerationResult:
         job.check()
