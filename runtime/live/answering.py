@@ -32,7 +32,8 @@ def give_answer(
     alone = asked.cameras[0] if len(asked.cameras) == 1 else None
     cached = alone.memory.used if alone else 0
     pieces: list[str] = []
-    first, error = 0.0, ""
+    first = 0.0
+    failed: Exception | None = None
     ended: Ended | None = None
     tell(AnswerBegan(waiting.question, waiting.why, camera))
 
@@ -51,7 +52,7 @@ def give_answer(
                     break
                 meanwhile(alone if cached else None)
     except Exception as failure:
-        error = error_text(failure)
+        failed = failure
     now = time.monotonic()
     return Answered(
         question=waiting.question,
@@ -64,8 +65,9 @@ def give_answer(
         waited_s=began - waiting.asked,
         whole_s=now - waiting.asked,
         stopped=stopped(),
-        error=error,
+        error=error_text(failed) if failed else "",
         camera=camera,
         ended=ended,
         cached=cached,
+        failure=failed,
     )

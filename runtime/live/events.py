@@ -82,6 +82,7 @@ class Answered:
         camera: that was asked; empty where all were, or the only one has no name. Of all, time and age are the largest.
         ended: how the answer did; None where there is none, or it was stopped.
         cached: tokens of the prompt that were there before the question.
+        failure: what `error` tells of, as it was raised.
     """
 
     question: str
@@ -98,6 +99,7 @@ class Answered:
     camera: str = ""
     ended: Ended | None = None
     cached: int = 0
+    failure: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)

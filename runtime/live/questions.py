@@ -57,6 +57,7 @@ class Questions:
         Raises:
             QueueFullError: too many wait already.
         """
+        self.take_all(lambda other: other.done.cancelled())  # nobody wants their answers any more
         if len(self._waiting) >= MOST_WAITING:
             raise QueueFullError(f"{MOST_WAITING} questions are waiting already", "ask again after an answer")
         self._waiting.append(waiting)

@@ -18,8 +18,11 @@ def event_json(event: Event) -> dict[str, Any] | None:
         values["encoded"] = [int(i) for i in encoded.nonzero()[0]]
         kept = [int(i) for i in keep.nonzero()[0]]
         return {"event": "step", "time_s": round(frame.time_s, 3), "kept": kept, "of": len(keep), **values}
-    name = "answer" if isinstance(event, Answered) else "notice"
-    return {"event": name, **dataclasses.asdict(event)}
+    if isinstance(event, Notice):
+        return {"event": "notice", **dataclasses.asdict(event)}
+    values = dataclasses.asdict(dataclasses.replace(event, failure=None))
+    del values["failure"]  # `error` tells it
+    return {"event": "answer", **values}
 
 
 def json_lines(event: Event) -> None:

@@ -265,6 +265,7 @@ async def _unless_gone(request: Request, job: Job, waited: "asyncio.Future[Any]"
         return waited.result()
     except BaseException:
         job.gone.set()
+        job.done.cancel()
         waited.cancel()
         raise
 

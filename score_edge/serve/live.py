@@ -183,11 +183,12 @@ class Live:
             job.on_text(piece)
 
         def on_done(done: "Future[Answered]") -> None:
+            if not job.done.set_running_or_notify_cancel():
+                return  # whoever asked has gone
             try:
                 answered = done.result()
-                if answered.error:
-                    job.check()
-                    raise ScoreEdgeError(answered.error)
+                if answered.failure:
+                    raise answered.failure
                 if answered.ended is None:
                     raise StreamEndedError("the server is stopping")
                 job.frame_age_s = answered.age_s + answered.whole_s - answered.waited_s
@@ -198,13 +199,15 @@ class Live:
         try:
             if self._stream is None:
                 raise ScoreEdgeError("no camera is watched")
-            self._stream.ask(
+            asked = self._stream.ask(
                 job.request.question,
                 camera=None if name == ALL else name,
                 max_tokens=job.request.max_tokens,
                 sampling=job.request.sampling,
                 on_text=on_text,
-            ).add_done_callback(on_done)
+            )
+            job.done.add_done_callback(lambda done: done.cancelled() and asked.cancel())
+            asked.add_done_callback(on_done)
         except ScoreEdgeError as error:
             job.done.set_exception(error)
 

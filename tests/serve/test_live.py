@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,89 @@ def test_the_model_is_freed_when_the_last_step_is_remembered_however_long_that_t
         slow.set()
         assert inside.wait(20)
     assert remembered.is_set()
+
+
+def test_whoever_goes_away_leaves_no_question_and_no_complaint(served: Any, caplog: pytest.LogCaptureFixture) -> None:
+    schema = {"type": "array", "items": {"type": "boolean"}, "minItems": 1000}
+    form = {"type": "json_schema", "json_schema": {"name": "long", "schema": schema}}
+    with served(source={"front": CAMERAS["front"]}, waiting=20) as address, ThreadPoolExecutor(10) as pool:
+        until(lambda: is_live(address, "front"))
+        listening = httpx.stream(
+            "POST",
+            f"{address}/v1/chat/completions",
+            json={
+                "model": "reference@front",
+                "messages": [{"role": "user", "content": QUESTION}],
+                "response_format": form,
+                "max_tokens": 3000,
+                "stream": True,
+            },
+            timeout=60,
+        )
+        with listening as answer:
+            lines = answer.iter_lines()
+            while "content" not in next(lines):
+                pass
+
+            def go_away(_: int) -> None:
+                with pytest.raises(httpx.ReadTimeout):
+                    given = {"model": "reference@front", "messages": [{"role": "user", "content": QUESTION}]}
+                    httpx.post(f"{address}/v1/chat/completions", json=given, timeout=0.5)
+
+            list(pool.map(go_away, range(8)))
+            until(lambda: "score_edge_queue 1.0" in httpx.get(f"{address}/metrics").text)
+            one_more = pool.submit(ask, address, "front")
+            time.sleep(0.3)
+        assert one_more.result().status_code == 200
+    assert caplog.text == ""
+
+
+def test_an_answer_that_fails_is_our_fault_and_one_without_room_is_not(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from score_edge.runtime.live.cameras import Cameras
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("llama_decode returned -3")
+        yield
+
+    with served(source={"front": CAMERAS["front"]}) as address:
+        until(lambda: is_live(address, "front"))
+        error = ask(address, "front", QUESTION * 1000).json()["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+        with monkeypatch.context() as broken:
+            broken.setattr(Cameras, "answer", fail)
+            for more in ({}, {"stream": True}):
+                answer = ask(address, "front", **more)
+                assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
+                assert "llama_decode" not in answer.text
+        assert ask(address, "front").status_code == 200
+
+
+def test_who_waits_for_an_engine_that_is_closed_is_told_so() -> None:
+    from score_edge.bundle.folder import Bundle
+    from score_edge.runtime.live.questions import StreamEndedError
+    from score_edge.runtime.pipeline import Pipeline
+    from score_edge.serve.engine import Engine, GenerationRequest, Job
+
+    began, closing = threading.Event(), threading.Event()
+
+    def slowly(_: str) -> None:
+        began.set()
+        closing.wait(10)
+
+    with Pipeline(Bundle.open("reference"), context=512) as pipeline:
+        engine = Engine(pipeline, [pipeline.sequence], None, None)
+        jobs = [
+            Job(GenerationRequest(None, QUESTION), told, time.monotonic() + 60) for told in (slowly, lambda _: None)
+        ]
+        for job in jobs:
+            engine.put(job)
+        assert began.wait(10)
+        closer = threading.Thread(target=engine.close)
+        closer.start()
+        time.sleep(0.1)
+        closing.set()
+        closer.join()
+    assert jobs[0].done.result().text
+    assert isinstance(jobs[1].done.exception(), StreamEndedError)
