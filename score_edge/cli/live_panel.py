@@ -194,7 +194,15 @@ def watch(
         takes_questions: standard input brings them, and not frames.
     """
     if as_json or not console.is_terminal or console.is_dumb_terminal:  # which cannot redraw
-        show = json_lines if as_json else plain_lines
+        write, lost = json_lines if as_json else plain_lines, list[OSError]()
+
+        def show(event: Event) -> None:
+            try:
+                write(event)
+            except OSError as error:  # nobody reads any more, or there is no room
+                lost.append(error)
+                stream.stop()
+
         if as_json:
             print_json({"event": "runs_on", **runs_on.to_json()})
         else:
@@ -202,6 +210,8 @@ def watch(
         stream.listen(show)
         with ask_lines(stream, lambda text: show(Notice(text))) if takes_questions else contextlib.nullcontext():
             stream.run()
+        if lost:
+            raise lost[0]
         return
     panel = LivePanel(stream, title, width, runs_on)
     stream.listen(panel)

@@ -130,6 +130,23 @@ def test_signals_end_a_live_stream_at_once(number: signal.Signals, code: int, tm
         assert capture.grab()
 
 
+@pytest.mark.parametrize("form", [["--json"], ["--ask", QUESTION, "--every", "500ms"]])
+def test_a_stream_ends_when_nobody_reads_it_any_more(form: list[str]) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--source", "synthetic://?live=1", *form],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout and process.stderr
+    with contextlib.closing(process.stdout):
+        assert process.stdout.readline()
+    try:
+        assert process.wait(20) == 1 and b"Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+
+
 def test_a_person_at_a_terminal(tmp_path: Path) -> None:
     """Watches the panel, types a question with a typing error, and leaves with Ctrl-C."""
     ours, theirs = pty.openpty()
