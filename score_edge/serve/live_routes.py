@@ -48,8 +48,8 @@ class LiveRoutes:
         routes.get("/live")(self.cameras)
         routes.get("/live/events", response_class=StreamingResponse)(self.events)
         routes.get("/live/alerts")(self.alerts)
+        routes.get("/live/{name}/picture.jpg", response_class=Response)(self.picture)  # also of one called alerts
         routes.get("/live/alerts/{key}.jpg", response_class=Response)(self.alert_picture)
-        routes.get("/live/{name}/picture.jpg", response_class=Response)(self.picture)
         routes.post("/live/{name}/pause")(self.pause)
         routes.post("/live/{name}/resume")(self.resume)
         routes.put("/live/{name}/threshold", openapi_extra=_BODY)(self.threshold)

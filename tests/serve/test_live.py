@@ -164,6 +164,13 @@ def test_a_threshold_is_changed(address: str) -> None:
     assert httpx.put(f"{address}/live/back/threshold", json={"surprise": 2}).status_code == 404
 
 
+def test_a_camera_may_be_called_as_what_lies_beside_it(served: Any) -> None:
+    with served(source={"alerts": CAMERAS["front"]}) as address:
+        until(lambda: is_live(address, "alerts"))
+        assert httpx.get(f"{address}/live/alerts/picture.jpg").headers["content-type"] == "image/jpeg"
+        assert httpx.get(f"{address}/live/alerts/0123456789abcdef.jpg").json()["error"]["code"] == "no_alert"
+
+
 def test_a_camera_rests_and_goes_on(address: str) -> None:
     assert httpx.post(f"{address}/live/yard/pause").json()["state"] == "paused"
     time.sleep(1)  # what was captured already is still seen
