@@ -67,6 +67,7 @@ class Server:
         self._routes.get("/v1/models")(self.models)
         self._routes.get("/props")(self.props)
         self._routes.get("/health")(self.health)
+        self._routes.head("/health", include_in_schema=False)(self.health)
         self._routes.get("/metrics")(self.metrics_text)
         LiveRoutes(self._routes, live, self._manifest.name, lambda: self.stopping)
         add_page(self._routes)
@@ -301,5 +302,10 @@ async def _not_valid(request: Request, error: Exception) -> Response:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return refuse(Refused(status, "there is nothing at this address" if status == 404 else "not so", "not_found"))
+    assert isinstance(error, HTTPException)
+    allowed = (error.headers or {}).get("Allow")
+    if not allowed:
+        return refuse(Refused(error.status_code, "there is nothing at this address", "not_found"))
+    response = refuse(Refused(405, f"this address takes {allowed}, not {request.method}", "method_not_allowed"))
+    response.headers["Allow"] = allowed
+    return response

@@ -38,8 +38,8 @@ def add_page(routes: FastAPI) -> None:
     def _response(name: str) -> Response:
         return Response(files[name], media_type=f"{_kind(name)}; charset=utf-8", headers=_HEADERS)
 
-    routes.get("/", include_in_schema=False)(page)
-    routes.get(f"{PAGE}{{name}}", include_in_schema=False)(part)
+    for path, route in (("/", page), (f"{PAGE}{{name}}", part)):
+        routes.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(route)
 
 
 def _kind(name: str) -> str | None:

@@ -114,12 +114,15 @@ def test_bodies_that_are_refused(served: Any) -> None:
         assert httpx.post(url, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
         deep = b'{"messages":' + b"[" * 50_000
         assert httpx.post(url, content=deep, headers={"content-type": "application/json"}).status_code == 400
-        assert httpx.get(url).status_code == 405
+        for method in ("GET", "OPTIONS"):
+            answer = httpx.request(method, url)
+            assert error(answer) == (405, "method_not_allowed") and answer.headers["allow"] == "POST"
 
 
 def test_key(served: Any) -> None:
     with served(key="secret-key") as address:
-        assert httpx.get(f"{address}/health").status_code == 200
+        for path in ("/health", "/"):
+            assert httpx.head(f"{address}{path}").status_code == httpx.get(f"{address}{path}").status_code == 200
         for path in ("/v1/models", "/props", "/metrics", "/openapi.json", "/nowhere"):
             assert error(httpx.get(f"{address}{path}")) == (401, "invalid_api_key")
         for given in ("Bearer wrong", "Basic secret-key", "secret-key", "Bearer \xfc".encode("latin-1")):
