@@ -174,8 +174,10 @@ class Server:
         try:
             parsed = ChatRequest.model_validate_json(body)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in found["loc"])
+            # Of the forms that a field may have, the one that was meant is wrong farthest inside.
+            errors = error.errors(include_url=False, include_input=False, include_context=False)
+            found = max(errors, key=lambda each: len(each["loc"]))
+            where = _place(found["loc"])
             raise Refused(
                 400, f"{where or 'the body'}: {found['msg']}"[:500], "invalid_request", where or None
             ) from None
@@ -269,6 +271,12 @@ async def _unless_gone(request: Request, job: Job, waited: "asyncio.Future[Any]"
         job.done.cancel()
         waited.cancel()
         raise
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    """Where in the body, without pydantic's names for the forms of a field: ``messages.0.content.1.image_url``."""
+    parts = [str(part) for part in path if isinstance(part, int) or part.isidentifier()]
+    return ".".join(part for before, part in zip(["", *parts], parts, strict=False) if part != before)
 
 
 def _refusal_of(error: Exception) -> Refused:

@@ -213,4 +213,16 @@ def test_errors_are_openais(client: Any, address: str, as_uri: Callable[..., str
     with pytest.raises(openai.BadRequestError, match="temperature") as found:
         client.chat.completions.create(model="reference", messages=user("?"), temperature=-1)
     assert found.value.type == "invalid_request_error"
+    for part, field, said in (
+        ({"type": "input_audio", "input_audio": {}}, "", "input_audio"),
+        ({"type": "image_url", "image_url": "data:image/png;base64,AAAA"}, ".image_url", "should be an object"),
+        ({"type": "text"}, ".text", "required"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=said) as found:
+            text = {"type": "text", "text": "?"}
+            client.chat.completions.create(model="reference", messages=[{"role": "user", "content": [text, part]}])
+        assert found.value.param == f"messages.0.content.1{field}"
+    with pytest.raises(openai.BadRequestError, match="at most 100000") as found:
+        client.chat.completions.create(model="reference", messages=user("x" * 100_001))
+    assert found.value.param == "messages.0.content"
     assert httpx.get(f"{address}/nowhere").json()["error"]["code"] == "not_found"
