@@ -1,6 +1,7 @@
 """Starting a server and ending it."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -107,7 +108,10 @@ def serve(bundle: Bundle, options: ServeOptions, on_ready: Callable[[str, Pipeli
 
 
 class _Uvicorn(uvicorn.Server):
-    """Tells the server of the signal that ends it."""
+    """Tells the server of the signal that ends it, and returns: uvicorn's own would raise it again and end all of us.
+
+    A CSI camera that is not closed stays taken until its daemon is started again.
+    """
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
         super().__init__(config)
@@ -116,4 +120,6 @@ class _Uvicorn(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
         self._told.stopping = True
-        super().handle_exit(sig, frame)
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
