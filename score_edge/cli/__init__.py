@@ -6,14 +6,17 @@ import os
 import sys
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-import score_edge
-from score_edge.cli import answering, building, making, measuring, serving, training
-from score_edge.cli.crash import without_secrets, write_details
-from score_edge.cli.terminal import drop_output, prepare_streams, say
-from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.sources.background import someone_reads
+    import score_edge
+    from score_edge.cli import answering, building, making, measuring, serving, training
+    from score_edge.cli.crash import without_secrets, write_details
+    from score_edge.cli.terminal import drop_output, prepare_streams, say
+    from score_edge.errors import ScoreEdgeError
+    from score_edge.runtime.sources.background import someone_reads
+except KeyboardInterrupt:  # these take a second on a board
+    sys.exit(130)
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -71,7 +74,14 @@ def _run() -> int:
             return _fail(f"the output cannot be written: {error.strerror}", "make room, or send it elsewhere")
         return _unforeseen(error)
     except Exception as error:
-        return _unforeseen(error)
+        return 130 if _is_interrupted(error) else _unforeseen(error)
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: modules in C++ turn it into an ImportError while they begin."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _exit_code() -> int:

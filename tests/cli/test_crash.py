@@ -76,3 +76,22 @@ def test_secrets() -> None:
     )
     assert without_secrets("HF_TOKEN=hf_abcdefghijkl, token: xyz") == "HF_TOKEN=*** token: ***"
     assert without_secrets("12 of 288 tokens kept") == "12 of 288 tokens kept"
+
+
+def test_ctrl_c_before_anything_has_begun(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'rich.progress': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from score_edge.cli import main; main()\n"
+    )
+    done = crash(tmp_path, program)
+    assert done.returncode == 130 and done.stderr == ""
+
+
+def test_ctrl_c_that_a_module_turned_into_an_error_of_its_own(tmp_path: Path) -> None:
+    turned = "    try: raise KeyboardInterrupt\n    except BaseException as e: raise ImportError('failed') from e\n"
+    done = crash(tmp_path, CRASH.replace("    address", turned + "    address"))
+    assert done.returncode == 130 and done.stderr == "" and not any(tmp_path.iterdir())
