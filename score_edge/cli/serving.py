@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from score_edge.cli.camera_names import named_sources
-from score_edge.cli.options import BundleArgument, Retention, SelectorName, Threads, finite
+from score_edge.cli.options import (
+    BundleArgument,
+    Retention,
+    SelectorName,
+    Threads,
+    finite,
+    refuse_retention_of_all,
+    refuse_unused,
+)
 from score_edge.cli.terminal import err
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
@@ -84,6 +92,9 @@ def serve(
         addresses = named_sources(source)
         given["source"] = {name or "camera": address.raw() for name, address in addresses.items()}
     options = read_options(config, given)
+    if not options.source:
+        refuse_unused(context_, "without a camera in --source", "fps", "alert_above")
+    refuse_retention_of_all(options.retention, options.selector)
     if systemd:
         print(systemd_unit(_arguments(bundle, config, given)), end="")
         return

@@ -36,6 +36,23 @@ def test_refused(given: dict[str, Any], said: str) -> None:
         ServeOptions(**given)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fps", "2"], "--fps does nothing without a camera"),
+        (["--alert-above", "5"], "--alert-above does nothing without a camera"),
+        (["--selector", "all", "--retention", "0.2"], "--retention does nothing with --selector all"),
+    ],
+)
+def test_options_that_would_do_nothing(words: list[str], said: str) -> None:
+    from typer.testing import CliRunner
+
+    from score_edge.cli import app
+
+    refused = CliRunner().invoke(app, ["serve", "reference", "--systemd", *words], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2 and said in refused.output
+
+
 def test_others_may_connect_with_a_key() -> None:
     from score_edge.serve.options import ServeOptions
 
