@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.panel import Panel
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,7 @@ from score_edge.runtime.runs_on import RunsOn
 OWN_STAGES = ("preprocess", "encode", "select", "append")
 _FULL, _EMPTY = "█", "·"
 _NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures, which the panel does not show
+_FRAME_ROWS, _FRAME_COLUMNS = 2, 4
 _REFRESH = 8  # times a second
 
 
@@ -104,14 +106,27 @@ class LivePanel:
         else:
             self._lines.append(event.text)
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What does not fit is left out: older answers first, then the last figures; never what is being typed."""
+        room, inner = options.size.height - _FRAME_ROWS, options.update(width=options.max_width - _FRAME_COLUMNS)
+
+        def rows(part: RenderableType) -> int:
+            return len(console.render_lines(part, inner))
+
+        figures, below = self._figures(), self._below()
+        while len(below) > 2 and rows(Group(figures, *below)) > room:
+            del below[0]
+        cropped = _Top(figures, max(0, room - rows(Group(*below))))
+        caption = "type a question, Enter asks; Ctrl-C stops the answer, then the program"
+        title = Text(f"score-edge stream {self._title}")
+        yield Panel(Group(cropped, *below), title=title, subtitle=caption)
+
+    def _below(self) -> list[RenderableType]:
+        """The last answers, and the line that is typed into."""
         lines = [Text(line, style="bold" if line.startswith("[") else "yellow") for line in list(self._lines)]
         if self._said:
             lines.append(Text(f"… {self._said}", style="bold green"))
-        prompt = Text.assemble(("ask> ", "bold cyan"), self.typed, ("▏", "cyan"))
-        parts: list[RenderableType] = [self._figures(), *lines, prompt]
-        caption = "type a question, Enter asks; Ctrl-C stops the answer, then the program"
-        return Panel(Group(*parts), title=Text(f"score-edge stream {self._title}"), subtitle=caption)
+        return [*lines, Text.assemble(("ask> ", "bold cyan"), self.typed, ("▏", "cyan"))]
 
     def _figures(self) -> RenderableType:
         views = {name: view for name, view in list(self._views.items()) if name in self._stream.cameras}
@@ -158,6 +173,18 @@ class LivePanel:
             text.append("\n")
         text.rstrip()
         return text
+
+
+class _Top:
+    """The first rows of something."""
+
+    def __init__(self, shown: RenderableType, rows: int) -> None:
+        self._shown, self._rows = shown, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in console.render_lines(self._shown, options)[: self._rows]:
+            yield from line
+            yield Segment.line()
 
 
 def _bar(share: float, width: int = 20) -> str:
