@@ -244,7 +244,10 @@ class Live:
         threshold = watched.threshold
         if threshold is not None and step.times_usual >= threshold and now - watched.alerted >= _COOL_DOWN_S:
             watched.alerted = now
-            self._alert(step)
+            try:
+                self._alert(step)
+            except Exception as error:  # or nothing would be told of any camera any more
+                _LOG.warning("an alert of %s is lost: %s", step.camera, error_text(error))
 
     def _alert(self, step: StepSeen) -> None:
         alert = self.alerts.add(step.camera, _now(), step.times_usual, jpeg(step.frame, width=_ALERT_WIDTH))

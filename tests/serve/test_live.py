@@ -386,6 +386,22 @@ def test_an_answer_that_fails_is_our_fault_and_one_without_room_is_not(
         assert ask(address, "front").status_code == 200
 
 
+def test_an_alert_whose_picture_fails_stops_nobody_from_seeing(
+    served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from score_edge.serve import live
+
+    def fail(*_: Any, **__: Any) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as full, served(source={"front": CAMERAS["front"]}, alert_above=0.01) as address:
+        full.setattr(live, "jpeg", fail)
+        until(lambda: "MemoryError" in caplog.text)
+        full.undo()
+        seen = camera(address, "front")["steps"]
+        until(lambda: camera(address, "front")["steps"] > seen + 1)
+
+
 def test_who_waits_for_an_engine_that_is_closed_is_told_so() -> None:
     from score_edge.bundle.folder import Bundle
     from score_edge.runtime.live.questions import StreamEndedError
