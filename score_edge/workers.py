@@ -1,9 +1,10 @@
 """Worker processes that end with the process that started them, whatever ends it."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from typing import Any
 
@@ -16,7 +17,21 @@ def worker_pool(workers: int, start: Callable[..., None], *arguments: Any) -> Pr
         start: called once in each, before any work.
         arguments: of `start`.
     """
-    return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (start, arguments))
+    return _Pool(workers, get_context("spawn"), _begin, (start, arguments))
+
+
+class _Pool(ProcessPoolExecutor):
+    """Its processes never hear of Ctrl-C, which a terminal sends to all: who began them ends them, in silence."""
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> "Future[Any]":
+        """Begins processes as they are needed."""
+        if threading.current_thread() is not threading.main_thread():
+            return super().submit(work, *given, **named)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return super().submit(work, *given, **named)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -1,8 +1,12 @@
 """What nobody foresaw is one line, exit code 1 and a file with the details, without secrets."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -89,6 +93,21 @@ def test_ctrl_c_before_anything_has_begun(tmp_path: Path) -> None:
     )
     done = crash(tmp_path, program)
     assert done.returncode == 130 and done.stderr == ""
+
+
+def test_ctrl_c_at_a_terminal_is_no_crash_of_worker_processes(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "evaluate", "reference"]
+    command += ["--steps", "4", "--selectors", "last-kept", "--retention", "0.1"]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until = time.monotonic() + 30
+        while len(children.read_text().split()) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 def test_ctrl_c_that_a_module_turned_into_an_error_of_its_own(tmp_path: Path) -> None:
