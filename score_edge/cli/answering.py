@@ -80,6 +80,8 @@ def ask(
     from score_edge.runtime.pipeline import Pipeline
     from score_edge.runtime.runs_on import describe_pipeline
 
+    if not question.strip():
+        raise typer.BadParameter("the question is empty")
     refuse_retention_of_all(retention, selector)
     if full_encoder:
         refuse_unused(context_, "with --full-encoder", "change_threshold")

@@ -160,6 +160,7 @@ def test_a_bad_video_is_a_message_and_a_hint(name, tmp_path, video):
         (["ask", "reference", "x.mp4", "what?", "--selector", "scroe"], 1, "did you mean score?"),
         (["ask", "reference", "x.mp4", "what?", "--retention", "0"], 2, "retention"),
         (["ask", "reference", "x.mp4"], 2, "'question'"),
+        (["ask", "reference", "x.mp4", " "], 2, "the question is empty"),
         (["ask", "reference", "x.mp4", "what?", "--compare", "--look-again", "0.8"], 2, "--look-again does nothing"),
         (["ask", "reference", "x.mp4", "what?", "--look-again", "1.5"], 2, "look-again"),
         (["evaluate", "reference", "--retention", "ten"], 2, "ten"),
