@@ -43,5 +43,5 @@ def systemd_unit(command: list[str]) -> str:
 
 def _quoted(word: str) -> str:
     """A word as systemd reads it: specifiers, variables and quotes are its own."""
-    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%").replace("$", "$$")
     return plain if word and all(c.isalnum() or c in "-_./:=" for c in word) else f'"{plain}"'

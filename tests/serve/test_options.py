@@ -135,6 +135,14 @@ def test_a_systemd_unit(tmp_path: Path) -> None:
         assert "score-edge.service" not in done.stderr, done.stderr
 
 
+def test_a_question_of_several_lines_is_one_line_of_a_unit() -> None:
+    from score_edge.serve.systemd import systemd_unit
+
+    unit = systemd_unit(["score-edge", "serve", "--when-surprised", 'Look.\nWhat happened at the "gate"?'])
+    (line,) = (line for line in unit.splitlines() if "--when-surprised" in line)
+    assert line.endswith(r'"Look.\nWhat happened at the \"gate\"?"')  # systemd.syntax(7): C-style escapes
+
+
 def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
     (tmp_path / "a.mp4").touch()
