@@ -88,7 +88,9 @@ def keys(pressed: Callable[[str], None]) -> Iterator[None]:
     def read() -> None:
         # Not through sys.stdin: a thread that waits in it keeps the process from ending cleanly.
         while not done.is_set():
-            if select.select([0], [], [], 0.1)[0]:
+            if not _is_ours():
+                done.wait(0.1)
+            elif select.select([0], [], [], 0.1)[0]:
                 data = os.read(0, 4096)
                 for key in text.of(decoder.decode(data, final=not data)):
                     pressed(key)
@@ -103,6 +105,14 @@ def keys(pressed: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         reader.join(0.5)
+
+
+def _is_ours() -> bool:
+    """Whether what is typed is for us; a terminal stops a process in the background that reads."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # it is no terminal, or not ours
+        return True
 
 
 @contextlib.contextmanager

@@ -2,6 +2,12 @@
 
 import io
 import json
+import os
+import pty
+import select
+import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +104,36 @@ def test_what_is_no_duration(text: str) -> None:
 def test_what_is_no_list_of_numbers(text: str, kind: type) -> None:
     with pytest.raises(typer.BadParameter, match="is not a list"):
         numbers(text, kind)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="job control needs a shell")
+def test_in_the_background_what_is_typed_is_for_others(tmp_path: Path) -> None:
+    """A read would stop the process, as a terminal has it."""
+    program, told = tmp_path / "program.py", tmp_path / "told"
+    program.write_text(
+        "import time\n"
+        "from score_edge.cli.typed_questions import keys\n"
+        "with keys(print):\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(1.5)\n"
+        "print('ended', flush=True)\n"
+    )
+    shell, ours = pty.fork()
+    if shell == 0:
+        os.execvp("bash", ["bash", "--norc", "-i"])
+    try:
+        os.write(ours, f"{sys.executable} {program} > {told} 2>&1 &\n".encode())
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not (told.exists() and "ended" in told.read_text()):
+            if told.exists() and "begun" in told.read_text():
+                os.write(ours, b"true\n")
+            if select.select([ours], [], [], 0.2)[0]:
+                os.read(ours, 65536)
+        assert told.read_text().split() == ["begun", "ended"]
+    finally:
+        os.write(ours, b"kill -KILL %1\nexit\n")
+        os.close(ours)
+        os.waitpid(shell, 0)
 
 
 def test_no_command_writes_markup() -> None:
