@@ -9,8 +9,9 @@ from typing import NamedTuple
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import ContextFullError, Sequence
 from score_edge.runtime.language.sampling import Ended, Sampling
+from score_edge.runtime.live.base import Memory
 from score_edge.runtime.live.events import StepSeen, Why
-from score_edge.runtime.live.memory import Memory, VideoMemory
+from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, stream_budget
 from score_edge.runtime.live.query_memory import QueryMemory

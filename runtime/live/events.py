@@ -1,10 +1,11 @@
 """What a running stream tells its listeners. A terminal is one of them; none is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from score_edge.core import Frame, Mask
+from score_edge.errors import error_text
 from score_edge.runtime.language.sampling import Ended
 
 Why = Literal["asked", "every", "surprise"]
@@ -117,3 +118,27 @@ class Notice:
 
 Event: TypeAlias = StepSeen | AnswerBegan | AnswerPiece | Answered | Notice
 Listener: TypeAlias = Callable[[Event], None]
+
+
+class Listeners:
+    """Who is told what happens; one that raises is told nothing more.
+
+    Args:
+        listeners: from the beginning.
+    """
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._all = list(listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Tell this one too."""
+        self._all.append(listener)
+
+    def tell(self, event: Event) -> None:
+        """Call every listener, in order."""
+        for listener in list(self._all):
+            try:
+                listener(event)
+            except Exception as error:
+                self._all.remove(listener)
+                self.tell(Notice(error_text(error)))

@@ -14,10 +14,10 @@ from concurrent.futures import Future
 from score_edge.errors import ScoreEdgeError, did_you_mean, error_text
 from score_edge.runtime.language.sampling import Sampling
 from score_edge.runtime.live.answering import give_answer
+from score_edge.runtime.live.base import Memory
 from score_edge.runtime.live.cameras import Camera, Cameras
-from score_edge.runtime.live.events import Answered, Event, Listener, Notice, Why
+from score_edge.runtime.live.events import Answered, Listener, Listeners, Notice, Why
 from score_edge.runtime.live.jobs import Jobs
-from score_edge.runtime.live.memory import Memory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, Unseen
 from score_edge.runtime.live.questions import MOST_WAITING, Questions, StreamEndedError, Waiting, refuse
@@ -63,7 +63,8 @@ class Stream:
         self.options = options
         self._turn = pipeline.turn
         self._cameras = Cameras(pipeline, options)
-        self._listeners = list(listeners or [])
+        self._listeners = Listeners(listeners or [])
+        self._tell = self._listeners.tell
         self._changed = threading.Condition()
         self._seen = SeenSteps()
         self._questions = Questions()
@@ -102,7 +103,7 @@ class Stream:
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener too what happens; before `run`."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def add(self, name: str, source: Source) -> None:
         """Watch one more camera; from any thread, also while the stream runs.
@@ -395,11 +396,3 @@ class Stream:
 
     def _notice(self, camera: Camera, text: str) -> None:
         self._tell(Notice(camera.called(text), camera.name))
-
-    def _tell(self, event: Event) -> None:
-        for listener in list(self._listeners):
-            try:
-                listener(event)
-            except Exception as error:
-                self._listeners.remove(listener)
-                self._tell(Notice(error_text(error)))

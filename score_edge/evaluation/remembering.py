@@ -11,7 +11,8 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation.accuracy import ANSWER_TOKENS, over_clips
 from score_edge.reference import world
 from score_edge.reference.moments import ABOUT, About, TimedQuestion, questions_after_events
-from score_edge.runtime.live.memory import Memory, VideoMemory
+from score_edge.runtime.live.base import Memory
+from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception
 from score_edge.runtime.live.query_memory import QueryMemory
