@@ -86,7 +86,7 @@ def export(
     out.print(difference_table(made.differences))
     for note in made.notes:
         say("note", "bold", note)
-    moving = f"on another machine put its language model, {made.bundle.gguf_path.name}, beside it"
+    moving = f"on another machine put its language model, {llm.name}, beside it"
     err.print(f"bundle written to {made.bundle.folder}; {moving}", soft_wrap=True)
 
 

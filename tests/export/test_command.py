@@ -67,7 +67,7 @@ def test_aspect(called: dict[str, Any]) -> None:
 def test_the_table_and_the_notes(called: dict[str, Any]) -> None:
     done = run()
     assert "rendered" in done.stdout and "2e-06" in done.stdout and "0.9999999" in done.stdout
-    assert "it uses last-kept" in done.stderr
+    assert "it uses last-kept" in done.stderr and "put its language model, llm.gguf, beside it" in done.stderr
 
 
 def test_json(called: dict[str, Any]) -> None:
