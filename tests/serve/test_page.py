@@ -137,8 +137,9 @@ class Page:
         return found
 
     def complaints(self) -> list[str]:
-        """Of the browser's console."""
-        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "INFO"]
+        """Of the browser's console; an earlier page may still have looked for its server, which is gone."""
+        told = [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "INFO"]
+        return [text for text in told if text.startswith(self.address) or not text.startswith("http://127.0.0.1:")]
 
     def requested(self) -> list[str]:
         """Every address that the browser has asked for."""
