@@ -35,6 +35,8 @@ def train_reference(
     if start is not None:
         weights = read_reference_bundle(Bundle.open(start))
     elif (folder / "long" / "state.safetensors").exists():
+        if not (folder / "model.safetensors").exists():
+            raise ScoreEdgeError(f"the run in {folder} went on from a bundle", "name it again, with --start")
         weights = load_file(folder / "model.safetensors")
     else:
         weights = load_file(_train_short(folder, threads))
