@@ -170,12 +170,14 @@ def over_clips(asked: Sequence[OfClip], values: Sequence[float]) -> float:
     """Half the 95 % interval of the mean of a value per question, clips drawn anew.
 
     Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of
-    sums over clips (linearised).
+    sums over clips (linearised). Infinite for one clip, which tells nothing of others.
     """
     clips, index = np.unique([result.clip for result in asked], return_inverse=True)
+    if len(clips) < 2:
+        return math.inf
     sums, counts = np.bincount(index, values), np.bincount(index)
     spread = sums - sums.sum() / counts.sum() * counts
-    error = math.sqrt(float((spread**2).sum()) * len(clips) / max(1, len(clips) - 1)) / float(counts.sum())
+    error = math.sqrt(float((spread**2).sum()) * len(clips) / (len(clips) - 1)) / float(counts.sum())
     return 1.959964 * error
 
 

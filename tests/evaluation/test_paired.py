@@ -39,6 +39,11 @@ def test_the_interval_is_that_of_clips_drawn_anew() -> None:
     assert found.decided == (low > 0 or high < 0)
 
 
+def test_one_clip_decides_nothing() -> None:
+    (found,) = paired_differences(results({"score": np.zeros((1, 6), bool), "evs": np.ones((1, 6), bool)}))
+    assert (found.difference, found.low, found.high, found.decided) == (1, -1, 1, False)
+
+
 def test_each_retention_is_compared_with_its_own_base() -> None:
     same = np.ones((3, 2), bool)
     rows = results({"score:dither=1": same, "evs": ~same})
