@@ -187,7 +187,7 @@ def train_policy(
         if not gradient.isfinite().all() or not shared.isfinite().all():
             raise ScoreEdgeError(
                 f"step {step}: the loss is not a number",
-                f"lower the learning rate and go on from {checkpoint} with --resume",
+                "start anew with a lower --learning-rate; what was learned so far cannot go on with another",
             )
         _set_gradient(policy, gradient)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -104,9 +104,12 @@ def test_the_residual_is_the_runtimes():
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint(tmp_path):
     run(tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(ScoreEdgeError, match="step 0: the loss is not a number"):
+    with pytest.raises(ScoreEdgeError, match="step 0: the loss is not a number") as caught:
         train_policy(tmp_path, PlantedModel(broken=True), PlantedFeatures(), DATA, FEW)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert "start anew with a lower --learning-rate" in caught.value.hint
+    with pytest.raises(ScoreEdgeError, match="another recipe"):  # so that is the only way
+        run(tmp_path, dataclasses.replace(FEW, learning_rate=1e-4), resume=True)
 
 
 @pytest.mark.parametrize(
