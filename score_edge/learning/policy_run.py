@@ -167,4 +167,4 @@ def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: 
         raise ScoreEdgeError(
             "there are no stills for stage 1", "name a folder of images with --images, or skip it with --still-share 0"
         )
-    return Scenes(features.fit(stills, steps), features.fit(moving, steps))
+    return Scenes(features.fit(stills, steps), features.fit(moving, steps), model.fingerprint)

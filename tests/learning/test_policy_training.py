@@ -131,6 +131,9 @@ def test_resuming_needs_a_checkpoint_of_the_same_recipe(tmp_path):
     run(tmp_path)
     with pytest.raises(ScoreEdgeError, match=r"another recipe \(seed 0\)"):
         run(tmp_path, dataclasses.replace(FEW, seed=1), resume=True)
+    for other in (Scenes(scenes(0), scenes(2000)), Scenes(scenes(0), scenes(1000), "another model")):
+        with pytest.raises(ScoreEdgeError, match="from other clips, or for another bundle"):
+            train_policy(tmp_path, PlantedModel(), PlantedFeatures(), other, FEW, resume=True)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut short")
     with pytest.raises(ScoreEdgeError, match="is not a checkpoint"):
         run(tmp_path, resume=True)
