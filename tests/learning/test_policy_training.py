@@ -117,6 +117,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint(tmp_pa
     [
         ({"lowest": 0.0}, "keep rates"),
         ({"rollouts": 1}, "at least two"),
+        ({"seed": -1}, "seed -1 is outside"),
+        ({"seed": 2**64}, "is outside"),
         ({"advantage": "spilt"}, "no advantage 'spilt'"),
     ],
 )
