@@ -52,7 +52,7 @@ class Features:
 
     def path(self, scene: Scene) -> Path:
         """Where a scene's file is or will be."""
-        key = hashlib.sha256(f"{self._model.fingerprint}\n{scene.name}".encode()).hexdigest()[:24]
+        key = hashlib.sha256(f"{self._model.fingerprint}\n{scene.name}".encode(errors="surrogatepass")).hexdigest()[:24]
         return self._folder / f"{key}.safetensors"
 
     def prepare(self, scenes: Sequence[Scene], on_clip: Callable[[], None] = lambda: None) -> None:
