@@ -41,3 +41,8 @@ def test_both_memories_are_asked_about_the_last_steps_and_the_past():
     found = lines("newest_steps.py", "--clips", "2", "--steps", "16")
     assert found[0].startswith("tokens held at the end: ")
     assert {"last steps", "past", "now"} <= {line[:12].strip() for line in found[1:]}
+
+
+def test_one_clip_tells_nothing_of_what_caching_cells_costs_on_others():
+    found = lines("incremental_answers.py", "--clips", "1")
+    assert found[0].startswith("threshold 12: ") and all("+- inf points" in line for line in found[1:])
