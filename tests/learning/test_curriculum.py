@@ -113,6 +113,17 @@ def test_a_file_name_that_is_no_utf8_is_refused_in_words(tmp_path):
         features.prepare(footage_scenes(tmp_path, None, 2, 2, 4.0))
 
 
+def test_what_does_not_fit_is_left_out_evenly_and_with_a_warning(tmp_path, caplog):
+    model = SimpleNamespace(grid=(6, 6), width=192)
+    clip_bytes = 16 * 36 * 192 * 2
+    scenes = world_scenes(90, 16)
+    assert Features(tmp_path, model, 90 * clip_bytes).fit(scenes, 16) == scenes and not caplog.messages
+    kept = Features(tmp_path, model, 30 * clip_bytes).fit(scenes, 16)
+    assert kept == scenes[::3]
+    assert caplog.messages == ["30 of 90 clips are learned from: for all of them raise --cache-mb to 19"]
+    assert 18 << 20 < 90 * clip_bytes <= 19 << 20
+
+
 def test_folders_without_anything_to_learn_from_are_refused(tmp_path):
     with pytest.raises(ScoreEdgeError, match="there is no folder"):
         footage_scenes(tmp_path / "nowhere", None, 2, 2, 4.0)
