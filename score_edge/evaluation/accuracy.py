@@ -188,6 +188,10 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
     read_regimes(",".join(plan.worlds))
+    for named in (plan.steps, plan.worlds):
+        if len(set(named)) < len(named):
+            twice = ",".join(map(str, named))
+            raise ScoreEdgeError(f"{twice} names the same clips twice", "the same answers twice tell no more")
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
         if knows_question(name):

@@ -32,6 +32,8 @@ def test_unpruned_is_measured_once_and_first():
         (EvaluationPlan(("nothing",), (0.1,)), "nothing"),
         (EvaluationPlan(("evs",), (0.1,), worlds=("plain", "rian")), "no world 'rian'"),
         (EvaluationPlan(("vidcom2",), (0.1,), budget="causal"), "needs a whole clip"),
+        (EvaluationPlan(("evs",), (0.1,), steps=(8, 32, 8), clips=1), "8,32,8 names the same clips twice"),
+        (EvaluationPlan(("evs",), (0.1,), worlds=("rain", "rain"), clips=1), "rain,rain names the same clips twice"),
     ],
 )
 def test_an_impossible_plan_is_refused_before_any_work(plan, text):
