@@ -163,7 +163,7 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     z, share = 1.959964, right / asked
     centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
     half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def over_clips(asked: Sequence[OfClip], values: Sequence[float]) -> float:
