@@ -46,3 +46,9 @@ def test_both_memories_are_asked_about_the_last_steps_and_the_past():
 def test_one_clip_tells_nothing_of_what_caching_cells_costs_on_others():
     found = lines("incremental_answers.py", "--clips", "1")
     assert found[0].startswith("threshold 12: ") and all("+- inf points" in line for line in found[1:])
+
+
+def test_what_is_not_asked_about_is_said():
+    command = [sys.executable, str(ROOT / "tools" / "newest_steps.py"), "--about", "past,passt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "nothing is asked about 'passt'" in done.stderr
