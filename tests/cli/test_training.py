@@ -60,6 +60,15 @@ def test_a_run_that_was_begun_from_a_bundle_asks_for_it_again(tmp_path, seen) ->
     assert seen["short"] == seen["long"] == []
 
 
+def test_a_run_that_is_over_is_not_trained_again(tmp_path, seen, capsys) -> None:
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long" / "model.safetensors").touch()
+    train_reference(tmp_path, threads=1, start=None, device="cpu")
+    assert seen["short"] == seen["long"] == [] and "trained already" in capsys.readouterr().err
+    with pytest.raises(ScoreEdgeError, match="already holds a run"):
+        train_reference(tmp_path, threads=1, start="reference", device="cpu")
+
+
 def test_it_goes_on_from_a_bundle(tmp_path, seen) -> None:
     pytest.importorskip("gguf")
     train_reference(tmp_path, threads=1, start="reference", device="cpu")

@@ -125,6 +125,7 @@ def test_the_encoder_is_turned_to_where_the_decoder_knows_it_from_also_after_a_c
     cut = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: None)
     with torch.no_grad():
         cut.encoder.visual.merger.mlp[2].weight.add_(1)  # what it has learned so far
+    assert (tmp_path / "state.safetensors").exists()  # from the first moment
     heads = torch.nn.ModuleList(torch.nn.Linear(192, size) for size in SIZES)
     cut.checkpoint.begin("see", heads, torch.optim.AdamW(cut.encoder.parameters()), 1.0, 0.0).save()
     known = []
