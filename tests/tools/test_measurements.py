@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,7 +50,15 @@ def test_one_clip_tells_nothing_of_what_caching_cells_costs_on_others():
     assert found[0].startswith("threshold 12: ") and all("+- inf points" in line for line in found[1:])
 
 
-def test_what_is_not_asked_about_is_said():
-    command = [sys.executable, str(ROOT / "tools" / "newest_steps.py"), "--about", "past,passt"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "nothing is asked about 'passt'" in done.stderr
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (("newest_steps.py", "--about", "past,passt"), "nothing is asked about 'passt'"),
+        (("look_again.py", "--seed", "2"), "thresholds are chosen on the clips of this seed"),
+    ],
+)
+def test_what_would_measure_nothing_is_refused(command, text):
+    script, *options = command
+    called = [sys.executable, str(ROOT / "tools" / script), *options]
+    done = subprocess.run(called, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and text in done.stderr
