@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class ChangeReport:
-    """The largest threshold under which every clip stays within the bound.
+    """The largest threshold under which every clip stays within the bound; 0 where none does.
 
     Attributes:
         threshold: grey levels.
@@ -109,7 +109,7 @@ def find_threshold(pipeline: Pipeline, footage: Sequence[Footage], bound: float 
     trials = [_try(pipeline, clip, threshold) for threshold in CANDIDATES for clip in footage]
     best = 0.0
     for threshold in CANDIDATES:
-        if max(trial.divergence for trial in trials if trial.threshold == threshold) > bound:
+        if not all(trial.divergence <= bound for trial in trials if trial.threshold == threshold):
             break
         best = threshold
     return ChangeReport(best, bound, trials)
@@ -156,7 +156,9 @@ def _keep(pipeline: Pipeline, tokens: Float32) -> Mask:
 
 
 def _next_words(pipeline: Pipeline, tokens: Float32, keep: Mask) -> NDArray[np.float64]:
-    """(Q, V) log-probabilities after each of QUESTIONS."""
+    """(Q, V) log-probabilities after each of QUESTIONS; where nothing is kept, the first token is seen."""
+    if not keep.any():
+        keep = np.arange(keep.size).reshape(keep.shape) == 0
     pipeline.watch(tokens, keep)
     rows = []
     for question in QUESTIONS:

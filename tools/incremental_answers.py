@@ -2,14 +2,18 @@
 
 python tools/incremental_answers.py --seed 880001 --clips 220 --thresholds 12
 python tools/incremental_answers.py --world pan --align    # a moving camera, its movement taken out of the frames first
+
+Differences are in points, with half their 95 % interval, clips drawn anew.
 """
 
 import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Frame
+from score_edge.evaluation.accuracy import over_clips
 from score_edge.reference import world
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.pipeline import Pipeline
@@ -20,6 +24,13 @@ STEPS = 32
 _SURE = 0.1  # response of the phase correlation
 _FAR = 8  # pixels
 KINDS = (("all", 1.0), ("score", 0.1))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, by the number of its clip."""
+
+    clip: int
 
 
 def aligned(frames: list[Frame]) -> list[Frame]:
@@ -67,9 +78,11 @@ def main() -> None:
         encoders = {each: VisionEncoder(pipeline.preprocessing, dim, graph, each) for each in thresholds}
         right: dict[tuple[float, str], list[bool]] = {(each, kind): [] for each in thresholds for kind, _ in KINDS}
         shares: dict[float, list[float]] = {each: [] for each in thresholds}
+        asked: list[Asked] = []
         for number in range(chosen.clips):
             clip = world.make_clip(chosen.seed, number, STEPS, chosen.world)
             frames = list(clip.frames())
+            asked += [Asked(number)] * len(clip.questions)
             for threshold, encoder in encoders.items():
                 tokens, share = encode(encoder, aligned(frames) if chosen.align and threshold >= 0 else frames)
                 shares[threshold].append(share)
@@ -85,7 +98,7 @@ def main() -> None:
             change = 100 * (found * 1.0 - full)
             print(
                 f"  {kind} at {retention:.0%}, {len(full)} questions: {full.mean():.2%} -> {found.mean():.2%} right, "
-                f"{change.mean():+.2f} +- {1.96 * change.std() / len(change) ** 0.5:.2f} points; "
+                f"{change.mean():+.2f} +- {over_clips(asked, change):.2f} points; "
                 f"{np.mean(full & ~found):.2%} became wrong, {np.mean(~full & found):.2%} right"
             )
 

@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--selector", default="score:dither=0.5:first=scored")
     chosen = parser.parse_args()
+    if chosen.seed == world.VALIDATION_SEED:
+        parser.error("thresholds are chosen on the clips of this seed: take another")
     with Pipeline(Bundle.open(chosen.bundle)) as pipeline:
 
         def ask(seed: int) -> Looks:

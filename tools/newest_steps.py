@@ -31,12 +31,17 @@ def main() -> None:
     parser.add_argument("--retention", type=float, help="of ours; default: newest / steps")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    about = tuple(each for each in ABOUT if each in (chosen.about or ",".join(ABOUT)).split(","))
+    named = chosen.about.split(",") if chosen.about else ABOUT
+    if unknown := [each for each in named if each not in ABOUT]:
+        parser.error(f"nothing is asked about {unknown[0]!r}; known: {', '.join(ABOUT)}")
+    about = tuple(each for each in ABOUT if each in named)
     retention = chosen.retention or chosen.newest / chosen.steps
     plan = MemoryPlan(
         chosen.clips, chosen.steps, chosen.newest, retention, chosen.selector, seed=chosen.seed, about=about
     )
     asked = compare_memories(chosen.bundle, plan)
+    if not any(each.question.step == chosen.steps for each in asked):
+        raise SystemExit("nothing can be asked at the end of these clips: take more or longer ones")
     groups: dict[tuple[str, str], list[MemoryAnswers]] = defaultdict(list)
     for each in asked:
         for kind in ("all", each.question.kind):

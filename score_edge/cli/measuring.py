@@ -64,7 +64,10 @@ def evaluate(
         raise typer.BadParameter("--video and --boxes belong together")
     if video and boxes:
         refuse_unused(context_, "with --video", "clips", "steps", "worlds", "seed", "plot", "causal", "tune")
-        _selectivity(bundle, video, boxes, tuple(selectors.split(",")), numbers(retention, float), as_json)
+        shares = tuple(share for share in numbers(retention, float) if share < 1)
+        if not shares:
+            raise typer.BadParameter("--retention 1 keeps every token, inside the boxes and outside")
+        _selectivity(bundle, video, boxes, tuple(selectors.split(",")), shares, as_json)
         return
     check_outputs([plot], [bundle])
     if plot:
@@ -113,7 +116,7 @@ def _selectivity(
 
     labelled = read_boxes(boxes)
     with Pipeline(Bundle.open(bundle), full_encoder=True) as pipeline:
-        rows = measure_selectivity(pipeline, video, labelled, selectors, [share for share in retentions if share < 1])
+        rows = measure_selectivity(pipeline, video, labelled, selectors, retentions)
     if as_json:
         print_json({"video": str(video), "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]})
     else:

@@ -32,9 +32,18 @@ def train_reference(
     from score_edge.learning.long_training import train_long
     from score_edge.learning.reference_bundle import read_reference_bundle, write_reference_bundle
 
+    trained, state = folder / "long" / "model.safetensors", folder / "long" / "state.safetensors"
+    if trained.exists() and not state.exists():
+        if start is not None:
+            raise ScoreEdgeError(f"{folder} already holds a run", "choose another folder")
+        bundle = write_reference_bundle(trained, folder / "bundle", overwrite=True)
+        err.print(f"trained already; bundle written to {bundle.folder}", soft_wrap=True)
+        return
     if start is not None:
         weights = read_reference_bundle(Bundle.open(start))
-    elif (folder / "long" / "state.safetensors").exists():
+    elif state.exists():
+        if not (folder / "model.safetensors").exists():
+            raise ScoreEdgeError(f"the run in {folder} went on from a bundle", "name it again, with --start")
         weights = load_file(folder / "model.safetensors")
     else:
         weights = load_file(_train_short(folder, threads))

@@ -163,19 +163,21 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     z, share = 1.959964, right / asked
     centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
     half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def over_clips(asked: Sequence[OfClip], values: Sequence[float]) -> float:
     """Half the 95 % interval of the mean of a value per question, clips drawn anew.
 
     Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of
-    sums over clips (linearised).
+    sums over clips (linearised). Infinite for one clip, which tells nothing of others.
     """
     clips, index = np.unique([result.clip for result in asked], return_inverse=True)
+    if len(clips) < 2:
+        return math.inf
     sums, counts = np.bincount(index, values), np.bincount(index)
     spread = sums - sums.sum() / counts.sum() * counts
-    error = math.sqrt(float((spread**2).sum()) * len(clips) / max(1, len(clips) - 1)) / float(counts.sum())
+    error = math.sqrt(float((spread**2).sum()) * len(clips) / (len(clips) - 1)) / float(counts.sum())
     return 1.959964 * error
 
 
@@ -186,6 +188,10 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
         if not 0 < retention <= 1:
             raise ScoreEdgeError(f"retention {retention} is not in (0, 1]", "0.1 keeps 10 % of the visual tokens")
     read_regimes(",".join(plan.worlds))
+    for named in (plan.steps, plan.worlds):
+        if len(set(named)) < len(named):
+            twice = ",".join(map(str, named))
+            raise ScoreEdgeError(f"{twice} names the same clips twice", "the same answers twice tell no more")
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
         if knows_question(name):

@@ -61,6 +61,6 @@ def paired_differences(results: Sequence[QuestionResult], base: str | None = Non
             pairs = zip(asked, selectors[names[0]], strict=True)
             gained = [float(ours.right) - float(theirs.right) for ours, theirs in pairs]
             share, half = sum(gained) / len(gained), over_clips(asked, gained)
-            bounds = share - half, share + half
+            bounds = max(-1.0, share - half), min(1.0, share + half)
             found.append(PairedDifference(name, names[0], retention, steps, share, *bounds, len(asked), regime))
     return found

@@ -113,7 +113,8 @@ def difference(asked: Sequence[MemoryAnswers]) -> Difference:
     gained = [float(each.right[0]) - float(each.right[1]) for each in asked]
     ours, newest = (sum(each.right[arm] for each in asked) / len(asked) for arm in (0, 1))
     half = over_clips(asked, gained)
-    return Difference(len(asked), ours, newest, ours - newest, ours - newest - half, ours - newest + half)
+    low, high = max(-1.0, ours - newest - half), min(1.0, ours - newest + half)
+    return Difference(len(asked), ours, newest, ours - newest, low, high)
 
 
 _worker: tuple[MemoryPlan, Pipeline]

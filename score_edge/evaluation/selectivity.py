@@ -64,21 +64,24 @@ def read_boxes(path: Path) -> Boxes:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        size = np.array([document["width"], document["height"]] * 2, np.float32)
+        height, width = int(document["height"]), int(document["width"])
+        if height < 1 or width < 1:
+            raise ValueError(f"a frame of {width} x {height} pixels")
+        size = np.array([width, height] * 2, np.float32)
         frames = {
             int(index): np.array([item["box"] for item in items], np.float32).reshape(-1, 4) / size
             for index, items in document["frames"].items()
         }
     except OSError as error:
         raise ScoreEdgeError(f"cannot read the boxes {path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ScoreEdgeError(
             f"{path} is not a file of boxes: {error!r}",
             'it is {"width": W, "height": H, "frames": {"0": [{"box": [x1, y1, x2, y2]}]}}',
         ) from error
     if not frames or not all(np.isfinite(boxes).all() for boxes in frames.values()):
         raise ScoreEdgeError(f"{path} labels no frame, or with boxes that are not finite")
-    return Boxes(frames, (int(size[1]), int(size[0])))
+    return Boxes(frames, (height, width))
 
 
 def measure_selectivity(
@@ -117,14 +120,16 @@ def measure_selectivity(
     scale = np.array([place.width, place.height] * 2, np.float32) / size
     shift = np.array([place.left, place.top] * 2, np.float32) / size
     in_frame = cover(np.array([[0, 0, 1, 1]], np.float32) * scale + shift, grid)  # padding is neither in nor out
-    inside = np.stack([cover(boxes.frames[frame] * scale + shift, grid) for frame in labelled.values()])
-    if not 0 < inside.mean() < 1:
+    labels = (boxes.frames[frame].clip(0, 1) for frame in labelled.values())
+    inside = np.stack([cover(each * scale + shift, grid) for each in labels])
+    outside = in_frame - inside
+    if not (inside.any() and outside.any()):
         raise ScoreEdgeError(f"the boxes cover all or nothing of {video}: there is nothing to tell apart")
     found = []
     for name in selectors:
         for retention in retentions:
             keep = pipeline.select(clip.tokens, pipeline.selector(name), retention)[list(labelled)]
-            within, without = (float((keep * area).sum() / area.sum()) for area in (inside, in_frame - inside))
+            within, without = (float((keep * area).sum() / area.sum()) for area in (inside, outside))
             found.append(Selectivity(name, retention, within, without, len(labelled), float(inside.mean())))
     return found
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation.accuracy import EvaluationPlan, ask_everything
 from score_edge.reference import world
 
@@ -35,7 +36,14 @@ def tune(
         plan: whose selectors to tune, at its first clip length.
         clips: of the validation seed.
         on_clip: called after every clip.
+
+    Raises:
+        ScoreEdgeError: the plan's own clips are those of the validation seed.
     """
+    if plan.seed == world.VALIDATION_SEED:
+        raise ScoreEdgeError(
+            f"the clips of seed {plan.seed} are those that selectors are tuned on", "evaluate on others, as of seed 3"
+        )
     trial = dataclasses.replace(
         plan,
         selectors=tuple(name for selector in plan.selectors for name in candidates(selector)),

@@ -105,7 +105,7 @@ def read_questions(path: Path, videos: Path) -> dict[Path, list[QuestionTarget]]
     """
     asked: dict[Path, list[QuestionTarget]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a question may hold other ends of lines
     except (OSError, UnicodeDecodeError) as error:
         raise ScoreEdgeError(f"cannot read the questions {path}: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -114,10 +114,11 @@ def read_questions(path: Path, videos: Path) -> dict[Path, list[QuestionTarget]]
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except (ValueError, RecursionError) as error:
             raise ScoreEdgeError(f"{where} is not JSON: {error}") from error
         texts = [row.get(key) for key in ("video", "question")] if isinstance(row, dict) else [None]
-        if not all(isinstance(text, str) and text for text in texts):
+        if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ScoreEdgeError(
                 f"{where} lacks video or question", 'a line is {"video": "a.mp4", "question": "…", "answer": "…"}'
             )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from score_edge.learning.curriculum import Scene
 from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer
 
+_LOG = logging.getLogger(__name__)
 LONGEST_ANSWER = 24  # tokens, of the unpruned model when its own answers are the targets
 
 
@@ -32,7 +34,7 @@ class Features:
         self._folder, self._model, self._limit = folder, model, limit
 
     def fit(self, scenes: Sequence[Scene], steps: int) -> list[Scene]:
-        """As many of the scenes as the limit allows.
+        """As many of the scenes as the limit allows, from all over them; a warning says where some are left out.
 
         Args:
             scenes: wanted, in order.
@@ -48,11 +50,20 @@ class Features:
                 f"one clip takes {size / 2**20:.1f} MiB, the cache may hold {self._limit / 2**20:.1f}",
                 "raise --cache-mb or use shorter clips",
             )
-        return list(scenes[: self._limit // size])
+        most = self._limit // size
+        if len(scenes) <= most:
+            return list(scenes)
+        _LOG.warning(
+            "%d of %d clips are learned from: for all of them raise --cache-mb to %d",
+            most,
+            len(scenes),
+            -(-len(scenes) * size // 2**20),
+        )
+        return [scenes[i * len(scenes) // most] for i in range(most)]
 
     def path(self, scene: Scene) -> Path:
         """Where a scene's file is or will be."""
-        key = hashlib.sha256(f"{self._model.fingerprint}\n{scene.name}".encode()).hexdigest()[:24]
+        key = hashlib.sha256(f"{self._model.fingerprint}\n{scene.name}".encode(errors="surrogatepass")).hexdigest()[:24]
         return self._folder / f"{key}.safetensors"
 
     def prepare(self, scenes: Sequence[Scene], on_clip: Callable[[], None] = lambda: None) -> None:

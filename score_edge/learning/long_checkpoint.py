@@ -14,7 +14,7 @@ from score_edge.bundle.atomic import atomic_file, make_folder
 
 
 class Checkpoint:
-    """Two files in a folder, each replaced in one go: model.safetensors, and state.safetensors beside it.
+    """Two files, each replaced in one go: state.safetensors while the run lasts, model.safetensors to use at any time.
 
     Args:
         folder: created if need be.
@@ -37,6 +37,8 @@ class Checkpoint:
             self.part, self.clips, self._spent = about["part"], about["clips"], about["seconds"]
             weights = {name[6:]: tensor for name, tensor in self._tensors.items() if name.startswith("model.")}
             model.load_state_dict(weights)
+        else:  # what was trained before is not trained again, however soon the run is cut off
+            self.save(self.part, 0.0, {})
 
     def begin(
         self, part: str, heads: nn.Module, optimizer: torch.optim.Optimizer, seconds: float, every: float
@@ -51,12 +53,12 @@ class Checkpoint:
     def save(self, part: str, seconds: float, tensors: dict[str, torch.Tensor]) -> None:
         """Write both files."""
         weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
-        with atomic_file(self._weights) as unfinished:
-            save_file(weights, unfinished)
         about = {"part": part, "clips": self.clips, "seconds": seconds}
         named = {f"model.{name}": tensor for name, tensor in weights.items()} | tensors
         with atomic_file(self._state) as unfinished:
             save_file(named, unfinished, {"about": json.dumps(about)})
+        with atomic_file(self._weights) as unfinished:  # last: without a state beside it, the run is over
+            save_file(weights, unfinished)
 
     def done(self, following: str) -> None:
         """A part is finished; the next one starts from nothing."""

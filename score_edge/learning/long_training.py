@@ -82,6 +82,7 @@ class LongTraining:
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
         self.scaler = torch.amp.GradScaler(enabled=self.device.type == "cuda")
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would plan anew for every number of kept tokens
+        self.known = copy.deepcopy(self.encoder)  # what the decoder knows, before a checkpoint takes its place
         self.checkpoint = Checkpoint(folder, self.model)
         self.footage: list[Footage] = []
         self.clips: dict[int, list[LongClip]] = defaultdict(list)
@@ -134,7 +135,6 @@ class LongTraining:
     def see_again(self, farm: ClipFarm) -> None:
         """Part 1."""
         recipe, width = self.recipe, self.model.config.text_config.hidden_size
-        known = copy.deepcopy(self.encoder)
         heads = nn.ModuleList(nn.Linear(width, size) for size in SIZES).to(self.device)
         parameters = [*self.encoder.parameters(), *heads.parameters()]
         optimizer = torch.optim.AdamW(parameters, recipe.see_rate, weight_decay=0.02)
@@ -159,7 +159,7 @@ class LongTraining:
                 marks = mark_seeing(self.encoder, heads, self.validation)
                 self.log({"part": "see", "step": step, "loss": loss.item(), **clock.times(), **marks})
                 clock.save()
-        turn_back(self.encoder, known, self.footage[:64])
+        turn_back(self.encoder, self.known, self.footage[:64])
         self.checkpoint.done("answer")
 
     def _hold(self, footage: list[Footage]) -> None:

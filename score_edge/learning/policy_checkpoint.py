@@ -15,22 +15,27 @@ from score_edge.learning.recipe import PolicyRecipe
 
 
 def save_checkpoint(
-    path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, step: int
+    path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, data: str, step: int
 ) -> None:
-    """Policy, optimizer and the next step. There is no random state: see `rollouts.generator`."""
+    """Policy, optimizer, the next step, and the digest of what is learned from.
+
+    There is no random state: see `rollouts.generator`.
+    """
     tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
     for i, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    metadata = {"step": str(step), "recipe": json.dumps(dataclasses.asdict(recipe))}
+    metadata = {"step": str(step), "recipe": json.dumps(dataclasses.asdict(recipe)), "data": data}
     with atomic_file(path) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
 
 
-def load_checkpoint(path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe) -> int:
+def load_checkpoint(
+    path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, data: str
+) -> int:
     """Put a checkpoint back into a policy and its optimizer; returns the next step.
 
     Raises:
-        ScoreEdgeError: there is none, it is damaged, or it was made by another recipe.
+        ScoreEdgeError: there is none, it is damaged, or it was made by another recipe or from other clips.
     """
     if not path.is_file():
         raise ScoreEdgeError(f"there is no checkpoint {path}", "start without --resume")
@@ -38,13 +43,18 @@ def load_checkpoint(path: Path, policy: PolicyNetwork, optimizer: torch.optim.Op
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        made_by, step = json.loads(metadata["recipe"]), int(metadata["step"])
+        made_by, made_from, step = json.loads(metadata["recipe"]), metadata["data"], int(metadata["step"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ScoreEdgeError(f"{path} is not a checkpoint: {error}", "start without --resume") from error
     other = [name for name, value in dataclasses.asdict(recipe).items() if made_by.get(name) != value]
     if other:
         was = ", ".join(f"{name} {made_by.get(name)}" for name in other)
         raise ScoreEdgeError(f"{path} was made by another recipe ({was})", "give the same options, or start anew")
+    if made_from != data:
+        raise ScoreEdgeError(
+            f"{path} was learned from other clips, or for another bundle",
+            "give the same bundle, footage and options, or start anew",
+        )
     try:
         policy.load_state_dict({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
     except RuntimeError as error:

@@ -88,20 +88,20 @@ def learn_policy(
         raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
     if resume and not held.exists():
         raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
-    model = FrozenModel(opened, steps=data.clip_steps, backend=backend, provider=provider, threads=threads)
-    features = Features(folder / "features", model, data.cache_mb << 20)
-    scenes = _scenes(model, features, recipe, data)
-    todo = [*(scenes.stills if recipe.still_steps() else ()), *scenes.moving]
-    mine = todo[state.process_index :: state.num_processes]
-    done: list[int] = []
+    with FrozenModel(opened, steps=data.clip_steps, backend=backend, provider=provider, threads=threads) as model:
+        features = Features(folder / "features", model, data.cache_mb << 20)
+        scenes = _scenes(model, features, recipe, data)
+        todo = [*(scenes.stills if recipe.still_steps() else ()), *scenes.moving]
+        mine = todo[state.process_index :: state.num_processes]
+        done: list[int] = []
 
-    def count() -> None:
-        done.append(1)
-        on_clip(len(done), len(mine))
+        def count() -> None:
+            done.append(1)
+            on_clip(len(done), len(mine))
 
-    features.prepare(mine, count)
-    state.wait_for_everyone()
-    policy = train_policy(folder, model, features, scenes, recipe, resume=resume, on_log=on_log)
+        features.prepare(mine, count)
+        state.wait_for_everyone()
+        policy = train_policy(folder, model, features, scenes, recipe, resume=resume, on_log=on_log)
     graph = folder / "policy.onnx"
     if state.is_main_process:
         export_policy(policy, graph)
@@ -167,4 +167,4 @@ def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: 
         raise ScoreEdgeError(
             "there are no stills for stage 1", "name a folder of images with --images, or skip it with --still-share 0"
         )
-    return Scenes(features.fit(stills, steps), features.fit(moving, steps))
+    return Scenes(features.fit(stills, steps), features.fit(moving, steps), model.fingerprint)

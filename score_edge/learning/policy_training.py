@@ -4,6 +4,7 @@ Per clip and step: a keep rate drawn log-uniformly, a group of Bernoulli masks a
 answer with the kept tokens beside that with all of them, advantages over the group, REINFORCE.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,10 +45,20 @@ class Prepared(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """What to learn from: pseudo-videos for stage 1, moving videos for stage 2; all prepared."""
+    """What to learn from: pseudo-videos for stage 1, moving videos for stage 2; all prepared.
+
+    Attributes:
+        model: tells the model that sees them from others, as `FrozenModel.fingerprint`.
+    """
 
     stills: Sequence[Scene]
     moving: Sequence[Scene]
+    model: str = ""
+
+    def digest(self) -> str:
+        """The same for the same clips, in the same order, seen by the same model."""
+        names = [[scene.name for scene in scenes] for scenes in (self.stills, self.moving)]
+        return hashlib.sha256(json.dumps([self.model, *names]).encode()).hexdigest()
 
 
 def policy_inputs(clip: PreparedClip) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,8 +163,8 @@ def train_policy(
         on_log: told what is written to metrics.jsonl.
 
     Raises:
-        ScoreEdgeError: the loss is not a number; no checkpoint, or one of another recipe; clips that cannot be shared
-            evenly by the processes.
+        ScoreEdgeError: the loss is not a number; no checkpoint, or one of another recipe or of other clips; clips
+            that cannot be shared evenly by the processes.
     """
     accelerator = require("accelerate", "train").Accelerator(cpu=True)
     workers, rank = accelerator.num_processes, accelerator.process_index
@@ -166,7 +177,7 @@ def train_policy(
     checkpoint = folder / "checkpoint.safetensors"
     policy = new_policy([features.read(scene) for scene in scenes.moving[:WARM_CLIPS]], recipe)
     optimizer = torch.optim.Adam(policy.parameters(), recipe.learning_rate)
-    start = load_checkpoint(checkpoint, policy, optimizer, recipe) if resume else 0
+    start = load_checkpoint(checkpoint, policy, optimizer, recipe, scenes.digest()) if resume else 0
     metrics = folder / "metrics.jsonl"
     if accelerator.is_main_process:
         _cut(metrics, start)
@@ -187,7 +198,7 @@ def train_policy(
         if not gradient.isfinite().all() or not shared.isfinite().all():
             raise ScoreEdgeError(
                 f"step {step}: the loss is not a number",
-                f"lower the learning rate and go on from {checkpoint} with --resume",
+                "start anew with a lower --learning-rate; what was learned so far cannot go on with another",
             )
         _set_gradient(policy, gradient)
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -202,7 +213,7 @@ def train_policy(
                 file.write(json.dumps(values) + "\n")
             on_log(values)
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-                save_checkpoint(checkpoint, policy, optimizer, recipe, step + 1)
+                save_checkpoint(checkpoint, policy, optimizer, recipe, scenes.digest(), step + 1)
     accelerator.wait_for_everyone()
     return policy
 

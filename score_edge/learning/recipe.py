@@ -59,6 +59,8 @@ class PolicyRecipe:
             )
         if self.rollouts < 2 or self.clips < 1 or self.steps < 1:
             raise ScoreEdgeError("a group needs at least two rollouts, a step one clip, a run one step")
+        if not 0 <= self.seed < 2**63:
+            raise ScoreEdgeError(f"seed {self.seed} is outside 0 to 2**63 - 1")
 
     def still_steps(self) -> int:
         """Steps of stage 1."""

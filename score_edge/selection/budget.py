@@ -52,14 +52,22 @@ def clip_top_k(scores: Float32, count: int) -> Mask:
     flat = scores.ravel()
     if not 1 <= count <= flat.size:
         raise ScoreEdgeError(f"cannot keep {count} of {flat.size} visual tokens")
-    broken = np.count_nonzero(np.isnan(flat))
-    if broken:
-        raise ScoreEdgeError(
-            f"{broken} of {flat.size} token scores are not a number",
-            "the visual tokens are not finite: check the encoder, an FP16 graph may overflow",
-        )
+    check_scores(flat)
     least = np.partition(flat, flat.size - count)[flat.size - count]
     mask: Mask = flat > least
     ties = np.flatnonzero(flat == least)
     mask[ties[: count - np.count_nonzero(mask)]] = True
     return mask.reshape(scores.shape)
+
+
+def check_scores(scores: Float32) -> None:
+    """Refuse scores of which some are NaN.
+
+    Raises:
+        ScoreEdgeError: with how many.
+    """
+    if broken := np.count_nonzero(np.isnan(scores)):
+        raise ScoreEdgeError(
+            f"{broken} of {scores.size} token scores are not a number",
+            "the visual tokens are not finite: check the encoder, an FP16 graph may overflow",
+        )

@@ -7,7 +7,7 @@ import numpy as np
 from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.selection.base import StepScorer
-from score_edge.selection.budget import clip_top_k
+from score_edge.selection.budget import check_scores, clip_top_k
 from score_edge.selection.dithered import FirstStep
 from score_edge.selection.residual import Residual
 
@@ -90,6 +90,7 @@ class CausalBudget:
         """
         if scores.shape != (self._tokens,):
             raise ScoreEdgeError(f"{scores.shape} scores for a step of {self._tokens} visual tokens")
+        check_scores(scores)  # before anything is charged
         first = self._steps == 0 if first is None else first
         if first:
             self._firsts.append(self._steps)
@@ -108,7 +109,7 @@ class CausalBudget:
         keep: Mask = scores > self._threshold()
         wanted = int(np.count_nonzero(keep))
         count = max(least, min(most, wanted), at_least)
-        if count != wanted or np.isnan(scores).any():
+        if count != wanted:
             keep = clip_top_k(scores[None], count)[0] if count > 0 else np.zeros(self._tokens, np.bool_)
         self.overspent += max(0, count)
         return keep
@@ -165,11 +166,10 @@ class BudgetShare:
 
     def keep(self, scores: Float32) -> Mask:
         """Decide on the stream's next step, see `CausalBudget.keep`."""
-        if self._budget.shares > 1:
-            self._owed += _FLOOR * self._budget.earned
-        keep = self._budget.keep(scores, first=not self._begun, at_least=math.floor(self._owed))
+        owed = self._owed + (_FLOOR * self._budget.earned if self._budget.shares > 1 else 0.0)
+        keep = self._budget.keep(scores, first=not self._begun, at_least=math.floor(owed))
         self._begun = True
-        self._owed = max(0.0, self._owed - np.count_nonzero(keep))
+        self._owed = max(0.0, owed - np.count_nonzero(keep))
         return keep
 
     def rest(self) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from score_edge.bundle.folder import REFERENCE, Bundle, write_bundle
+from score_edge.calibration import change_threshold
 from score_edge.calibration.change_threshold import (
     CANDIDATES,
     Footage,
@@ -57,6 +58,30 @@ def test_trials_cover_every_candidate_and_the_bound_decides(pipeline: Pipeline, 
 def test_a_threshold_of_nothing_changes_nothing_that_is_kept(pipeline: Pipeline, footage: Footage) -> None:
     trial = find_threshold(pipeline, [footage]).trials[0]
     assert trial.threshold == 0 and trial.agreement > 0.95 and trial.divergence < 1e-3 and trial.error < 0.01
+
+
+def test_prompts_in_which_nothing_is_kept_can_be_compared(
+    pipeline: Pipeline, footage: Footage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = Footage(
+        "still",
+        footage.steps[:8] + footage.steps[7:8] * 28,
+        np.concatenate([footage.tokens[:8], np.repeat(footage.tokens[7:8], 28, axis=0)]),
+    )
+    last_kept = pipeline.selector("last-kept")
+    assert not pipeline.select(still.tokens, last_kept, 0.1)[16:32].any()
+    monkeypatch.setattr(pipeline, "selector", lambda: last_kept)
+    monkeypatch.setattr(change_threshold, "CANDIDATES", (0.0,))
+    (trial,) = find_threshold(pipeline, [still]).trials
+    assert -1e-6 < trial.divergence < 1e-3
+
+
+def test_a_divergence_that_is_no_number_is_within_no_bound(
+    pipeline: Pipeline, footage: Footage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_threshold, "CANDIDATES", (0.0, 12.0))
+    monkeypatch.setattr(change_threshold, "_divergence", lambda of, by: float("nan"))
+    assert find_threshold(pipeline, [footage]).threshold == 0
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, float("nan")])

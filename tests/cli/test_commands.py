@@ -164,6 +164,11 @@ def test_a_bad_video_is_a_message_and_a_hint(name, tmp_path, video):
         (["ask", "reference", "x.mp4", "what?", "--compare", "--look-again", "0.8"], 2, "--look-again does nothing"),
         (["ask", "reference", "x.mp4", "what?", "--look-again", "1.5"], 2, "look-again"),
         (["evaluate", "reference", "--retention", "ten"], 2, "ten"),
+        (
+            ["evaluate", "reference", "--video", "a.mp4", "--boxes", "a.json", "--retention", "1"],
+            2,
+            "keeps every token",
+        ),
         (["evaluate", "reference", "--selectors", "evz"], 1, "did you mean evs?"),
         (["inspect", "nowhere"], 1, "nowhere is not a bundle"),
         (["frobnicate"], 2, "frobnicate"),

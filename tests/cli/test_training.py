@@ -52,6 +52,23 @@ def test_a_long_stage_that_was_cut_off_is_not_begun_anew(tmp_path, seen) -> None
     assert seen["short"] == [] and list(seen["long"][0][1]) == ["as it was"]
 
 
+def test_a_run_that_was_begun_from_a_bundle_asks_for_it_again(tmp_path, seen) -> None:
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long" / "state.safetensors").touch()
+    with pytest.raises(ScoreEdgeError, match="went on from a bundle"):
+        train_reference(tmp_path, threads=1, start=None, device="cpu")
+    assert seen["short"] == seen["long"] == []
+
+
+def test_a_run_that_is_over_is_not_trained_again(tmp_path, seen, capsys) -> None:
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long" / "model.safetensors").touch()
+    train_reference(tmp_path, threads=1, start=None, device="cpu")
+    assert seen["short"] == seen["long"] == [] and "trained already" in capsys.readouterr().err
+    with pytest.raises(ScoreEdgeError, match="already holds a run"):
+        train_reference(tmp_path, threads=1, start="reference", device="cpu")
+
+
 def test_it_goes_on_from_a_bundle(tmp_path, seen) -> None:
     pytest.importorskip("gguf")
     train_reference(tmp_path, threads=1, start="reference", device="cpu")

@@ -19,6 +19,10 @@ def test_wilson_interval_ends_where_the_share_is_just_1_96_deviations_away(right
     assert wilson(0, 0) == (0.0, 1.0)
 
 
+def test_wilson_interval_stays_within_nothing_and_everything():
+    assert all(wilson(0, asked)[0] >= 0 and wilson(asked, asked)[1] <= 1 for asked in range(1, 500))
+
+
 def test_unpruned_is_measured_once_and_first():
     plan = EvaluationPlan(("evs", "all", "random"), (1.0, 0.5, 0.1))
     assert plan.variants() == [("all", 1.0), ("evs", 0.5), ("evs", 0.1), ("random", 0.5), ("random", 0.1)]
@@ -32,6 +36,8 @@ def test_unpruned_is_measured_once_and_first():
         (EvaluationPlan(("nothing",), (0.1,)), "nothing"),
         (EvaluationPlan(("evs",), (0.1,), worlds=("plain", "rian")), "no world 'rian'"),
         (EvaluationPlan(("vidcom2",), (0.1,), budget="causal"), "needs a whole clip"),
+        (EvaluationPlan(("evs",), (0.1,), steps=(8, 32, 8), clips=1), "8,32,8 names the same clips twice"),
+        (EvaluationPlan(("evs",), (0.1,), worlds=("rain", "rain"), clips=1), "rain,rain names the same clips twice"),
     ],
 )
 def test_an_impossible_plan_is_refused_before_any_work(plan, text):

@@ -8,7 +8,8 @@ import pytest
 from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation.accuracy import EvaluationPlan, QuestionResult
 from score_edge.evaluation.paired import paired_differences
-from score_edge.evaluation.tuning import candidates
+from score_edge.evaluation.tuning import candidates, tune
+from score_edge.reference import world
 from score_edge.selection.dithered import SelectorSpec
 
 
@@ -36,6 +37,11 @@ def test_the_interval_is_that_of_clips_drawn_anew() -> None:
     low, high = np.percentile(drawn, [2.5, 97.5])
     assert found.low == pytest.approx(low, abs=0.01) and found.high == pytest.approx(high, abs=0.01)
     assert found.decided == (low > 0 or high < 0)
+
+
+def test_one_clip_decides_nothing() -> None:
+    (found,) = paired_differences(results({"score": np.zeros((1, 6), bool), "evs": np.ones((1, 6), bool)}))
+    assert (found.difference, found.low, found.high, found.decided) == (1, -1, 1, False)
 
 
 def test_each_retention_is_compared_with_its_own_base() -> None:
@@ -72,6 +78,11 @@ def test_a_plan_runs_at_each_retention_what_was_tuned_for_it() -> None:
 def test_everything_but_what_cannot_gain_is_tried_in_eight_ways() -> None:
     assert len(set(candidates("last-kept"))) == 8 and "last-kept:dither=0:first=whole" in candidates("last-kept")
     assert candidates("newest") == ("newest",)
+
+
+def test_what_a_selector_was_tuned_on_is_not_what_it_is_measured_on() -> None:
+    with pytest.raises(ScoreEdgeError, match="seed 2 are those that selectors are tuned on"):
+        tune("reference", EvaluationPlan(("evs",), (0.1,), seed=world.VALIDATION_SEED), clips=1)
 
 
 @pytest.mark.parametrize("text", ["evs", "evs:dither=0.5", "score:dither=0:first=whole", "surge:first=scored"])

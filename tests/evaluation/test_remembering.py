@@ -44,9 +44,15 @@ def test_the_difference_is_paired_and_its_interval_is_over_clips() -> None:
     assert (found.asked, found.ours, found.newest, found.difference) == (4, 0.75, 0.5, 0.25)
     # The values 1, 0, 1, -1 of four clips: standard error of their mean.
     half = 1.959964 * (((0.75**2 + 0.25**2 + 0.75**2 + 1.25**2) / 3) ** 0.5) / 2
-    assert found.high - found.difference == pytest.approx(half)
+    assert found.difference - found.low == pytest.approx(half) and found.high == 1
     twice = difference([each for each in asked for _ in range(2)])
-    assert twice.high == pytest.approx(found.high)  # asking everything twice tells no more
+    assert twice.low == pytest.approx(found.low)  # asking everything twice tells no more
+
+
+def test_one_clip_decides_nothing() -> None:
+    question = TimedQuestion(8, "past", "count", "how many?", "two")
+    found = difference([MemoryAnswers(0, question, (True, False), (1, 1), (0.0, 0.0))] * 3)
+    assert (found.low, found.difference, found.high) == (-1, 1, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"clips": 0}, {"clips": 1, "steps": 4}, {"clips": 1, "newest": 0}])

@@ -60,6 +60,9 @@ def test_the_ratio_says_how_much_denser_it_is_inside():
         ({"width": 4, "height": 4, "frames": {"a": []}}, "is not a file of boxes"),
         ({"width": 4, "height": 4, "frames": {"0": [{"box": [1, 2, 3]}]}}, "is not a file of boxes"),
         ({"width": 4, "height": 4, "frames": {}}, "labels no frame"),
+        ({"width": 0, "height": 4, "frames": {"0": []}}, "a frame of 0 x 4 pixels"),
+        ({"width": float("inf"), "height": 4, "frames": {"0": []}}, "is not a file of boxes"),
+        ({"width": float("nan"), "height": 4, "frames": {"0": []}}, "is not a file of boxes"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, document, text):
@@ -117,3 +120,9 @@ def test_boxes_move_with_a_letterboxed_frame_and_padding_counts_for_nothing(monk
     everything = Boxes({0: np.array([[0.5, 0, 1, 1]], np.float32)}, (100, 200))
     (row,) = selectivity.measure_selectivity(pipeline, "clip.mp4", everything, ("evs",), (0.5,))
     assert (row.inside, row.outside) == (0.0, 0.5)  # of four cells outside the box and inside the frame
+    beyond = Boxes({0: np.array([[0, -1, 0.5, 0.5]], np.float32)}, (100, 200))
+    (row,) = selectivity.measure_selectivity(pipeline, "clip.mp4", beyond, ("evs",), (0.5,))
+    assert (row.inside, row.outside) == (1.0, 0.0)  # what a box holds of the padding is no part of the frame
+    whole = Boxes({0: np.array([[0, 0, 1, 1]], np.float32)}, (100, 200))
+    with pytest.raises(ScoreEdgeError, match="cover all or nothing"):
+        selectivity.measure_selectivity(pipeline, "clip.mp4", whole, ("evs",), (0.5,))

@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from score_edge.learning.curriculum import (  # noqa: E402
     world_scenes,
     world_stills,
 )
+from score_edge.learning.features import Features  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.runtime.sources.images import IMAGE_SUFFIXES  # noqa: E402
 from score_edge.runtime.sources.video_file import VIDEO_SUFFIXES  # noqa: E402
@@ -84,12 +86,42 @@ def test_footage_brings_its_questions_or_is_asked_open_ones(tmp_path):
         ([{"video": "a.mp4", "question": "what?", "answer": " "}], "the answer is ' '"),
         ([{"video": "a.mp4", "question": "a?", "answer": "b"}, {"video": "b.mp4", "question": "c?"}], "some have none"),
         ([""], "holds no question"),
+        (["[" * 100_000], "line 1 is not JSON"),
+        ([{"video": "a.mp4", "question": " "}], "line 1 lacks video or question"),
+        ([{"video": "a.mp4", "question": "\ud800"}], "line 1 is not JSON.*surrogates"),
     ],
 )
 def test_broken_questions_are_refused(tmp_path, rows, text):
     footage(tmp_path)
     with pytest.raises(ScoreEdgeError, match=text):
         read_questions(lines(tmp_path / "q.jsonl", *rows), tmp_path)
+
+
+def test_a_question_may_hold_any_character_but_the_end_of_a_line(tmp_path):
+    footage(tmp_path)
+    question = "one\u2028two\x85three?"
+    row = json.dumps({"video": "a.mp4", "question": question}, ensure_ascii=False)
+    (tmp_path / "q.jsonl").write_bytes(f"\ufeff{row}\r\n".encode())  # as an editor of Windows writes it
+    assert read_questions(tmp_path / "q.jsonl", tmp_path) == {tmp_path / "a.mp4": [(question, None)]}
+
+
+def test_a_file_name_that_is_no_utf8_is_refused_in_words(tmp_path):
+    footage(tmp_path, ("a.mp4",))
+    (tmp_path / "a.mp4").rename(tmp_path / os.fsdecode(b"\xff.mp4"))
+    features = Features(tmp_path / "features", SimpleNamespace(fingerprint="a model"), 1)
+    with pytest.raises(ScoreEdgeError, match="is not UTF-8"):
+        features.prepare(footage_scenes(tmp_path, None, 2, 2, 4.0))
+
+
+def test_what_does_not_fit_is_left_out_evenly_and_with_a_warning(tmp_path, caplog):
+    model = SimpleNamespace(grid=(6, 6), width=192)
+    clip_bytes = 16 * 36 * 192 * 2
+    scenes = world_scenes(90, 16)
+    assert Features(tmp_path, model, 90 * clip_bytes).fit(scenes, 16) == scenes and not caplog.messages
+    kept = Features(tmp_path, model, 30 * clip_bytes).fit(scenes, 16)
+    assert kept == scenes[::3]
+    assert caplog.messages == ["30 of 90 clips are learned from: for all of them raise --cache-mb to 19"]
+    assert 18 << 20 < 90 * clip_bytes <= 19 << 20
 
 
 def test_folders_without_anything_to_learn_from_are_refused(tmp_path):

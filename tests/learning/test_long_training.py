@@ -16,6 +16,7 @@ from score_edge.learning.long_clips import batch_of, draw, encode, patchify, rec
 from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
 from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
+from score_edge.learning.long_seeing import SIZES  # noqa: E402
 from score_edge.learning.long_training import LongTraining  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
@@ -117,6 +118,23 @@ def test_the_judge_rates_answers_as_the_model_gives_them(model, clips):
     whole, little = judge.losses([prepared[1], prepared[1]], keeps)
     assert torch.allclose(whole, prepared[1].unpruned, atol=1e-4)
     assert little.mean() > whole.mean() + 0.5
+
+
+def test_the_encoder_is_turned_to_where_the_decoder_knows_it_from_also_after_a_cut(tmp_path, weights, monkeypatch):
+    recipe = LongRecipe(1e-6, 0)
+    cut = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: None)
+    with torch.no_grad():
+        cut.encoder.visual.merger.mlp[2].weight.add_(1)  # what it has learned so far
+    assert (tmp_path / "state.safetensors").exists()  # from the first moment
+    heads = torch.nn.ModuleList(torch.nn.Linear(192, size) for size in SIZES)
+    cut.checkpoint.begin("see", heads, torch.optim.AdamW(cut.encoder.parameters()), 1.0, 0.0).save()
+    known = []
+    monkeypatch.setattr(long_training, "turn_back", lambda encoder, old, footage: known.append((encoder, old)))
+    LongTraining(tmp_path, weights, recipe, "cpu", lambda row: None).see_again(None)
+    ((new, old),) = known
+    start = weights["model.visual.merger.mlp.2.weight"]
+    assert torch.equal(new.visual.merger.mlp[2].weight, start + 1)
+    assert torch.equal(old.visual.merger.mlp[2].weight, start)
 
 
 @pytest.mark.slow

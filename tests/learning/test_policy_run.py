@@ -15,6 +15,7 @@ from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.cli import main  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
+from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
 from score_edge.learning.policy_run import Data, learn_policy, with_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 
@@ -65,6 +66,15 @@ def test_a_run_is_not_written_over(tmp_path):
     (tmp_path / "checkpoint.safetensors").touch()
     with pytest.raises(ScoreEdgeError, match="already holds a run"):
         learn_policy("reference", tmp_path, PolicyRecipe(), Data())
+
+
+def test_the_model_is_freed_whatever_happens(tmp_path, monkeypatch):
+    closed = []
+    close = FrozenModel.close
+    monkeypatch.setattr(FrozenModel, "close", lambda model: (closed.append(model), close(model)))
+    with pytest.raises(ScoreEdgeError, match="no folder"):
+        learn_policy("reference", tmp_path, PolicyRecipe(), Data(images=tmp_path / "nowhere"))
+    assert len(closed) == 1
 
 
 def test_a_policy_of_another_width_does_not_get_into_a_bundle(tmp_path):

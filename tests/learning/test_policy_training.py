@@ -104,9 +104,12 @@ def test_the_residual_is_the_runtimes():
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint(tmp_path):
     run(tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(ScoreEdgeError, match="step 0: the loss is not a number"):
+    with pytest.raises(ScoreEdgeError, match="step 0: the loss is not a number") as caught:
         train_policy(tmp_path, PlantedModel(broken=True), PlantedFeatures(), DATA, FEW)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert "start anew with a lower --learning-rate" in caught.value.hint
+    with pytest.raises(ScoreEdgeError, match="another recipe"):  # so that is the only way
+        run(tmp_path, dataclasses.replace(FEW, learning_rate=1e-4), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint(tmp_pa
     [
         ({"lowest": 0.0}, "keep rates"),
         ({"rollouts": 1}, "at least two"),
+        ({"seed": -1}, "seed -1 is outside"),
+        ({"seed": 2**64}, "is outside"),
         ({"advantage": "spilt"}, "no advantage 'spilt'"),
     ],
 )
@@ -128,6 +133,9 @@ def test_resuming_needs_a_checkpoint_of_the_same_recipe(tmp_path):
     run(tmp_path)
     with pytest.raises(ScoreEdgeError, match=r"another recipe \(seed 0\)"):
         run(tmp_path, dataclasses.replace(FEW, seed=1), resume=True)
+    for other in (Scenes(scenes(0), scenes(2000)), Scenes(scenes(0), scenes(1000), "another model")):
+        with pytest.raises(ScoreEdgeError, match="from other clips, or for another bundle"):
+            train_policy(tmp_path, PlantedModel(), PlantedFeatures(), other, FEW, resume=True)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"cut short")
     with pytest.raises(ScoreEdgeError, match="is not a checkpoint"):
         run(tmp_path, resume=True)

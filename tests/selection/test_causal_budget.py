@@ -99,6 +99,19 @@ def test_scores_that_are_not_numbers_are_refused() -> None:
         budget.keep(row[:5])
 
 
+def test_what_is_refused_costs_nothing() -> None:
+    budget, broken = CausalBudget(N, 0.1), np.full(N, np.nan, np.float32)
+    shares = [budget.share(), budget.share()]
+    for _ in range(20):
+        with pytest.raises(ScoreEdgeError, match="not a number"):
+            shares[0].keep(broken)
+    fresh = CausalBudget(N, 0.1)
+    others = [fresh.share(), fresh.share()]
+    for row in scores("noise", 50):
+        assert np.array_equal(shares[0].keep(row), others[0].keep(row))
+        assert np.array_equal(shares[1].keep(row), others[1].keep(row))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_selectors_keep_their_share_of_a_scene(name: str) -> None:
     rng = np.random.default_rng(3)

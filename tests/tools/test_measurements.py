@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,3 +43,22 @@ def test_both_memories_are_asked_about_the_last_steps_and_the_past():
     found = lines("newest_steps.py", "--clips", "2", "--steps", "16")
     assert found[0].startswith("tokens held at the end: ")
     assert {"last steps", "past", "now"} <= {line[:12].strip() for line in found[1:]}
+
+
+def test_one_clip_tells_nothing_of_what_caching_cells_costs_on_others():
+    found = lines("incremental_answers.py", "--clips", "1")
+    assert found[0].startswith("threshold 12: ") and all("+- inf points" in line for line in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (("newest_steps.py", "--about", "past,passt"), "nothing is asked about 'passt'"),
+        (("look_again.py", "--seed", "2"), "thresholds are chosen on the clips of this seed"),
+    ],
+)
+def test_what_would_measure_nothing_is_refused(command, text):
+    script, *options = command
+    called = [sys.executable, str(ROOT / "tools" / script), *options]
+    done = subprocess.run(called, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and text in done.stderr
