@@ -27,7 +27,7 @@ KINDS = (("all", 1.0), ("score", 0.1))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ClipQuestion:
     """A question, by the number of its clip."""
 
     clip: int
@@ -78,11 +78,11 @@ def main() -> None:
         encoders = {each: VisionEncoder(pipeline.preprocessing, dim, graph, each) for each in thresholds}
         right: dict[tuple[float, str], list[bool]] = {(each, kind): [] for each in thresholds for kind, _ in KINDS}
         shares: dict[float, list[float]] = {each: [] for each in thresholds}
-        asked: list[Asked] = []
+        asked: list[ClipQuestion] = []
         for number in range(chosen.clips):
             clip = world.make_clip(chosen.seed, number, STEPS, chosen.world)
             frames = list(clip.frames())
-            asked += [Asked(number)] * len(clip.questions)
+            asked += [ClipQuestion(number)] * len(clip.questions)
             for threshold, encoder in encoders.items():
                 tokens, share = encode(encoder, aligned(frames) if chosen.align and threshold >= 0 else frames)
                 shares[threshold].append(share)

@@ -6,7 +6,7 @@
 - `every-step`: the best token of every step is kept whatever the others score, so that no quiet stretch goes unseen.
 - `half-random`: half of the tokens by `score`, the other half drawn at random from what is left.
 - `oracle`: the tokens that carry the answer to the question come first, as if a policy knew the question and made no
-  mistake. No selector conditioned on the question can do better.
+  mistake. What stands beside them is still chosen by `score`: it is no upper bound.
 """
 
 import argparse

@@ -34,6 +34,11 @@ class Capabilities:
     cell_bytes: int | None = None
     trained: int | None = None
 
+    def room(self, prompt: "Mark", most: int | None) -> int:
+        """Tokens that an answer behind a prompt may have: `most` where they fit, one at least."""
+        left = max(1, self.context - prompt.cells)
+        return left if most is None else min(most, left)
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:

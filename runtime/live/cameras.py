@@ -246,8 +246,8 @@ class Cameras:
         sequence = self._take_sequence("a question to all cameras")
         try:
             sequence.append(*prompt.segments, words)
-            room = self._pipeline.model.capabilities.context - sequence.here.cells
-            return (yield from sequence.generate(max(1, min(max_tokens, room)), sampling))
+            room = self._pipeline.model.capabilities.room(sequence.here, max_tokens)
+            return (yield from sequence.generate(room, sampling))
         except ContextFullError as error:
             raise ContextFullError(
                 f"all cameras together: {error.message}; ask one of them by its name, {clips[0][0]} or another",

@@ -178,8 +178,8 @@ class VideoMemory:
         try:
             closing = self._layout.closing(self._writer)
             self._sequence.append(*closing, self._layout.question(self._writer.tail, question))
-            room = self._model.capabilities.context - self._sequence.here.cells
-            return (yield from self._sequence.generate(max(1, min(max_tokens, room)), sampling))
+            room = self._model.capabilities.room(self._sequence.here, max_tokens)
+            return (yield from self._sequence.generate(room, sampling))
         finally:
             self._writer.tail = tail
             if self._sequence.here.cells:  # else the model lost it: what is held will be prefilled again

@@ -108,8 +108,8 @@ class QueryMemory:
         prompt = self._layout.steps(self.clip(question))
         try:
             self._sequence.append(*prompt.segments, self._layout.question(prompt.tail, question))
-            room = self._pipeline.model.capabilities.context - self._sequence.here.cells
-            return (yield from self._sequence.generate(max(1, min(max_tokens, room)), sampling))
+            room = self._pipeline.model.capabilities.room(self._sequence.here, max_tokens)
+            return (yield from self._sequence.generate(room, sampling))
         finally:
             self._sequence.clear()
 

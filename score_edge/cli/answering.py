@@ -93,7 +93,8 @@ def ask(
         check_overlay(save_overlay)
     opened = Bundle.open(bundle)
     keep_share = opened.manifest.selector.retention if retention is None else retention
-    most = 1.0 if compare or look_again else keep_share
+    keeps_all = (selector or opened.manifest.selector.name) == "all"
+    most = 1.0 if compare or look_again or keeps_all else keep_share
     with Pipeline(
         opened,
         context=cells_needed(opened.manifest, steps, most, max_tokens),

@@ -54,7 +54,7 @@ def write_details(error: BaseException) -> str:
     shown = _shown(words)
     trace = "".join(traceback.format_exception(error))
     for word, stars in zip(words, shown, strict=True):
-        trace = trace.replace(word, stars) if word != stars else trace
+        trace = trace.replace(word, stars) if word and word != stars else trace
     versions = f"score-edge {score_edge.__version__}, Python {sys.version.split()[0]}, {platform.platform()}"
     told = f"{versions}\ncommand: {shown}\n{without_secrets(trace)}"
     try:

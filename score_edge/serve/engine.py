@@ -166,10 +166,10 @@ class Engine:
         sequence = held.sequence
         with watch.stage("prefill"):
             sequence.append(self._question(held, request))
-        prompt = sequence.here.cells
-        room = self.pipeline.model.capabilities.context - prompt
+        prompt = sequence.here
+        room = self.pipeline.model.capabilities.room(prompt, request.max_tokens)
         pieces, first = list[str](), 0.0
-        answer = sequence.generate(min(request.max_tokens or room, max(room, 1)), request.sampling)
+        answer = sequence.generate(room, request.sampling)
         with watch.stage("generate"), contextlib.closing(answer):
             while True:
                 job.check()
@@ -183,7 +183,7 @@ class Engine:
                 job.on_text(piece)
         whole = time.perf_counter() - began
         text = "".join(pieces)
-        return GenerationResult(text, ended, prompt, cached, held.kept, held.total, first or whole, watch.seconds)
+        return GenerationResult(text, ended, prompt.cells, cached, held.kept, held.total, first or whole, watch.seconds)
 
     def _question(self, held: _Held, request: GenerationRequest) -> Question:
         layout = self.pipeline.layout

@@ -112,13 +112,15 @@ def test_ask_compares_in_a_table(video):
     assert "times faster" in done.stdout and "unpruned" in done.stdout
 
 
-def test_ask_compares_where_an_unpruned_clip_is_longer_than_the_context_of_the_bundle(video, tmp_path):
+@pytest.mark.parametrize("options", [("--compare",), ("--retention", 1), ("--selector", "all")])
+def test_ask_takes_an_unpruned_clip_longer_than_the_context_of_the_bundle(video, tmp_path, options):
     bundle = Bundle.open("reference")
     short = dataclasses.replace(bundle.manifest.language, context=256)  # the clip has 8 steps of 36 tokens
     write_bundle(tmp_path / "bundle", dataclasses.replace(bundle.manifest, language=short), bundle.paths)
-    done = score_edge("ask", tmp_path / "bundle", video, "what?", "--compare", "--json")
+    done = score_edge("ask", tmp_path / "bundle", video, "what?", *options, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["unpruned"]["kept"] == 288
+    reply = json.loads(done.stdout)
+    assert reply.get("unpruned", reply)["kept"] == 288
 
 
 @pytest.mark.parametrize("suffix", [".png", ".mp4"])

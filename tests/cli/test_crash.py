@@ -49,6 +49,7 @@ def test_a_crash_is_one_line_and_a_file(tmp_path: Path) -> None:
     [
         ["--key", "pa55word"],
         ["--key=pa55word"],
+        ["--key", "", "--key=pa55word"],
         ["--source", "front=rtsp://me:pa@ss/pa55word@camera/live"],
         ["--source", "rtsp://me:it's pa55word@camera/live"],
         ["--source", "rtsp://camera/user=me_password=pa55word.sdp"],
