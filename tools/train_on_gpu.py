@@ -1,6 +1,6 @@
 """The long stage of the reference model and a policy for it, on a GPU machine, in a given time.
 
-    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--policy 90] [--query 45] [--tiny]
+    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--few 120] [--policy 90] [--query 45]
 
 Leaves in FOLDER: model.safetensors, policy.safetensors, query.safetensors (a policy that knows the question),
 metrics.jsonl, log.txt; the model's weights and metrics are renewed every 45 s. `--tiny` is a dry run on any machine.
@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("start", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--see", type=float, default=70, help="seconds for the encoder")
-    parser.add_argument("--answer", type=float, default=250, help="seconds for the decoder")
+    parser.add_argument("--answer", type=float, default=250, help="seconds for the decoder, at length")
+    parser.add_argument("--few", type=float, default=120, help="seconds for the decoder, from few tokens")
     parser.add_argument("--policy", type=float, default=90, help="seconds for the policy")
     parser.add_argument("--query", type=float, default=45, help="seconds for the policy that knows the question")
     parser.add_argument("--device", default="cuda")
@@ -76,10 +77,18 @@ def train(chosen: argparse.Namespace) -> None:
         say(chosen.folder, row)
 
     log({"device": torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu", "cores": cores})
-    recipe = gpu_recipe(chosen.see, chosen.answer, max(1, cores - 2))
+    recipe = gpu_recipe(chosen.see, chosen.answer, chosen.few, max(1, cores - 2))
     if chosen.tiny:
-        small = {"see_steps": 16, "rows": 4000, "footage": 16, "validation": 1, "every": 10, "workers": 1}
-        recipe = LongRecipe(chosen.see, chosen.answer, **small)
+        small = {
+            "see_steps": 16,
+            "rows": 4000,
+            "footage": 16,
+            "few_clips": 24,
+            "validation": 1,
+            "every": 10,
+            "workers": 1,
+        }
+        recipe = LongRecipe(chosen.see, chosen.answer, chosen.few, **small)
     training = LongTraining(chosen.folder, load_file(chosen.start), recipe, chosen.device, log)
     training.run()
     if chosen.policy:

@@ -21,7 +21,7 @@ class Checkpoint:
         model: gets the weights of a checkpoint that is there.
 
     Attributes:
-        part: "see" or "answer", what is to be done next.
+        part: "see", "answer" or "few", what is to be done next.
         clips: how many the run has taken from the world.
     """
 

@@ -12,6 +12,8 @@ from score_edge.learning.reference_model import GRID, MERGE, PATCH
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
 from score_edge.reference.clip_farm import Rendered
+from score_edge.selection.base import Selector
+from score_edge.selection.budget import clip_top_k
 
 LONG_STEPS = 32
 MOST_TOKENS = LONG_STEPS * GRID * GRID
@@ -151,6 +153,24 @@ def draw(
     favoured = torch.where(things[:, None], shown, evidence)
     rank = torch.rand(favoured.shape, generator=generator, device=favoured.device) + favoured * favour[:, None]
     return rank.topk(count, dim=1).indices.sort(dim=1).values
+
+
+def kept_by(selector: Selector, clips: Sequence[LongClip], count: int) -> torch.Tensor:
+    """Which `count` tokens of each clip a selector keeps.
+
+    Args:
+        selector: of `score_edge.selection.registry`.
+        clips: equally long, no more than LONG_STEPS.
+        count: tokens to keep.
+
+    Returns:
+        (B, count) int64, ascending.
+    """
+    kept = []
+    for clip in clips:
+        tokens = clip.tokens.float().cpu().numpy().reshape(clip.steps, GRID**2, -1)
+        kept.append(torch.from_numpy(np.flatnonzero(clip_top_k(selector.score(tokens, count), count))))
+    return torch.stack(kept).to(clips[0].tokens.device)
 
 
 def batch_of(

@@ -8,13 +8,16 @@ class LongRecipe:
     """Every number of the long stage; see `gpu_recipe` for a GPU's.
 
     Attributes:
-        see_seconds, answer_seconds: how long each part learns, 0 leaves it out; learning rates follow the clock.
-        see_rate, answer_rate: highest learning rates.
+        see_seconds, answer_seconds, few_seconds: how long each part learns, 0 leaves it out; learning rates follow the
+            clock.
+        see_rate, answer_rate, few_rate: highest learning rates.
         see_steps: encoder steps per batch of the first part.
-        rows: tokens per batch of the second part, about.
+        rows: tokens per batch of the other parts, about.
         lengths: encoder steps of a clip, and the share of clips and of batches.
-        whole: share of batches that drop nothing.
-        least: smallest share of tokens kept.
+        whole: share of batches that drop nothing, in the second part.
+        least: smallest share of tokens kept there.
+        few_whole, few_least, few_most: the same of the third part, and the largest share of those that drop tokens.
+        few_clips: clips held at least when the third part begins; none comes after that.
         fresh: jobs of `clip_farm.CLIPS_PER_JOB` new clips that a step takes at most: on a GPU that waits meanwhile.
         footage: most clips held as images, in the first part.
         held: most encoded clips held per length; then new ones take the place of others.
@@ -25,13 +28,19 @@ class LongRecipe:
 
     see_seconds: float = 1800
     answer_seconds: float = 9000
+    few_seconds: float = 2700
     see_rate: float = 1e-3
     answer_rate: float = 1e-3
+    few_rate: float = 4e-4
     see_steps: int = 64
     rows: int = 12_000
     lengths: dict[int, float] = field(default_factory=lambda: {8: 0.1, 16: 0.15, 32: 0.65, 64: 0.1})
     whole: float = 0.5
     least: float = 0.025
+    few_whole: float = 0.125
+    few_least: float = 0.0125
+    few_most: float = 0.3
+    few_clips: int = 4800
     fresh: int = 1
     footage: int = 400
     held: int = 4000
@@ -47,11 +56,12 @@ class LongRecipe:
     seed: int = 0
 
 
-def gpu_recipe(see_seconds: float, answer_seconds: float, workers: int) -> LongRecipe:
+def gpu_recipe(see_seconds: float, answer_seconds: float, few_seconds: float, workers: int) -> LongRecipe:
     """For a data-centre GPU of 80 GB and a dozen cores or more."""
     return LongRecipe(
         see_seconds,
         answer_seconds,
+        few_seconds,
         see_steps=768,
         rows=90_000,
         fresh=3,

@@ -4,8 +4,10 @@ Under every regime of the world, on the CPU or on a GPU, for a given time:
 
 1. See again. The encoder goes on with the losses of stage 1; afterwards its output is turned by the rotation that
    brings it nearest to what the decoder knows.
-2. Answer at length. The encoder is frozen; the decoder sees clips of 8 to 64 steps, nearly half the batches whole, the
-   others with a random share of their tokens, with the losses of stage 2.
+2. Answer at length. The encoder is frozen; the decoder sees clips of 8 to 64 steps, half the batches whole, the others
+   with a random share of their tokens, with the losses of stage 2.
+3. Answer from few tokens. Clips are rendered first, then the decoder has the whole machine: 1.25 to 30 % of their
+   tokens, at random or as selectors without a policy keep them, an eighth of the batches whole.
 
 On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights and every evaluation in float32.
 """
@@ -20,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,6 +41,7 @@ from score_edge.learning.long_clips import (
     batch_of,
     draw,
     encode,
+    kept_by,
     receive,
 )
 from score_edge.learning.long_decoder import decode
@@ -49,13 +52,23 @@ from score_edge.learning.reference_model import build_model, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
-from score_edge.reference.clip_farm import ClipFarm, Wanted, endless
+from score_edge.reference.clip_farm import CLIPS_PER_JOB, ClipFarm, Wanted, endless
 from score_edge.reference.labels import ACTS
 from score_edge.reference.nuisance import REGIMES
 from score_edge.runtime.threads import usable_cpus
+from score_edge.selection.registry import get_selector
 
 LONG_CLIPS = 2_000_000  # where the clips of this stage start
 Log = Callable[[dict[str, Any]], None]
+Learned = tuple[
+    bool, dict[str, torch.Tensor], torch.Tensor
+]  # whether a batch was whole, losses, share of right answers
+RULES = (
+    "change:dither=1.5:first=scored",
+    "last-kept:dither=1:first=whole",
+    "last-kept:dither=0.5:first=scored",
+    "evs:dither=1:first=scored",
+)
 
 
 class LongTraining:
@@ -87,9 +100,10 @@ class LongTraining:
         self.footage: list[Footage] = []
         self.clips: dict[int, list[LongClip]] = defaultdict(list)
         self.validation: list[Footage] = []
+        self.rules = [get_selector(name) for name in RULES]
 
     def run(self) -> Path:
-        """Both parts; one that a checkpoint says is done is not done again."""
+        """All parts; one that a checkpoint says is done is not done again."""
         recipe = self.recipe
         began = time.monotonic()
         with ClipFarm(self._wanted(), max(LONG_STEPS, *recipe.lengths), recipe.workers) as farm:
@@ -103,7 +117,13 @@ class LongTraining:
             for start in range(0, len(self.footage), 64):
                 self._hold(self.footage[start : start + 64])
             self.footage.clear()
-            self.answer_at_length(farm)
+            if self.checkpoint.part != "few":
+                self.answer_at_length(farm)
+            while recipe.few_seconds and sum(map(len, self.clips.values())) < recipe.few_clips:
+                self._hold(self._first(farm, CLIPS_PER_JOB))
+                self.checkpoint.clips += CLIPS_PER_JOB
+        if recipe.few_seconds:
+            self.answer_from_few()
         return self.checkpoint.finish()
 
     def _first(self, farm: ClipFarm, count: int) -> list[Footage]:
@@ -174,51 +194,71 @@ class LongTraining:
 
     def answer_at_length(self, farm: ClipFarm) -> None:
         """Part 2."""
-        recipe, decoder = self.recipe, self.model.model.language_model
-        width = decoder.config.hidden_size
+        width = self.model.config.text_config.hidden_size
         heads = nn.ModuleDict(
             {"acts": nn.Linear(width, len(ACTS)), "pointer": Pointer(width), "travelled": nn.Linear(width, 2)}
         ).to(self.device)
-        trained = (decoder, self.model.lm_head, heads)
-        parameters = [parameter for module in trained for parameter in module.parameters()]
-        optimizer = torch.optim.AdamW(parameters, recipe.answer_rate, betas=(0.9, 0.98), weight_decay=0.02)
-        clock = self.checkpoint.begin("answer", heads, optimizer, recipe.answer_seconds, recipe.every)
-        right, step = defaultdict[str, list[torch.Tensor]](list), 0
-        while (share := clock.share()) < 1:
-            if arrived := [receive(rendered, self.prompts, self.device) for rendered in farm.finished(recipe.fresh)]:
+
+        def learn() -> Learned:
+            if arrived := [receive(found, self.prompts, self.device) for found in farm.finished(self.recipe.fresh)]:
                 self.checkpoint.clips += len(arrived)
                 self._hold(arrived)
-            self._rate(optimizer, recipe.answer_rate, share)
-            whole, losses, answered = self._answering_losses(heads)
+            return self._losses_at_length(heads)
+
+        self._answer("answer", self.recipe.answer_seconds, self.recipe.answer_rate, heads, learn)
+        self.checkpoint.done("few")
+
+    def answer_from_few(self) -> None:
+        """Part 3."""
+        self._answer("few", self.recipe.few_seconds, self.recipe.few_rate, nn.ModuleDict(), self._losses_from_few)
+
+    def _answer(
+        self, part: str, seconds: float, rate: float, heads: nn.ModuleDict, learn: Callable[[], Learned]
+    ) -> None:
+        """The decoder and some heads learn from one batch after another until the time is over."""
+        trained = (self.model.model.language_model, self.model.lm_head, heads)
+        parameters = [parameter for module in trained for parameter in module.parameters()]
+        optimizer = torch.optim.AdamW(parameters, rate, betas=(0.9, 0.98), weight_decay=0.02)
+        clock = self.checkpoint.begin(part, heads, optimizer, seconds, self.recipe.every)
+        right, step = defaultdict[str, list[torch.Tensor]](list), 0
+        while (share := clock.share()) < 1:
+            self._rate(optimizer, rate, share)
+            whole, losses, answered = learn()
             self._step(optimizer, sum(losses.values(), torch.zeros((), device=self.device)), parameters)
             right["whole" if whole else "pruned"].append(answered)
             step += 1
             if clock.due():
                 shares = {name: torch.stack(values).mean().item() for name, values in right.items()}
                 right.clear()
-                row = {"part": "answer", "step": step, "clips": sum(map(len, self.clips.values())), **clock.times()}
+                row = {"part": part, "step": step, "clips": sum(map(len, self.clips.values())), **clock.times()}
                 self.log({**row, **shares, **{name: loss.item() for name, loss in losses.items()}})
                 self._log_marks(self.marks())
                 clock.save()
         self._log_marks(self.marks())
 
-    def _answering_losses(self, heads: nn.ModuleDict) -> tuple[bool, dict[str, torch.Tensor], torch.Tensor]:
+    def _choose(self, whole: float, least: float, most: float) -> tuple[list[LongClip], int]:
+        """Clips of one length, and how many tokens of each are kept."""
         recipe, dice = self.recipe, self.dice
         lengths = [steps for steps, held in self.clips.items() if held]
-        pointer: Any = heads["pointer"]
-        steps = dice.choices(lengths, [recipe.lengths[length] for length in lengths])[0]
-        held = self.clips[steps]
-        most = len(held[0].tokens)
-        whole = dice.random() < recipe.whole
-        count = most if whole else max(24, int(most * recipe.least ** dice.random()))
+        held = self.clips[dice.choices(lengths, [recipe.lengths[length] for length in lengths])[0]]
+        count = size = len(held[0].tokens)
+        if dice.random() >= whole:
+            count = max(24, int(size * most * (least / most) ** dice.random()))
         rows = max(2, min(256, recipe.rows // (count + SLOTS * WIDTH)))
-        chosen = dice.choices(held, k=rows)
-        kept = None
-        if count < most:
-            # Evidence tells on a drifter (of what rests, only what is asked for is evidence): so things are favoured.
-            favour = torch.rand(rows, generator=self.generator, device=self.device) * 1.5
-            things = torch.rand(rows, generator=self.generator, device=self.device) < 0.5
-            kept = draw(chosen, count, favour, things, self.generator)
+        return dice.choices(held, k=rows), count
+
+    def _drawn(self, clips: list[LongClip], count: int) -> torch.Tensor | None:
+        if count == len(clips[0].tokens):
+            return None
+        # Evidence tells on a drifter (of what rests, only what is asked for is evidence): so things are favoured.
+        favour = torch.rand(len(clips), generator=self.generator, device=self.device) * 1.5
+        things = torch.rand(len(clips), generator=self.generator, device=self.device) < 0.5
+        return draw(clips, count, favour, things, self.generator)
+
+    def _losses_at_length(self, heads: nn.ModuleDict) -> Learned:
+        recipe, pointer = self.recipe, cast(Pointer, heads["pointer"])
+        chosen, count = self._choose(recipe.whole, recipe.least, 1)
+        kept = self._drawn(chosen, count)
         with self._cast():
             batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)
             early, halfway, hidden = decode(self.model, batch)
@@ -230,13 +270,31 @@ class LongTraining:
         missed = (travelled - batch.travelled.nan_to_num()).square() * shown
         weights = ACT_WEIGHTS.to(self.device)
         losses = {
-            "loss": functional.cross_entropy(first.float(), answers),
-            "end": 0.1 * functional.cross_entropy(second.float(), torch.full_like(answers, self.prompts.end)),
+            **self._right_answer(first, second, answers),
             "act": recipe.auxiliary * functional.cross_entropy(acts.flatten(0, 1), batch.acts.flatten(), weights),
             "point": recipe.auxiliary * point.float(),
             "way": recipe.auxiliary * recipe.way * missed.sum() / (2 * shown.sum()),
         }
-        return whole, losses, (first.argmax(-1) == answers).float().mean().detach()
+        return kept is None, losses, _right(first, answers)
+
+    def _losses_from_few(self) -> Learned:
+        recipe = self.recipe
+        chosen, count = self._choose(recipe.few_whole, recipe.few_least, recipe.few_most)
+        kept = self._drawn(chosen, count)
+        if kept is not None and chosen[0].steps <= LONG_STEPS and self.dice.random() < 0.5:  # a longer one has gaps
+            kept = kept_by(self.dice.choice(self.rules), chosen, count)
+        with self._cast():
+            batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)
+            first, second, answers, _ = predict(self.model, batch, decode(self.model, batch)[2])
+        return kept is None, self._right_answer(first, second, answers), _right(first, answers)
+
+    def _right_answer(
+        self, first: torch.Tensor, second: torch.Tensor, answers: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return {
+            "loss": functional.cross_entropy(first.float(), answers),
+            "end": 0.1 * functional.cross_entropy(second.float(), torch.full_like(answers, self.prompts.end)),
+        }
 
     def marks(self) -> Marks:
         """Right answers on unpruned validation clips."""
@@ -249,6 +307,10 @@ class LongTraining:
 
     def _log_marks(self, marks: Marks) -> None:
         self.log({"part": "marks", **marks.row()})
+
+
+def _right(first: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    return (first.argmax(-1) == answers).float().mean().detach()
 
 
 def train_long(
@@ -272,7 +334,7 @@ def train_long(
     device = found if device == "auto" else device
     make_folder(folder)
     torch.set_num_threads(threads)
-    recipe = gpu_recipe(70, 250, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
+    recipe = gpu_recipe(70, 250, 120, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
     with (folder / "metrics.jsonl").open("a") as metrics:
 
         def log(row: dict[str, Any]) -> None:

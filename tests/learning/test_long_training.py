@@ -12,7 +12,7 @@ from safetensors.torch import load_file  # noqa: E402
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.learning import long_training  # noqa: E402
 from score_edge.learning.batches import hidden_states, predict  # noqa: E402
-from score_edge.learning.long_clips import batch_of, draw, encode, patchify, receive  # noqa: E402
+from score_edge.learning.long_clips import batch_of, draw, encode, kept_by, patchify, receive  # noqa: E402
 from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
 from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
@@ -24,6 +24,8 @@ from score_edge.learning.torch_judge import TorchJudge  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.reference.clip_farm import ClipFarm, Wanted, endless  # noqa: E402
+from score_edge.selection.budget import clip_top_k  # noqa: E402
+from score_edge.selection.registry import get_selector  # noqa: E402
 
 STEPS = 8
 CPU = torch.device("cpu")
@@ -110,6 +112,14 @@ def test_evidence_comes_first_where_it_is_favoured(clips):
         assert set(torch.nonzero(clip.evidence)[:, 0].tolist()) <= set(row.tolist())
 
 
+def test_a_selector_keeps_of_each_clip_what_it_keeps_at_run_time(clips):
+    selector, count = get_selector("change:dither=1.5:first=scored"), 40
+    rows = kept_by(selector, clips, count)
+    for clip, row in zip(clips, rows, strict=True):
+        scores = selector.score(clip.tokens.float().numpy().reshape(STEPS, GRID**2, -1), count)
+        assert np.array_equal(np.flatnonzero(clip_top_k(scores, count)), row.numpy())
+
+
 def test_the_judge_rates_answers_as_the_model_gives_them(model, clips):
     judge = TorchJudge(model, Prompts(), clips)
     prepared = [judge.read(scene) for scene in judge.scenes]
@@ -121,7 +131,7 @@ def test_the_judge_rates_answers_as_the_model_gives_them(model, clips):
 
 
 def test_the_encoder_is_turned_to_where_the_decoder_knows_it_from_also_after_a_cut(tmp_path, weights, monkeypatch):
-    recipe = LongRecipe(1e-6, 0)
+    recipe = LongRecipe(1e-6, 0, 0)
     cut = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: None)
     with torch.no_grad():
         cut.encoder.visual.merger.mlp[2].weight.add_(1)  # what it has learned so far
@@ -142,7 +152,17 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypa
     monkeypatch.setattr(long_training, "REGIMES", ("plain", "pan"))
     rows = []
     recipe = LongRecipe(
-        1.5, 4, see_steps=4, rows=1200, lengths={8: 0.5, 16: 0.5}, footage=6, held=9, validation=1, every=0.5
+        1.5,
+        4,
+        3,
+        see_steps=4,
+        rows=1200,
+        lengths={8: 0.5, 16: 0.5},
+        footage=6,
+        held=9,
+        few_clips=12,
+        validation=1,
+        every=0.5,
     )
 
     class CutOffError(Exception):
@@ -157,11 +177,22 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypa
     assert (tmp_path / "state.safetensors").exists()
     again = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: rows.append(json.dumps(row)))
     assert again.checkpoint.part == "answer" and again.checkpoint.clips > 0
-    trained = load_file(again.run())
+
+    def cut_late(row):
+        if row["part"] == "few":
+            raise CutOffError
+        rows.append(json.dumps(row))
+
+    again.log = cut_late
+    with pytest.raises(CutOffError):
+        again.run()
+    last = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: rows.append(json.dumps(row)))
+    assert last.checkpoint.part == "few"
+    trained = load_file(last.run())
     assert trained.keys() == weights.keys() and not (tmp_path / "state.safetensors").exists()
     assert all(torch.isfinite(tensor).all() for tensor in trained.values())
     parts = [json.loads(row)["part"] for row in rows]
-    assert "see" not in parts and parts[-1] == "marks"
+    assert "see" not in parts and parts[-1] == "marks" and "few" in parts
     assert not torch.equal(trained["lm_head.weight"], weights["lm_head.weight"])
     changed = {name for name in weights if not torch.equal(trained[name], weights[name])}
     assert {"model.visual.merger.mlp.2.weight", "model.language_model.norm.weight"} <= changed
