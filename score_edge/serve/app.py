@@ -65,6 +65,7 @@ class Server:
         self._routes = fastapi.FastAPI(title="score-edge", version=__version__, docs_url=None, redoc_url=None)
         self._routes.post("/v1/chat/completions", openapi_extra=_BODY)(self.chat)
         self._routes.get("/v1/models")(self.models)
+        self._routes.get("/v1/models/{name:path}")(self.model)
         self._routes.get("/props")(self.props)
         self._routes.get("/health")(self.health)
         self._routes.head("/health", include_in_schema=False)(self.health)
@@ -79,13 +80,23 @@ class Server:
 
     async def models(self) -> dict[str, Any]:
         """The one model, and each camera behind it, as OpenAI's, vLLM's and llama.cpp's clients look for them."""
-        entries = [
-            self._entry(name, ["text"] if camera else ["text", "image", "video"])
-            for name, camera in self._names.items()
-        ]
+        entries = [self._entry(name) for name in self._names]
         return {"object": "list", "data": entries, "models": [{**entry, "name": entry["id"]} for entry in entries]}
 
-    def _entry(self, name: str, takes: list[str]) -> dict[str, Any]:
+    async def model(self, name: str) -> dict[str, Any]:
+        """One of them."""
+        self._camera_of(name)
+        return self._entry(name)
+
+    def _camera_of(self, name: str) -> str | None:
+        """The camera behind a model's name; None where it is the model itself."""
+        if name not in self._names:
+            known = ", ".join(self._names)
+            raise Refused(404, f"there is no model of that name here, only {known}", "model_not_found", "model")
+        return self._names[name]
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        takes = ["text"] if self._names[name] else ["text", "image", "video"]
         context = self._engine.pipeline.model.capabilities.context
         return {
             "id": name,
@@ -181,11 +192,7 @@ class Server:
             raise Refused(
                 400, f"{where or 'the body'}: {found['msg']}"[:500], "invalid_request", where or None
             ) from None
-        name = parsed.model or self._manifest.name
-        if name not in self._names:
-            known = ", ".join(self._names)
-            raise Refused(404, f"there is no model of that name here, only {known}", "model_not_found", "model")
-        camera = self._names[name]
+        camera = self._camera_of(parsed.model or self._manifest.name)
         if camera:
             self.live.check(camera)
         vision = self._manifest.vision
