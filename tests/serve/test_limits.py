@@ -242,7 +242,7 @@ def test_connections_on_which_no_request_comes_are_closed(served: Any, monkeypat
 
 
 def test_a_body_may_come_slowly_but_must_come(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("score_edge.serve.body._PATIENCE_S", 1.0)
+    monkeypatch.setattr("score_edge.serve.body._PATIENCE_S", 2.0)
     monkeypatch.setattr("score_edge.serve.body._SLOWEST", 1000)
     given = json.dumps(body(max_tokens=2, user="x" * 8000)).encode()
     head = HEAD + f"Content-Length: {len(given)}\r\n\r\n".encode()
@@ -250,7 +250,7 @@ def test_a_body_may_come_slowly_but_must_come(served: Any, monkeypatch: pytest.M
     with served(waiting=0) as address:
         with connected(address) as steady:
             steady.sendall(head)
-            drip(steady, pieces, 0.15)  # 2.4 s
+            drip(steady, pieces, 0.2)  # 3.4 s
             assert steady.recv(1000).startswith(b"HTTP/1.1 200")
         with connected(address) as stalled:
             stalled.sendall(head + given[:-1])
