@@ -20,7 +20,7 @@ from score_edge.calibration.incremental import (
     quantize_incremental,
 )
 from score_edge.calibration.layers import Layer, find_layers, pick
-from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare
+from score_edge.calibration.quantize import Form, Variant, expose, external_files, prepare, quantisable
 from score_edge.calibration.ranges import Method, collect_ranges
 from score_edge.calibration.sensitivity import LayerError, measure_layers, plan_exclusions
 from score_edge.calibration.simulate import Switchboard
@@ -153,6 +153,10 @@ def calibrate_bundle(
         if not layers:
             raise ScoreEdgeError("this encoder has no layer that could be quantised", "export the bundle again")
         fixed = pick(layers, exclude) | ({layer.name for layer in layers} - pick(layers, only) if only else set())
+        if len(fixed) == len(layers):
+            raise ScoreEdgeError(
+                "--only and --exclude leave no layer to quantise", f"it has {', '.join(layer.name for layer in layers)}"
+            )
 
         on_stage("choosing frames", None)
         sizes: set[str] = set()
@@ -174,6 +178,8 @@ def calibrate_bundle(
                 f"lose {min(trial.accuracy.loss for trial in trials):.2g})",
                 "allow more with --max-loss, or calibrate on footage like that of the camera",
             )
+        quantised = {layer.name for layer in quantisable(layers, best.variant)}
+        excluded += [layer.name for layer in layers if layer.name not in quantised and layer.name not in excluded]
 
         second: QuantisedGraph | None = None
         together: IncrementalForm | None = None

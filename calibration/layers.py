@@ -20,6 +20,7 @@ class Layer:
         activation: the tensor it reads.
         weight: the initializer it multiplies with.
         outputs: channels it makes.
+        operator: one of OPERATORS.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Layer:
     activation: str
     weight: str
     outputs: int
+    operator: str
 
 
 def find_layers(model: Any) -> list[Layer]:
@@ -49,7 +51,7 @@ def find_layers(model: Any) -> list[Layer]:
         name = _known_as(node, weights, readers)
         if any(layer.name == name for layer in layers):
             name = node.name
-        layers.append(Layer(name, node.name, node.input[0], node.input[1], outputs))
+        layers.append(Layer(name, node.name, node.input[0], node.input[1], outputs, node.op_type))
     return layers
 
 

@@ -21,6 +21,7 @@ VARIANTS: dict[Form, tuple[Variant, ...]] = {
     "int8-cpu": ("u8s8", "u8u8", "dynamic-u8s8", "dynamic-u8u8"),
 }
 """Activations, then weights: s is signed and symmetric, u unsigned with a zero point."""
+_DYNAMIC = ("MatMul", "Gemm")
 OPSETS = range(13, 19)  # 13 brought scales per channel; 8.6 reads up to 17, later TensorRT 18 too
 QUANTISED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
@@ -72,6 +73,11 @@ def expose(model: Any, names: Sequence[str]) -> Any:
     known = {value.name for value in (*model.graph.input, *model.graph.output)}
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in known)
     return model
+
+
+def quantisable(layers: Sequence[Layer], variant: Variant) -> list[Layer]:
+    """Those that a variant quantises: ONNX Runtime has no convolution of dynamic ranges that it makes from FP32."""
+    return [layer for layer in layers if layer.operator in _DYNAMIC or not variant.startswith("dynamic")]
 
 
 def quantize(model: Any, layers: Sequence[Layer], ranges: Mapping[str, Range], variant: Variant, scratch: Path) -> Any:
@@ -161,7 +167,7 @@ def _dynamic(model: Any, layers: Sequence[Layer], variant: Variant, scratch: Pat
         str(after),
         per_channel=True,
         weight_type=QuantType.QInt8 if variant.endswith("s8") else QuantType.QUInt8,
-        op_types_to_quantize=["MatMul", "Gemm"],
+        op_types_to_quantize=list(_DYNAMIC),
         # It turns Gemm into MatMul and Add first, under this name.
         nodes_to_quantize=[name for layer in layers for name in (layer.node, f"{layer.node}_MatMul")],
         use_external_data_format=_bytes(before) > ONE_FILE,

@@ -11,7 +11,7 @@ import numpy as np
 
 from score_edge.calibration.fidelity import Fidelity, difference, measure_fidelity
 from score_edge.calibration.layers import Layer
-from score_edge.calibration.quantize import VARIANTS, Form, Variant, quantize
+from score_edge.calibration.quantize import VARIANTS, Form, Variant, quantisable, quantize
 from score_edge.calibration.ranges import Range
 from score_edge.calibration.simulate import simulate
 from score_edge.core import Float32
@@ -79,12 +79,16 @@ class Bench:
 
     def graph(self, variant: Variant, excluded: Collection[str]) -> Any:
         """The quantised graph with these layers left in FP32."""
-        chosen = [layer for layer in self.layers if layer.name not in excluded]
-        return quantize(self.plain, chosen, self.ranges, variant, self.scratch)
+        return quantize(self.plain, self._chosen(excluded), self.ranges, variant, self.scratch)
 
     def run(self, form: Form, excluded: Collection[str]) -> list[Trial]:
-        """Make and measure every variant of a form."""
-        return [self._trial(variant, form == "int8", excluded) for variant in VARIANTS[form]]
+        """Make and measure every variant of a form that quantises something, or the first where none does."""
+        chosen = self._chosen(excluded)
+        variants = [variant for variant in VARIANTS[form] if quantisable(chosen, variant)] or VARIANTS[form][:1]
+        return [self._trial(variant, form == "int8", excluded) for variant in variants]
+
+    def _chosen(self, excluded: Collection[str]) -> list[Layer]:
+        return [layer for layer in self.layers if layer.name not in excluded]
 
     def _trial(self, variant: Variant, simulated: bool, excluded: Collection[str]) -> Trial:
         quantised = self.graph(variant, excluded)
@@ -92,8 +96,7 @@ class Bench:
         save_onnx(quantised, path)
         if simulated:
             judged = self.scratch / f"{variant}-simulated.onnx"
-            chosen = [layer for layer in self.layers if layer.name not in excluded]
-            save_onnx(simulate(quantised, self.plain, chosen, switched=False), judged)
+            save_onnx(simulate(quantised, self.plain, self._chosen(excluded), switched=False), judged)
         graph = OnnxGraph(path)
         accuracy = self.accuracy(tokens_of(OnnxGraph(judged) if simulated else graph))
         fp32, int8 = interleaved([self.fp32, graph], self.held[0][0], TURNS)

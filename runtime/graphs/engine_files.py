@@ -15,6 +15,7 @@ travel with a bundle, one that lies in a bundle is not looked at, and neither is
 import dataclasses
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,10 +119,12 @@ def bundle_name(bundle: Bundle) -> str:
     return "reference" if bundle.folder == REFERENCE else str(bundle.folder)
 
 
-def build_command(bundle: Bundle, precision: str | None = None, implicit: bool = False) -> str:
-    """What makes engines for this machine."""
-    how = " --implicit --video FOOTAGE" if implicit else f" --precision {precision}" if precision else ""
-    return f"score-edge build {bundle_name(bundle)}{how}"
+def build_command(bundle: Bundle, precision: str | None = None, implicit: bool = False, **others: object) -> str:
+    """What makes engines for this machine; `others` are further options by name, None for those that are left out."""
+    first = {"video": "FOOTAGE"} if implicit else {"precision": precision}
+    given = {**first, **{name: value for name, value in others.items() if value is not None}}
+    words = [f" --{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None]
+    return f"score-edge build {bundle_name(bundle)}{' --implicit' if implicit else ''}{''.join(words)}"
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:

@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language.number_grammar import integer_rule, number_rule
+from score_edge.runtime.language.number_grammar import integer_rule, number_rule, within
 
 _SPACE: Final = '" "?'
 _VALUES: Final = {
@@ -96,10 +96,9 @@ class _Writer:
             raise ScoreEdgeError(f"{where} has {alone[0]} beside other keywords", "put them into the alternatives")
         if "$ref" in schema:
             return self._ref(schema["$ref"], where)
-        if "const" in schema:
-            return self._literals([schema["const"]], where)
-        if "enum" in schema:
-            return self._literals([v for v in _list(schema["enum"], where) if _fits(v, schema.get("type"))], where)
+        if "const" in schema or "enum" in schema:
+            values = [schema["const"]] if "const" in schema else _list(schema["enum"], where)
+            return self._literals([value for value in values if _fits(value, schema, where)], where)
         for key in ("anyOf", "oneOf", "allOf"):
             if key in schema:
                 return self._alternatives(key, _list(schema[key], f"{where}.{key}"), where)
@@ -177,7 +176,7 @@ class _Writer:
 
     def _literals(self, values: list[Any], where: str) -> str:
         if not values:
-            raise ScoreEdgeError(f"{where}.enum has no value that fits its type")
+            raise ScoreEdgeError(f"{where} has no value that fits its other keywords", "leave them out")
         try:
             texts = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
             "".join(texts).encode()
@@ -237,7 +236,33 @@ def _different(alternatives: list[Any]) -> bool:
     return len(plain) == len(kinds) and len(set(plain)) == len(plain) and not numbers
 
 
-def _fits(value: object, kinds: object) -> bool:
+_INSIDE: Final[dict[type, tuple[str, ...]]] = {
+    list: ("items", "prefixItems"),
+    dict: ("properties", "required", "additionalProperties"),
+}
+
+
+def _fits(value: object, schema: dict[str, Any], where: str) -> bool:
+    """Whether a value of an enum or a const is what the keywords beside it let through.
+
+    Raises:
+        ScoreEdgeError: a keyword about what is inside of an array or an object.
+    """
+    if not _is_of(value, schema.get("type")):
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return within(value, schema, where)
+    for key in _INSIDE.get(type(value), ()):
+        if key in schema:
+            raise ScoreEdgeError(f"{where} has {key} beside the values it may have", "leave it out")
+    if isinstance(value, str | list):
+        of = "Length" if isinstance(value, str) else "Items"
+        low, high = _bounds(schema, f"min{of}", f"max{of}", where)
+        return low <= len(value) and (high is None or len(value) <= high)
+    return True
+
+
+def _is_of(value: object, kinds: object) -> bool:
     names = kinds if isinstance(kinds, list) else [kinds]
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     is_bool = isinstance(value, bool)

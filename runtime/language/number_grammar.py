@@ -42,6 +42,18 @@ def number_rule(schema: dict[str, Any], where: str) -> str | None:
     return _fractions(low, high, exclusive_low, exclusive_high, where)
 
 
+def within(value: float, schema: dict[str, Any], where: str) -> bool:
+    """Whether a number is one that a schema lets through.
+
+    Raises:
+        ScoreEdgeError: a bound is no number.
+    """
+    low, high, exclusive_low, exclusive_high = _bounds(schema, where)
+    above = low is None or value > low or (value == low and not exclusive_low)
+    below = high is None or value < high or (value == high and not exclusive_high)
+    return above and below
+
+
 def _fractions(
     low: Fraction | None, high: Fraction | None, exclusive_low: bool, exclusive_high: bool, where: str
 ) -> str:

@@ -17,6 +17,8 @@ from score_edge.runtime.sources.opencv import quiet_cv2
 _RESERVE: Final = 16 << 20
 """Bytes left free on the disk: recording stops before it harms anything else."""
 _ANSWER_STEPS: Final = 8
+_SLOWEST: Final = 0.01
+"""Frames per second of a file: OpenCV rounds to 0.001, and writes none of 0."""
 _SUFFIXES: Final = (".mp4", ".mkv")
 
 
@@ -26,7 +28,7 @@ class Recorder:
     Args:
         path: of the file; an older one is replaced.
         grid: visual tokens of one step.
-        fps: steps per second.
+        fps: steps per second; below 0.01 the video plays faster than what it shows.
         camera: whose steps; answers to all cameras are shown too.
 
     Raises:
@@ -41,7 +43,7 @@ class Recorder:
         if not self.path.parent.is_dir():
             raise ScoreEdgeError(f"there is no folder {self.path.parent}", "create it first")
         self._place = native_path(self.path)
-        self._grid, self._fps, self._camera = grid, fps, camera
+        self._grid, self._fps, self._camera = grid, max(fps, _SLOWEST), camera
         self._writer: Any = None
         self._size = 0, 0
         self._answer, self._shown = "", 0

@@ -130,7 +130,7 @@ class Stream:
     def remove(self, name: str) -> None:
         """Watch a camera no longer; its place can be taken by another. From any thread.
 
-        Questions to it that wait are refused.
+        A stream without a camera goes on until another is added, or `stop`. Questions to it that wait are refused.
 
         Raises:
             ScoreEdgeError: there is no such camera.
@@ -303,7 +303,8 @@ class Stream:
                 self._remember(*found)
 
     def _is_over(self) -> bool:
-        return self._blind or all(camera.over for camera in self._cameras.all.values())
+        cameras = self._cameras.all.values()  # where there are none, one may be added
+        return self._blind or (bool(cameras) and all(camera.over for camera in cameras))
 
     def _is_work(self) -> bool:
         waits = self._seen or self._jobs or self._stopping

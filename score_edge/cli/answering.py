@@ -105,13 +105,19 @@ def ask(
         threshold=change_threshold,
     ) as pipeline:
         chosen = pipeline.selector(selector, question=question)
-        if compare:
-            with progress_bar() as progress:
+        with progress_bar() as progress:
+            reading = progress.add_task("reading and encoding", total=100)
+
+            def read(share: float) -> None:
+                progress.update(reading, completed=round(100 * share))
+
+            def show(piece: str) -> None:
+                progress.stop()
+                print_piece(piece)
+
+            encode = comparison.clip_reader(pipeline, video, steps, read)
+            if compare:
                 task = progress.add_task("pruned and unpruned, in turns", total=2 * runs)
-                reading = progress.add_task("reading and encoding", total=100)
-                encode = comparison.clip_reader(
-                    pipeline, video, steps, lambda share: progress.update(reading, completed=round(100 * share))
-                )
                 result = comparison.compare(
                     pipeline,
                     encode,
@@ -123,20 +129,11 @@ def ask(
                     runs=runs,
                     on_run=lambda: progress.advance(task),
                 )
-            reply = result.pruned
-        else:
-            with progress_bar() as progress:
-                reading = progress.add_task("reading and encoding", total=100)
-
-                def show(piece: str) -> None:
-                    progress.stop()
-                    print_piece(piece)
-
+                reply = result.pruned
+            else:
                 reply = comparison.ask(
                     pipeline,
-                    comparison.clip_reader(
-                        pipeline, video, steps, lambda share: progress.update(reading, completed=round(100 * share))
-                    ),
+                    encode,
                     question,
                     selector=chosen,
                     retention=keep_share,

@@ -53,7 +53,8 @@ def build(
         refuse_unused(context_, "with --check", "workspace", "dla", "video")
     opened = Bundle.open(bundle)
     if dry_run:
-        _show_plan(describe_plan(opened, precision, implicit=implicit), as_json)
+        plan = describe_plan(opened, precision, workspace=workspace, dla=dla, video=video, implicit=implicit)
+        _show_plan(plan, as_json)
         return
     if check:
         _check(opened, precision, as_json)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,7 @@ from score_edge.runtime.live.events import AnswerBegan, Answered, AnswerPiece, E
 from score_edge.runtime.live.stream import Stream
 from score_edge.runtime.runs_on import RunsOn
 
-OWN_STAGES = ("preprocess", "encode", "select", "append")
+_STAGES = ("preprocess", "encode", "select", "append")
 _FULL, _EMPTY = "█", "·"
 _NOTHING = np.zeros((0, 0, 3), np.uint8)  # in place of pictures, which the panel does not show
 _FRAME_ROWS, _FRAME_COLUMNS = 2, 4
@@ -71,7 +70,7 @@ class _View:
 
     def times(self) -> str:
         recent = list(self._recent)
-        stages = {stage: [e.seconds[stage] for _, e in recent if stage in e.seconds] for stage in OWN_STAGES}
+        stages = {stage: [e.seconds[stage] for _, e in recent if stage in e.seconds] for stage in _STAGES}
         return "  ".join(f"{stage} {1e3 * sum(v) / len(v):.1f}" for stage, v in stages.items() if v)
 
 
@@ -192,13 +191,6 @@ def _bar(share: float, width: int = 20) -> str:
     return "▕" + "█" * full + "░" * (width - full) + "▏"
 
 
-@contextlib.contextmanager
-def showing(panel: LivePanel, console: Console) -> Iterator[None]:
-    """Show the panel while the block runs; the last state stays on the screen."""
-    with Live(panel, console=console, refresh_per_second=_REFRESH, transient=False):
-        yield
-
-
 def watch(
     stream: Stream,
     title: str,
@@ -243,5 +235,8 @@ def watch(
     panel = LivePanel(stream, title, width, runs_on)
     stream.listen(panel)
     typed = ask_typed(stream, panel, lambda text: panel(Notice(text)))
-    with showing(panel, console), typed if takes_questions and os.isatty(0) else contextlib.nullcontext():
+    with (
+        Live(panel, console=console, refresh_per_second=_REFRESH),  # the last state stays on the screen
+        typed if takes_questions and os.isatty(0) else contextlib.nullcontext(),
+    ):
         stream.run()

@@ -104,8 +104,7 @@ def build_engines(
         versions.require_calibrator(load_tensorrt())
     plans = plan_graphs(bundle, precision, implicit=implicit)
     wanted = plans[0].precision
-    if dla is not None and wanted != "fp16" and not implicit:
-        raise ScoreEdgeError(f"a DLA takes no {wanted} graph of ours", "--precision fp16 with --dla")
+    _check_dla(dla, wanted, implicit)
     target = engine_folder(bundle, gpu, tensorrt, wanted)
     with _disk(target):
         make_private(target.parent)
@@ -155,14 +154,27 @@ def this_machine(bundle: Bundle, precision: Precision | None = None, implicit: b
     return gpu, str(load_tensorrt().__version__)
 
 
-def describe_plan(bundle: Bundle, precision: Precision | None = None, *, implicit: bool = False) -> dict[str, Any]:
+def describe_plan(
+    bundle: Bundle,
+    precision: Precision | None = None,
+    *,
+    workspace: int | None = None,
+    dla: int | None = None,
+    video: str | Path | None = None,
+    implicit: bool = False,
+) -> dict[str, Any]:
     """What `build_engines` would do, as plain JSON values; needs neither a GPU nor TensorRT.
+
+    Args:
+        bundle, precision, workspace, dla, video, implicit: see there; the video is not opened.
 
     Raises:
         ScoreEdgeError: what it would refuse about the graphs.
     """
     plans = plan_graphs(bundle, precision, implicit=implicit)
-    wanted, command = plans[0].precision, build_command(bundle, plans[0].precision, implicit)
+    wanted = plans[0].precision
+    _check_dla(dla, wanted, implicit)
+    command = build_command(bundle, wanted, implicit, workspace=workspace, dla=dla, video=video)
     try:
         gpu, tensorrt = this_machine(bundle, wanted, implicit)
         machine, folder = f"{gpu}, TensorRT {tensorrt}", engine_folder(bundle, gpu, tensorrt, wanted)
@@ -221,6 +233,11 @@ def run_worker(job: Job, on_progress: OnProgress) -> dict[str, Any]:
                 else "please report it with the versions `score-edge doctor` prints",
             )
     return result
+
+
+def _check_dla(dla: int | None, wanted: Precision, implicit: bool) -> None:
+    if dla is not None and wanted != "fp16" and not implicit:
+        raise ScoreEdgeError(f"a DLA takes no {wanted} graph of ours", "--precision fp16 with --dla")
 
 
 def _build_one(

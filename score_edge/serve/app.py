@@ -22,7 +22,7 @@ from score_edge.runtime.language.base import ContextFullError
 from score_edge.runtime.live.questions import QueueFullError, StreamEndedError
 from score_edge.serve.body import read_body
 from score_edge.serve.conversation import read_conversation
-from score_edge.serve.engine import Engine, GoneError, Job, LateError
+from score_edge.serve.engine import Engine, GenerationRequest, GoneError, Job, LateError
 from score_edge.serve.guard import Guard
 from score_edge.serve.live import ALL, Live
 from score_edge.serve.live_routes import LiveRoutes
@@ -65,6 +65,7 @@ class Server:
         self._routes = fastapi.FastAPI(title="score-edge", version=__version__, docs_url=None, redoc_url=None)
         self._routes.post("/v1/chat/completions", openapi_extra=_BODY)(self.chat)
         self._routes.get("/v1/models")(self.models)
+        self._routes.get("/v1/models/{name:path}")(self.model)
         self._routes.get("/props")(self.props)
         self._routes.get("/health")(self.health)
         self._routes.head("/health", include_in_schema=False)(self.health)
@@ -79,14 +80,24 @@ class Server:
 
     async def models(self) -> dict[str, Any]:
         """The one model, and each camera behind it, as OpenAI's, vLLM's and llama.cpp's clients look for them."""
-        entries = [
-            self._entry(name, ["text"] if camera else ["text", "image", "video"])
-            for name, camera in self._names.items()
-        ]
+        entries = [self._entry(name) for name in self._names]
         return {"object": "list", "data": entries, "models": [{**entry, "name": entry["id"]} for entry in entries]}
 
-    def _entry(self, name: str, takes: list[str]) -> dict[str, Any]:
-        context = self._engine.pipeline.model.capabilities.context
+    async def model(self, name: str) -> dict[str, Any]:
+        """One of them."""
+        self._camera_of(name)
+        return self._entry(name)
+
+    def _camera_of(self, name: str) -> str | None:
+        """The camera behind a model's name; None where it is the model itself."""
+        if name not in self._names:
+            known = ", ".join(self._names)
+            raise Refused(404, f"there is no model of that name here, only {known}", "model_not_found", "model")
+        return self._names[name]
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        takes = ["text"] if self._names[name] else ["text", "image", "video"]
+        context = self.pipeline.model.capabilities.context
         return {
             "id": name,
             "object": "model",
@@ -101,7 +112,7 @@ class Server:
     async def props(self) -> dict[str, Any]:
         """What llama.cpp's clients ask for before they send pictures."""
         return {
-            "default_generation_settings": {"n_ctx": self._engine.pipeline.model.capabilities.context},
+            "default_generation_settings": {"n_ctx": self.pipeline.model.capabilities.context},
             "total_slots": 1,
             "model_alias": self._manifest.name,
             "modalities": {"vision": True, "audio": False},
@@ -135,9 +146,9 @@ class Server:
         if self._inside > self._options.waiting:
             await read_body(request, limit, keep=False)  # or the client would see a broken connection
             raise Refused(429, "too many requests wait already: try again soon", "queue_full")
-        place = _Place(self)
-        streams = False
-        try:
+        with contextlib.ExitStack() as place:
+            self._enter(1)
+            place.callback(self._enter, -1)
             body = await read_body(request, limit)
             wanted, parsed = await asyncio.to_thread(self._read, body)
             pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -162,30 +173,22 @@ class Server:
                 job.done.result()
             wants_usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
             events = self._events(job, writer, first, pieces, wants_usage)
-            response = _Timed(events, self._options.deadline_s, job, place)
+            response = _Timed(events, self._options.deadline_s, job, place.pop_all())
             response.headers.update(_age(job))
-            streams = True
             return response
-        finally:
-            if not streams:
-                place.leave()
 
-    def _read(self, body: bytes) -> tuple[Any, ChatRequest]:
+    def _read(self, body: bytes) -> tuple[GenerationRequest, ChatRequest]:
         try:
             parsed = ChatRequest.model_validate_json(body)
         except ValidationError as error:
             # Of the forms that a field may have, the one that was meant is wrong farthest inside.
             errors = error.errors(include_url=False, include_input=False, include_context=False)
             found = max(errors, key=lambda each: len(each["loc"]))
-            where = _place(found["loc"])
+            where = _where(found["loc"])
             raise Refused(
                 400, f"{where or 'the body'}: {found['msg']}"[:500], "invalid_request", where or None
             ) from None
-        name = parsed.model or self._manifest.name
-        if name not in self._names:
-            known = ", ".join(self._names)
-            raise Refused(404, f"there is no model of that name here, only {known}", "model_not_found", "model")
-        camera = self._names[name]
+        camera = self._camera_of(parsed.model or self._manifest.name)
         if camera:
             self.live.check(camera)
         vision = self._manifest.vision
@@ -215,24 +218,10 @@ class Server:
             yield writer.usage(result)
         yield DONE
 
-    def enter(self, change: int) -> None:
+    def _enter(self, change: int) -> None:
         """Count requests that are inside."""
         self._inside += change
         self.metrics.inside.set(self._inside)
-
-
-class _Place:
-    """A request's place; left once."""
-
-    def __init__(self, server: Server) -> None:
-        self._server: Server | None = server
-        server.enter(1)
-
-    def leave(self) -> None:
-        """Make room for another request."""
-        server, self._server = self._server, None
-        if server:
-            server.enter(-1)
 
 
 class _Timed(StreamingResponse):
@@ -241,10 +230,10 @@ class _Timed(StreamingResponse):
     Args:
         events: of the stream.
         seconds: the deadline.
-        job, place: given up and left when it ends, however it ends.
+        job, place: given up and closed when it ends, however it ends.
     """
 
-    def __init__(self, events: AsyncIterator[str], seconds: float, job: Job, place: "_Place") -> None:
+    def __init__(self, events: AsyncIterator[str], seconds: float, job: Job, place: contextlib.ExitStack) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         self._seconds, self._job, self._place = seconds, job, place
 
@@ -255,7 +244,7 @@ class _Timed(StreamingResponse):
             _LOG.warning("an answer was not taken in time")
         finally:
             self._job.gone.set()
-            self._place.leave()
+            self._place.close()
 
 
 async def _unless_gone(request: Request, job: Job, waited: "asyncio.Future[Any]") -> Any:
@@ -273,7 +262,7 @@ async def _unless_gone(request: Request, job: Job, waited: "asyncio.Future[Any]"
         raise
 
 
-def _place(path: tuple[int | str, ...]) -> str:
+def _where(path: tuple[int | str, ...]) -> str:
     """Where in the body, without pydantic's names for the forms of a field: ``messages.0.content.1.image_url``."""
     parts = [str(part) for part in path if isinstance(part, int) or part.isidentifier()]
     return ".".join(part for before, part in zip(["", *parts], parts, strict=False) if part != before)

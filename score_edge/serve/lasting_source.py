@@ -43,11 +43,6 @@ class LastingSource(Source):
         self._inner = None if address.scheme in _COME_AND_GO else open_source(address)
 
     @property
-    def paused(self) -> bool:
-        """Whether it is."""
-        return self._paused
-
-    @property
     def state(self) -> str:  # type: ignore[override]
         """What it is doing while it gives no frames."""
         inner = self._inner

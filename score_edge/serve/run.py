@@ -15,6 +15,7 @@ from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.address import Address
 from score_edge.serve.app import Server
+from score_edge.serve.connections import connection_config
 from score_edge.serve.engine import Engine, GenerationRequest, Job
 from score_edge.serve.lasting_source import LastingSource
 from score_edge.serve.live import Live
@@ -22,7 +23,6 @@ from score_edge.serve.metrics import Metrics
 from score_edge.serve.mqtt_address import Broker
 from score_edge.serve.options import ServeOptions
 
-_LINGER_S = 5
 _CAMERA_TOKENS = 256  # of an answer about a camera where none are asked for; that many cells are kept free
 
 
@@ -84,15 +84,7 @@ def serve(bundle: Bundle, options: ServeOptions, on_ready: Callable[[str, Pipeli
         ScoreEdgeError: the address is taken or not this machine's.
     """
     with opened(bundle, options) as server:
-        config = uvicorn.Config(
-            server.app,
-            log_level="error",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=_LINGER_S,
-            h11_max_incomplete_event_size=64 << 10,
-        )
+        config = connection_config(server.app)
         config.host, config.port = options.host, options.port
         try:
             sock = config.bind_socket()

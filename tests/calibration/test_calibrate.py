@@ -14,6 +14,7 @@ import pytest
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.calibration.calibrate import REPORT, Calibration, calibrate_bundle
 from score_edge.calibration.frames import read_clips
+from score_edge.calibration.quantize import VARIANTS, prepare
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
@@ -112,6 +113,62 @@ def test_only_these_layers(frames, tmp_path) -> None:
     assert len(report.candidates) == 4
     encoder = OnnxGraph(Bundle.open(tmp_path / "cpu").encoder_path)
     assert encoder.run(patches=np.zeros((144, 384), np.float32))["tokens"].shape == (36, 192)
+
+
+@pytest.fixture
+def with_convolution(tmp_path: Path) -> Bundle:
+    """The reference bundle, its first layer a convolution, as in most published encoders."""
+    reference = Bundle.open("reference")
+    model = prepare(reference.encoder_path, tmp_path)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    weight = onnx.numpy_helper.to_array(weights[gemm.input[1]])
+    weight = weight if any(a.name == "transB" and a.i for a in gemm.attribute) else weight.T
+    weights[gemm.input[1]].CopyFrom(onnx.numpy_helper.from_array(weight[..., None, None].copy(), "embed.weight"))
+    for name, shape in (("to_image", [0, 0, 1, 1]), ("to_rows", [0, -1])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape, np.int64), name))
+    at = list(model.graph.node).index(gemm)
+    before, inside, after = gemm.input[0], "embed_in", gemm.output[0]
+    nodes = [
+        onnx.helper.make_node("Reshape", [before, "to_image"], [inside], "embed_reshape"),
+        onnx.helper.make_node("Conv", [inside, "embed.weight", *gemm.input[2:]], ["embed_out"], "embed"),
+        onnx.helper.make_node("Reshape", ["embed_out", "to_rows"], [after], "embed_back"),
+    ]
+    model.graph.node.remove(gemm)
+    for node in reversed(nodes):
+        model.graph.node.insert(at, node)
+    onnx.checker.check_model(model, full_check=True)
+    vision = dataclasses.replace(reference.manifest.vision, incremental=None)
+    files = {name: path for name, path in reference.paths.items() if name != "incremental.onnx"}
+    files[reference.manifest.files["vision.graph"].file] = model.SerializeToString()
+    manifest = dataclasses.replace(reference.manifest, vision=vision)
+    return write_bundle(tmp_path / "with_convolution", manifest, files)
+
+
+def test_a_convolution_is_not_said_to_be_quantised_where_it_is_not(with_convolution, frames, tmp_path) -> None:
+    def operators(name: str, **options) -> tuple[Calibration, set[str]]:
+        report = calibrate_bundle(
+            with_convolution, tmp_path / name, [frames], form="int8-cpu", frames=8, clips=0, max_loss=2, **options
+        )
+        graph = onnx.load(str(Bundle.open(tmp_path / name).encoder_path)).graph
+        return report, {node.op_type for node in graph.node}
+
+    alone, made = operators("alone", only=["embed"])
+    assert {row.variant for row in alone.candidates} == {"u8s8", "u8u8"} and "DequantizeLinear" in made
+    assert len(alone.excluded) == len(alone.layers) - 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "int8-cpu", ("dynamic-u8s8",))
+        both, made = operators("both", only=["embed", "*.0.mlp.fc1"])
+    assert "MatMulInteger" in made and "Conv" in made
+    assert {layer.name for layer in both.layers} - set(both.excluded) == {"visual.blocks.0.mlp.fc1"}
+
+
+def test_nothing_left_to_quantise_is_refused(frames, tmp_path) -> None:
+    for options in ({"exclude": ["*"]}, {"only": ["*.0.mlp.fc1"], "exclude": ["*.mlp.*"]}):
+        with pytest.raises(ScoreEdgeError, match="leave no layer to quantise") as found:
+            calibrate_bundle(Bundle.open("reference"), tmp_path / "new", [frames], frames=8, clips=0, **options)
+        assert "visual.blocks.0.mlp.fc1" in found.value.hint and untouched(tmp_path / "new")
 
 
 @pytest.mark.parametrize(("letterbox", "word"), [(False, "stretched"), (True, "letterboxed")])

@@ -26,11 +26,11 @@ def test_layers_are_named_as_in_the_checkpoint(make_encoder) -> None:
 )
 def test_patterns(patterns: list[str], names: set[str]) -> None:
     known = ["blocks.0.fc1", "blocks.1.fc1", "blocks.0.fc2"]
-    layers = [Layer(name, f"node_{i}", "x", "w", 4) for i, name in enumerate(known)]
+    layers = [Layer(name, f"node_{i}", "x", "w", 4, "Gemm") for i, name in enumerate(known)]
     assert pick(layers, patterns) == names
 
 
 def test_a_pattern_without_a_layer_names_the_nearest() -> None:
     with pytest.raises(ScoreEdgeError, match=r"'mlp\.fc3'") as caught:
-        pick([Layer("mlp.fc1", "n", "x", "w", 4)], ["mlp.fc3"])
+        pick([Layer("mlp.fc1", "n", "x", "w", 4, "Gemm")], ["mlp.fc3"])
     assert "did you mean mlp.fc1?" in caught.value.hint

@@ -308,5 +308,11 @@ def test_the_command_shows_its_plan(bundle):
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "build", str(bundle.folder)]
     done = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["command"] == f"score-edge build {bundle.folder} --precision fp16"
+    more = ["--dry-run", "--workspace", "512", "--dla", "1", "--video", "my clip.mp4"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
+    built = f"build: score-edge build {bundle.folder} --precision fp16 --workspace 512 --dla 1 --video 'my clip.mp4'"
+    assert built in done.stdout.splitlines()
+    done = subprocess.run([*command, *more, "--precision", "fp32"], capture_output=True, text=True)
+    assert done.returncode == 1 and "a DLA takes no fp32 graph" in done.stderr
     done = subprocess.run([*command, "--precision", "int8"], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -106,6 +106,8 @@ def test_the_command_shows_its_plan(bundle):
     done = subprocess.run([*command, "--implicit", "--dry-run", "--json"], capture_output=True, text=True, check=True)
     plan = json.loads(done.stdout)
     assert plan["graphs"][0]["precision"] == "int8" and plan["command"].endswith("--implicit --video FOOTAGE")
+    plan = describe_plan(bundle, implicit=True, video="site.mp4", dla=0)
+    assert plan["command"].endswith("--implicit --video site.mp4 --dla 0")
     for option in (["--check"], ["--precision", "fp16"]):
         done = subprocess.run([*command, "--implicit", *option], capture_output=True, text=True)
         assert done.returncode == 2 and "up to 10" in done.stderr

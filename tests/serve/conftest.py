@@ -21,11 +21,13 @@ def _served(**options: Any) -> Iterator[str]:
     import uvicorn
 
     from score_edge.bundle.folder import Bundle
+    from score_edge.serve.connections import connection_config
     from score_edge.serve.options import ServeOptions
     from score_edge.serve.run import opened
 
     with opened(Bundle.open("reference"), ServeOptions(**{"threads": 1, **options})) as server:
-        config = uvicorn.Config(server.app, port=0, log_level="error", access_log=False, lifespan="off")
+        config = connection_config(server.app)
+        config.port = 0
         sock = config.bind_socket()
         running = uvicorn.Server(config)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [sock]}, daemon=True)

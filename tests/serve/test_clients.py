@@ -42,6 +42,11 @@ def user(parts: Any) -> list[dict[str, Any]]:
 def test_models(client: Any) -> None:
     (model,) = client.models.list().data
     assert model.id == "reference" and model.max_model_len == 4096
+    assert client.models.retrieve("reference") == model
+    for name in ("none", "reference@front", "a/b", "ä"):
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.models.retrieve(name)
+        assert refused.value.code == "model_not_found" and refused.value.param == "model"
 
 
 def test_chat_streaming_and_usage_agree(client: Any, frames: list[str]) -> None:

@@ -2,14 +2,17 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import json
 import random
+import select
 import socket
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import pytest
 
 QUESTION = "how many things moved fast?"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def body(*parts: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -183,17 +187,80 @@ def test_a_client_that_never_reads_stops_nobody(served: Any) -> None:
         with socket.socket() as lazy:
             lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             lazy.connect((host, int(port)))
-            lazy.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                + f"Content-Length: {len(given)}\r\n\r\n".encode()
-                + given
-            )
+            lazy.sendall(HEAD + f"Content-Length: {len(given)}\r\n\r\n".encode() + given)
             time.sleep(0.3)
             assert post(address, body(max_tokens=4)).status_code in (200, 503)
             until = time.monotonic() + 15
             while "score_edge_queue 0.0" not in httpx.get(f"{address}/metrics").text:
                 assert time.monotonic() < until
                 time.sleep(0.1)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[socket.socket]:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as found:
+        yield found
+
+
+def drip(connection: socket.socket, pieces: Iterable[bytes], every_s: float) -> None:
+    """Send pieces until the other side closes or answers."""
+    for piece in pieces:
+        if select.select([connection], [], [], every_s)[0]:
+            return
+        with contextlib.suppress(OSError):
+            connection.sendall(piece)
+
+
+def test_connections_on_which_no_request_comes_are_closed(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("score_edge.serve.connections._HEAD_S", 1.0)
+    with served() as address:
+        for head in (b"", b"GET /hea", HEAD):
+            with connected(address) as idle:
+                idle.sendall(head)
+                assert idle.recv(1) == b""
+        with connected(address) as slow:
+            drip(slow, (b"%c" % byte for byte in HEAD * 10), 0.1)
+            with contextlib.suppress(ConnectionResetError):
+                assert slow.recv(1) == b""
+        with connected(address) as again:
+            for _ in range(3):  # each request has its own time
+                again.sendall(b"GET /health HTTP/1.1\r\n")
+                time.sleep(0.25)
+                again.sendall(b"Host: localhost\r\n\r\n")
+                said = b""
+                while not said.endswith(b'{"status":"ok"}'):
+                    said += (part := again.recv(1000))
+                    assert part
+            again.sendall(b"GET /health HTTP/1.1\r\n")
+            assert again.recv(1) == b""
+        given = json.dumps(body(max_tokens=2)).encode()
+        with connected(address) as asking:  # longer than that
+            asking.sendall(HEAD + f"Content-Length: {len(given)}\r\n\r\n".encode())
+            drip(asking, (given[at : at + 30] for at in range(0, len(given), 30)), 0.5)
+            assert asking.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_may_come_slowly_but_must_come(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("score_edge.serve.body._PATIENCE_S", 2.0)
+    monkeypatch.setattr("score_edge.serve.body._SLOWEST", 1000)
+    given = json.dumps(body(max_tokens=2, user="x" * 8000)).encode()
+    head = HEAD + f"Content-Length: {len(given)}\r\n\r\n".encode()
+    pieces = [given[at : at + 500] for at in range(0, len(given), 500)]
+    with served(waiting=0) as address:
+        with connected(address) as steady:
+            steady.sendall(head)
+            drip(steady, pieces, 0.2)  # 3.4 s
+            assert steady.recv(1000).startswith(b"HTTP/1.1 200")
+        with connected(address) as stalled:
+            stalled.sendall(head + given[:-1])
+            assert stalled.recv(1000).startswith(b"HTTP/1.1 408")
+        with connected(address) as slow:
+            slow.sendall(head)
+            began = time.monotonic()
+            drip(slow, (given[at : at + 1] for at in range(len(given))), 0.1)
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408") and time.monotonic() - began < 10
+        assert post(address, body(max_tokens=2)).status_code == 200  # nobody's place is taken
 
 
 def test_a_deadline(served: Any) -> None:

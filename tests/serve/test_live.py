@@ -128,7 +128,9 @@ def test_an_answer_streams_and_everybody_hears_of_it(address: str) -> None:
 
 
 def test_models_are_listed_and_others_are_not_there(address: str) -> None:
-    ids = [entry["id"] for entry in httpx.get(f"{address}/v1/models").json()["data"]]
+    listed = httpx.get(f"{address}/v1/models").json()["data"]
+    ids = [entry["id"] for entry in listed]
+    assert [httpx.get(f"{address}/v1/models/{name}").json() for name in ids] == listed
     assert ids == ["reference", "reference@front", "reference@yard", "reference@all"]
     for name in ("back", "", "front@yard"):
         assert ask(address, name).status_code == 404, name

@@ -133,6 +133,9 @@ def test_free_objects_and_recursion_parse(model: Any) -> None:
         ({"type": "array", "minItems": 3, "maxItems": 2}, "nothing fits"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         ({"enum": []}, "something in it"),
+        ({"enum": [[1]], "items": {"type": "string"}}, "schema has items beside the values"),
+        ({"const": {"a": 1}, "required": ["b"]}, "schema has required beside the values"),
+        ({"enum": [1], "minimum": "0"}, "schema.minimum is no number"),
         ({"anyOf": [{"type": "null"}], "minimum": 3}, "beside other keywords"),
         ([], "no JSON schema"),
         ({"type": "string", "maxLength": 10**9}, "up to 2000"),
@@ -148,6 +151,31 @@ def test_what_cannot_be_held_is_refused(wanted: Any, said: str) -> None:
     with pytest.raises(ScoreEdgeError) as found:
         schema_grammar(wanted)
     assert said in found.value.message
+
+
+def test_of_an_enum_or_a_const_only_what_validates_is_made() -> None:
+    """Random keywords beside it: the values left are those that another implementation lets through."""
+    rng, refused, fewer = random.Random(0), 0, 0
+    some = [0, 1, 2, 2.0, -3, 2.5, 0.1, 1e300, -7.25, True, False, None, "", "a", "ä\U0001f600", "abc", [], [1, 2], {}]
+    for _ in range(2000):
+        given = rng.sample(some, rng.randint(1, 8))
+        wanted: dict[str, Any] = {"enum": given} if rng.random() < 0.8 else {"const": given[0]}
+        if rng.random() < 0.5:
+            wanted["type"] = rng.choice(["integer", "number", "string", "boolean", ["number", "null"], "array"])
+        for key in rng.sample(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"], rng.randint(0, 2)):
+            wanted[key] = rng.choice([-3, 0, 0.1, 1, 2, 2.5, 3])
+        for key in rng.sample(["minLength", "maxLength", "minItems", "maxItems"], rng.randint(0, 2)):
+            wanted[key] = rng.choice([1, 2]) + 2 * key.startswith("max")
+        values = wanted.get("enum", given[:1])
+        left = [value for value in values if jsonschema.Draft202012Validator(wanted).is_valid(value)]
+        fewer += len(left) < len(values)
+        if left:
+            assert schema_grammar(wanted) == schema_grammar({"enum": left}), wanted
+        else:
+            refused += 1
+            with pytest.raises(ScoreEdgeError, match="no value that fits"):
+                schema_grammar(wanted)
+    assert fewer > 500 and 200 < refused < 1500
 
 
 def test_a_schema_nested_without_end_is_refused() -> None:

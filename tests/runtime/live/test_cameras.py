@@ -227,6 +227,22 @@ def test_cameras_come_and_go_while_the_stream_runs(pipeline: Pipeline) -> None:
         stream.add("late", Frames([]))
 
 
+def test_the_last_camera_may_go_and_another_come(pipeline: Pipeline) -> None:
+    events: list[Event] = []
+    stream = Stream(pipeline, {"front": Frames(world(3, 4), pause_at=4)}, StreamOptions(), [events.append])
+    runner = threading.Thread(target=stream.run)
+    runner.start()
+    wait_until(lambda: len(steps_of(events, "front")) == 2)
+    stream.remove("front")
+    assert stream.cameras == [] and "nothing has been seen yet" in stream.ask(QUESTION).result(20).error
+    runner.join(0.5)
+    assert runner.is_alive()
+    stream.add("yard", Frames(world(4, 6)))
+    wait_until(lambda: len(steps_of(events, "yard")) == 6)
+    runner.join(20)  # its source has ended
+    assert not runner.is_alive()
+
+
 def test_a_question_to_a_camera_that_is_removed_is_refused(pipeline: Pipeline) -> None:
     silent = Frames(world(3, 4), pause_at=0)
     stream = Stream(pipeline, {"front": Frames(world(3, 4), pause_at=4), "yard": silent}, StreamOptions())

@@ -1,5 +1,6 @@
 """Recording: what was seen can be played, and a full disk ends the recording and nothing else."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -43,6 +44,16 @@ def test_every_step_is_a_frame_whatever_its_size(tmp_path: Path, suffix: str) ->
     recorder.close()
     frames = frames_in(recorder.path)
     assert len(frames) == 7 and all(frame.shape == (480, 640, 3) for frame in frames)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(("fps", "plays"), [(0.5, 0.5), (0.01, 0.01), (1 / 900, 0.01), (1e-6, 0.01)])
+def test_steps_that_are_far_apart(tmp_path: Path, suffix: str, fps: float, plays: float) -> None:
+    with contextlib.closing(Recorder(tmp_path / f"seen{suffix}", GRID, fps)) as recorder:
+        for n in range(3):
+            recorder(step(n))
+    assert len(frames_in(recorder.path)) == 3
+    assert cv2.VideoCapture(str(recorder.path)).get(cv2.CAP_PROP_FPS) == pytest.approx(plays)
 
 
 @pytest.mark.parametrize(("name", "message"), [("seen.gif", "cannot be recorded"), ("no/seen.mp4", "no folder")])
