@@ -155,11 +155,11 @@ def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: 
         raise ScoreEdgeError("questions without videos", "name the folder they are about with --videos")
     if data.videos:
         moving = footage_scenes(data.videos, data.questions, steps, per_step, vision.fps)
-        stills = image_scenes(data.images, data.scenes, steps, per_step) if data.images else []
+        stills = image_scenes(data.images, data.scenes, steps, per_step, vision.fps) if data.images else []
     else:
         moving = world_scenes(data.scenes, steps, regimes=data.worlds)
         stills = (
-            image_scenes(data.images, data.scenes, steps, per_step)
+            image_scenes(data.images, data.scenes, steps, per_step, vision.fps)
             if data.images
             else world_stills(data.scenes // 2 + 1, steps)
         )

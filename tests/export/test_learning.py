@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 pytest.importorskip("llama_cpp")
 
+from score_edge.core import Frame  # noqa: E402
 from score_edge.learning.curriculum import Scene  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
@@ -36,8 +37,9 @@ def test_the_expected_reward_rises_on_a_fixed_batch(
     def scene(seed: int) -> Scene:
         rng = np.random.default_rng(seed)
         shape = (STEPS * vision.frames_per_step, vision.height, vision.width, 3)
-        images = list(rng.integers(0, 256, shape, dtype=np.uint8))
-        return Scene(f"noise {seed}", lambda: (images, [("What moved?", None), ("What is there?", None)]))
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        frames = [Frame(image, i / vision.fps, i) for i, image in enumerate(images)]
+        return Scene(f"noise {seed}", lambda: (frames, [("What moved?", None), ("What is there?", None)]))
 
     # Of qwen3_5's random weights 12 steps learn too little to show.
     recipe = dataclasses.replace(RECIPE, steps=24) if bundled.bundle.manifest.family == "qwen3_5" else RECIPE
