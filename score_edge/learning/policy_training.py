@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
 from score_edge.bundle.atomic import make_folder, write_text
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
+from score_edge.learning.policy_start import new_policy, policy_inputs
 from score_edge.learning.prepared_clip import PreparedClip
 from score_edge.learning.recipe import PolicyRecipe
 from score_edge.learning.rewards import product_advantage, quality, sparsity, split_advantage
 from score_edge.learning.rollouts import draw_masks, draw_rate, generator, group_loss, rate_bias
-from score_edge.selection.residual import previous_tokens
 
 WARM_CLIPS = 48  # clips whose tokens the input is normalised by and the regression sees
 Log = Callable[[dict[str, float]], None]
@@ -59,42 +58,6 @@ class Scenes:
         """The same for the same clips, in the same order, seen by the same model."""
         names = [[scene.name for scene in scenes] for scenes in (self.stills, self.moving)]
         return hashlib.sha256(json.dumps([self.model, *names]).encode()).hexdigest()
-
-
-def policy_inputs(clip: PreparedClip) -> tuple[torch.Tensor, torch.Tensor]:
-    """(T * N, D) float32 tokens and their reference rows, by the runtime's own definition."""
-    tokens = clip.tokens.float()
-    previous = torch.from_numpy(previous_tokens(tokens.numpy()))
-    return tokens.flatten(0, 1), previous.flatten(0, 1)
-
-
-def new_policy(clips: Sequence[PreparedClip], recipe: PolicyRecipe) -> PolicyNetwork:
-    """A policy that normalises by these clips and, after a short regression, ranks by the size of the change.
-
-    The regression is ours: a start from which rollouts already differ in what matters. It sees no answer and no label.
-    """
-    torch.manual_seed(recipe.seed)
-    tokens, previous = (torch.cat(rows) for rows in zip(*map(policy_inputs, clips), strict=True))
-    policy = PolicyNetwork(tokens.shape[1], recipe.hidden)
-    change = tokens - previous
-    state = torch.cat([tokens, change], dim=1)
-    policy.mean.copy_(state.mean(dim=0))
-    policy.scale.copy_(1 / state.std(dim=0).clamp(min=1e-3 * float(state.std())))
-    if not recipe.residual:
-        policy.scale[tokens.shape[1] :] = 0  # the graph keeps its two inputs and does not look at the change
-    seen = change if recipe.residual else tokens
-    size = seen.norm(dim=1).clamp(min=1e-6).log()
-    target = recipe.warm_spread * (size - size.mean()) / size.std().clamp(min=1e-6)
-    optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
-    stream = generator(recipe.seed, 0)
-    for step in range(recipe.warm_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / recipe.warm_steps)
-        rows = torch.randint(len(tokens), (1024,), generator=stream)
-        optimizer.zero_grad()
-        functional.mse_loss(policy.logits(tokens[rows], previous[rows]), target[rows]).backward()
-        optimizer.step()
-    return policy
 
 
 @dataclass(frozen=True, slots=True)

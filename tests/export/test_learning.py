@@ -15,7 +15,8 @@ from score_edge.core import Frame  # noqa: E402
 from score_edge.learning.curriculum import Scene  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
-from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy  # noqa: E402
+from score_edge.learning.policy_start import new_policy, policy_inputs  # noqa: E402
+from score_edge.learning.policy_training import Scenes, train_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 from score_edge.learning.rewards import quality  # noqa: E402
 from score_edge.learning.rollouts import draw_masks, generator, rate_bias  # noqa: E402

@@ -102,7 +102,8 @@ def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
     from score_edge.learning.curriculum import world_scenes
     from score_edge.learning.features import Features
     from score_edge.learning.frozen_model import FrozenModel
-    from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy
+    from score_edge.learning.policy_start import new_policy, policy_inputs
+    from score_edge.learning.policy_training import Scenes, train_policy
     from score_edge.learning.recipe import PolicyRecipe
     from score_edge.learning.rewards import quality
     from score_edge.learning.rollouts import draw_masks, generator, rate_bias
