@@ -1,17 +1,15 @@
 """How often a bundle answers right on the reference world: per regime, selector, retention, length and type."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import Literal
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation.intervals import over_clips, wilson
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES, read_regimes
 from score_edge.runtime.graphs.open_graph import open_policy
@@ -63,15 +61,6 @@ class EvaluationPlan:
         return [("all", 1.0), *dict.fromkeys(pruned)]
 
 
-class OfClip(Protocol):
-    """What was found of a question."""
-
-    @property
-    def clip(self) -> int:
-        """Number of the clip it is about."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class QuestionResult:
     """One question, asked in one variant.
@@ -96,7 +85,7 @@ class QuestionResult:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Share of right answers with its 95 % interval: Wilson's, over several regimes that over clips.
+    """Share of right answers with its 95 % interval: `wilson`, over several regimes `over_clips`.
 
     Attributes:
         world: a regime, or MEAN.
@@ -154,31 +143,6 @@ def summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> list[A
     Several regimes are followed by their mean.
     """
     return list(_summarise(plan, results))
-
-
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927)."""
-    if asked == 0:
-        return 0.0, 1.0
-    z, share = 1.959964, right / asked
-    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def over_clips(asked: Sequence[OfClip], values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean of a value per question, clips drawn anew.
-
-    Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of
-    sums over clips (linearised). Infinite for one clip, which tells nothing of others.
-    """
-    clips, index = np.unique([result.clip for result in asked], return_inverse=True)
-    if len(clips) < 2:
-        return math.inf
-    sums, counts = np.bincount(index, values), np.bincount(index)
-    spread = sums - sums.sum() / counts.sum() * counts
-    error = math.sqrt(float((spread**2).sum()) * len(clips) / (len(clips) - 1)) / float(counts.sum())
-    return 1.959964 * error
 
 
 def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
@@ -279,8 +243,7 @@ def _summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> Itera
                         share = right / asked
                         low, high = wilson(right, asked)
                         if regime == MEAN:
-                            half = over_clips(group, [float(result.right) for result in group])
-                            low, high = max(0.0, share - half), min(1.0, share + half)
+                            low, high = over_clips(group, [float(result.right) for result in group], 0.0)
                         recall = sum(result.recall for result in group) / asked
                         kept = sum(result.steps_kept for result in group) / asked
                         yield Accuracy(selector, retention, steps, kind, kept, asked, share, low, high, recall, regime)
