@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ class Checkpoint:
             model.load_state_dict(weights)
         else:  # what was trained before is not trained again, however soon the run is cut off
             self.save(self.part, 0.0, {})
+
+    def covers(self, row: Mapping[str, Any]) -> bool:
+        """A row of metrics tells of what the checkpoint holds: what comes behind it is done and told again."""
+        part = "answer" if row["part"] == "marks" else row["part"]
+        if part == self.part:
+            return bool(row.get("seconds", 0.0) <= self._spent)
+        return part != "answer"
 
     def begin(
         self, part: str, heads: nn.Module, optimizer: torch.optim.Optimizer, seconds: float, every: float

@@ -12,7 +12,6 @@ On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights a
 
 import copy
 import itertools
-import json
 import math
 import random
 import time
@@ -29,7 +28,7 @@ from torch.nn import functional
 from score_edge.bundle.atomic import make_folder
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.batches import predict
-from score_edge.learning.long_checkpoint import Checkpoint
+from score_edge.learning.long_checkpoint import Checkpoint, Clock
 from score_edge.learning.long_clips import (
     LONG_STEPS,
     SLOTS,
@@ -45,6 +44,7 @@ from score_edge.learning.long_decoder import decode
 from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
 from score_edge.learning.long_seeing import SIZES, pick_steps, seeing_loss, turn_back
+from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.reference_model import build_model, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
 from score_edge.learning.world_data import Prompts
@@ -198,9 +198,9 @@ class LongTraining:
                 right.clear()
                 row = {"part": "answer", "step": step, "clips": sum(map(len, self.clips.values())), **clock.times()}
                 self.log({**row, **shares, **{name: loss.item() for name, loss in losses.items()}})
-                self._log_marks(self.marks())
+                self._log_marks(clock)
                 clock.save()
-        self._log_marks(self.marks())
+        self._log_marks(clock)
 
     def _answering_losses(self, heads: nn.ModuleDict) -> tuple[bool, dict[str, torch.Tensor], torch.Tensor]:
         recipe, dice = self.recipe, self.dice
@@ -247,8 +247,9 @@ class LongTraining:
         for start in range(0, len(footage), 32):
             yield footage[start : start + 32]
 
-    def _log_marks(self, marks: Marks) -> None:
-        self.log({"part": "marks", **marks.row()})
+    def _log_marks(self, clock: Clock) -> None:
+        marks = self.marks().row()
+        self.log({"part": "marks", "seconds": clock.times()["seconds"], **marks})
 
 
 def train_long(
@@ -273,11 +274,12 @@ def train_long(
     make_folder(folder)
     torch.set_num_threads(threads)
     recipe = gpu_recipe(70, 250, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
-    with (folder / "metrics.jsonl").open("a") as metrics:
+    metrics = folder / "metrics.jsonl"
 
-        def log(row: dict[str, Any]) -> None:
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-            on_log(row)
+    def log(row: dict[str, Any]) -> None:
+        add_row(metrics, row)
+        on_log(row)
 
-        return LongTraining(folder, start, recipe, device, log).run()
+    training = LongTraining(folder, start, recipe, device, log)
+    keep_rows(metrics, training.checkpoint.covers)
+    return training.run()

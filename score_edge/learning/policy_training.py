@@ -13,10 +13,11 @@ from typing import Protocol
 
 import torch
 
-from score_edge.bundle.atomic import make_folder, write_text
+from score_edge.bundle.atomic import make_folder
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.curriculum import Scene
+from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
 from score_edge.learning.policy_start import new_policy, policy_inputs
 from score_edge.learning.prepared_clip import PreparedClip
@@ -143,7 +144,7 @@ def train_policy(
     start = load_checkpoint(checkpoint, policy, optimizer, recipe, scenes.digest()) if resume else 0
     metrics = folder / "metrics.jsonl"
     if accelerator.is_main_process:
-        _cut(metrics, start)
+        keep_rows(metrics, lambda row: row["step"] < start)
     for step in range(start, recipe.steps):
         pool = scenes.stills if step < recipe.still_steps() else scenes.moving
         groups = []
@@ -172,8 +173,7 @@ def train_policy(
             values = dict(zip(names, shared.tolist(), strict=True))
             values = {"stage": 1 if step < recipe.still_steps() else 2, "step": step, **values}
             values["keep"] = 1 - values["sparsity"]
-            with metrics.open("a") as file:
-                file.write(json.dumps(values) + "\n")
+            add_row(metrics, values)
             on_log(values)
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
                 save_checkpoint(checkpoint, policy, optimizer, recipe, scenes.digest(), step + 1)
@@ -193,9 +193,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, step: int)
     cosine = (1 + torch.cos(torch.tensor(step / recipe.steps * torch.pi)).item()) / 2
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * (0.1 + 0.9 * cosine)
-
-
-def _cut(metrics: Path, start: int) -> None:
-    """Forget what a killed run logged behind its last checkpoint, which is done again."""
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    write_text(metrics, "".join(line for line in lines[:start] if line.endswith("\n")))

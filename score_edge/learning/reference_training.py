@@ -10,7 +10,6 @@
 Contexts never exceed TRAINED_STEPS unpruned steps; longer clips are seen only pruned to that many tokens.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from score_edge.learning.batches import (
     predict,
 )
 from score_edge.learning.curves import plot_metrics
+from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.reference_model import build_model, step_encoder
 from score_edge.learning.world_data import Prompts, Sample, WorldSamples
 from score_edge.reference import world
@@ -258,22 +258,22 @@ def train_reference(
     model = build_model()
     encoder = step_encoder(model)
     weights, seeing = folder / "model.safetensors", folder / "encoder.safetensors"
-    with (folder / "metrics.jsonl").open("a") as metrics:
+    metrics = folder / "metrics.jsonl"
+    keep_rows(metrics, lambda row: row["stage"] == 1 and seeing.exists())
 
-        def log(row: dict[str, float]) -> None:
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-            on_log(row)
+    def log(row: dict[str, float]) -> None:
+        add_row(metrics, row)
+        on_log(row)
 
-        if seeing.exists():
-            model.model.visual.load_state_dict(load_file(seeing))
-        else:
-            learn_to_see(encoder, recipe, log)
-            _save(model.model.visual, seeing)
-        encoder.requires_grad_(False)
-        learn_to_answer(model, encoder, recipe, log, lambda: _save(model, weights))
+    if seeing.exists():
+        model.model.visual.load_state_dict(load_file(seeing))
+    else:
+        learn_to_see(encoder, recipe, log)
+        _save(model.model.visual, seeing)
+    encoder.requires_grad_(False)
+    learn_to_answer(model, encoder, recipe, log, lambda: _save(model, weights))
     _save(model, weights)
-    plot_metrics(folder / "metrics.jsonl")
+    plot_metrics(metrics)
     return weights
 
 

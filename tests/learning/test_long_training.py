@@ -12,12 +12,13 @@ from safetensors.torch import load_file  # noqa: E402
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.learning import long_training  # noqa: E402
 from score_edge.learning.batches import hidden_states, predict  # noqa: E402
+from score_edge.learning.long_checkpoint import Checkpoint  # noqa: E402
 from score_edge.learning.long_clips import batch_of, draw, encode, patchify, receive  # noqa: E402
 from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
 from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
 from score_edge.learning.long_seeing import SIZES  # noqa: E402
-from score_edge.learning.long_training import LongTraining  # noqa: E402
+from score_edge.learning.long_training import LongTraining, train_long  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
 from score_edge.learning.torch_judge import TorchJudge  # noqa: E402
@@ -137,10 +138,25 @@ def test_the_encoder_is_turned_to_where_the_decoder_knows_it_from_also_after_a_c
     assert torch.equal(old.visual.merger.mlp[2].weight, start)
 
 
+def test_a_row_behind_the_checkpoint_is_told_from_one_before_it(tmp_path, model):
+    def told(**row):
+        return checkpoint.covers(row)
+
+    for part in ("see", "answer"):
+        checkpoint = Checkpoint(tmp_path, model)
+        checkpoint.save(part, 30.0, {})
+        checkpoint = Checkpoint(tmp_path, model)
+        assert told(part="start", clips=9, seconds=99.0)
+        assert told(part="see", seconds=29.5)
+        assert told(part="see", seconds=30.5) == (part == "answer")
+        assert told(part="answer", seconds=29.5) == told(part="marks", seconds=29.9) == (part == "answer")
+        assert not told(part="answer", seconds=30.5) and not told(part="marks", seconds=31.0)
+        assert told(part="marks", mean=0.9) == (part == "answer")  # an older version told no seconds
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(long_training, "REGIMES", ("plain", "pan"))
-    rows = []
     recipe = LongRecipe(
         1.5, 4, see_steps=4, rows=1200, lengths={8: 0.5, 16: 0.5}, footage=6, held=9, validation=1, every=0.5
     )
@@ -152,16 +168,22 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypa
         if row["part"] == "marks":
             raise CutOffError
 
+    monkeypatch.setattr(long_training, "LongRecipe", lambda: recipe)
     with pytest.raises(CutOffError):
-        LongTraining(tmp_path, weights, recipe, "cpu", cut).run()
+        train_long(tmp_path, weights, "cpu", 2, cut)
     assert (tmp_path / "state.safetensors").exists()
-    again = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: rows.append(json.dumps(row)))
-    assert again.checkpoint.part == "answer" and again.checkpoint.clips > 0
-    trained = load_file(again.run())
+    saved = Checkpoint(tmp_path, build_model())
+    assert saved.part == "answer" and saved.clips > 0
+    rows = []
+    trained = load_file(train_long(tmp_path, weights, "cpu", 2, rows.append))
     assert trained.keys() == weights.keys() and not (tmp_path / "state.safetensors").exists()
     assert all(torch.isfinite(tensor).all() for tensor in trained.values())
-    parts = [json.loads(row)["part"] for row in rows]
+    parts = [row["part"] for row in rows]
     assert "see" not in parts and parts[-1] == "marks"
+    told = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, resumed = [i for i, row in enumerate(told) if row["part"] == "start"]
+    assert first == 0 and {row["part"] for row in told[1:resumed]} == {"see"}  # what was answered is answered again
+    assert told[resumed:] == rows
     assert not torch.equal(trained["lm_head.weight"], weights["lm_head.weight"])
     changed = {name for name in weights if not torch.equal(trained[name], weights[name])}
     assert {"model.visual.merger.mlp.2.weight", "model.language_model.norm.weight"} <= changed
