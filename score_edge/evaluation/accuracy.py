@@ -53,6 +53,12 @@ class EvaluationPlan:
         """The pruning selectors to run at a retention."""
         return self.tuned.get(retention, tuple(name for name in self.selectors if name != "all"))
 
+    def asked(self, variant: str, retention: float) -> list[str]:
+        """The selectors that a variant stands for at a retention; several may be tuned to the same."""
+        pruning = [name for name in self.selectors if name != "all"]
+        found = [name for name, run in zip(pruning, self.at(retention), strict=True) if run == variant]
+        return list(dict.fromkeys(found)) or [variant]
+
     def variants(self) -> list[tuple[str, float]]:
         """Every (selector, retention) to run: unpruned first."""
         retentions = [retention for retention in self.retentions if retention < 1]
