@@ -66,17 +66,16 @@ class Group:
     """One clip with its rollouts."""
 
     clip: PreparedClip
-    logits: torch.Tensor  # (n,) with gradient, before the shift to the keep rate
-    bias: torch.Tensor
+    logits: torch.Tensor  # (n,) with gradient
+    shifted: torch.Tensor  # the same at the keep rate
     masks: torch.Tensor  # (K, n)
 
 
 def draw_group(policy: PolicyNetwork, clip: PreparedClip, recipe: PolicyRecipe, stream: torch.Generator) -> Group:
     """K masks of one clip, all at the same keep rate, so that what differs is which tokens are kept."""
     logits = policy.logits(*policy_inputs(clip))
-    rate = draw_rate(recipe.lowest, recipe.highest, stream)
-    bias = rate_bias(logits, rate) if recipe.anchored else torch.zeros(())
-    return Group(clip, logits, bias, draw_masks(logits + bias, recipe.rollouts, stream))
+    shifted = logits + rate_bias(logits, draw_rate(recipe.lowest, recipe.highest, stream))
+    return Group(clip, logits, shifted, draw_masks(shifted, recipe.rollouts, stream))
 
 
 def learn_from(model: Judge, groups: Sequence[Group], recipe: PolicyRecipe) -> tuple[torch.Tensor, dict[str, float]]:
@@ -94,7 +93,7 @@ def learn_from(model: Judge, groups: Sequence[Group], recipe: PolicyRecipe) -> t
         else:
             reward = good * sparse
             advantage = product_advantage(good, sparse)
-        losses.append(group_loss(group.logits + group.bias, group.masks, advantage))
+        losses.append(group_loss(group.shifted, group.masks, advantage))
         sums["reward"] += float(reward.mean())
         sums["quality"] += float(good.mean())
         sums["sparsity"] += float(sparse.mean())
