@@ -43,10 +43,11 @@ from score_edge.learning.long_clips import (
 from score_edge.learning.long_decoder import decode
 from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
-from score_edge.learning.long_seeing import SIZES, pick_steps, seeing_loss, turn_back
+from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
 from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.reference_model import build_model, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
+from score_edge.learning.seeing import SIZES
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
 from score_edge.reference.clip_farm import ClipFarm, Wanted, endless

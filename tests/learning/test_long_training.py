@@ -17,10 +17,10 @@ from score_edge.learning.long_clips import batch_of, draw, encode, patchify, rec
 from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
 from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
-from score_edge.learning.long_seeing import SIZES  # noqa: E402
 from score_edge.learning.long_training import LongTraining, train_long  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
+from score_edge.learning.seeing import SIZES  # noqa: E402
 from score_edge.learning.torch_judge import TorchJudge  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
