@@ -1,6 +1,8 @@
 """How often a bundle answers right on the reference world: per regime, selector, retention, length and type."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +150,32 @@ def summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> list[A
 
     Several regimes are followed by their mean.
     """
-    return list(_summarise(plan, results))
+    groups: dict[tuple[int, str, tuple[str, float], str], list[QuestionResult]] = defaultdict(list)
+    for result in results:
+        for regime in (result.world, MEAN) if len(plan.worlds) > 1 else (result.world,):
+            for kind in ("overall", result.kind):
+                groups[result.steps, regime, (result.selector, result.retention), kind].append(result)
+    kinds = "overall", *world.QUESTION_TYPES
+    order = itertools.product(plan.steps, (*plan.worlds, MEAN), plan.variants(), kinds)
+    return [_accuracy(groups[key], key[1], key[3]) for key in order if key in groups]
+
+
+def _accuracy(group: Sequence[QuestionResult], regime: str, kind: str) -> Accuracy:
+    right, asked = [float(result.right) for result in group], len(group)
+    low, high = over_clips(group, right, 0.0) if regime == MEAN else wilson(int(sum(right)), asked)
+    return Accuracy(
+        selector=group[0].selector,
+        retention=group[0].retention,
+        steps=group[0].steps,
+        kind=kind,
+        steps_kept=sum(result.steps_kept for result in group) / asked,
+        asked=asked,
+        accuracy=sum(right) / asked,
+        low=low,
+        high=high,
+        recall=sum(result.recall for result in group) / asked,
+        world=regime,
+    )
 
 
 def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
@@ -230,26 +257,3 @@ def _keep(
         return pipeline.select(tokens, selector, retention)
     budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
     return select_causally(tokens, step_scorer(selector), budget)
-
-
-def _summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> Iterator[Accuracy]:
-    groups: dict[tuple[str, str, float, int, str], list[QuestionResult]] = {}
-    several = len(plan.worlds) > 1
-    for result in results:
-        for regime in (result.world, MEAN) if several else (result.world,):
-            for kind in ("overall", result.kind):
-                key = regime, result.selector, result.retention, result.steps, kind
-                groups.setdefault(key, []).append(result)
-    for steps in plan.steps:
-        for regime in (*plan.worlds, MEAN):
-            for selector, retention in plan.variants():
-                for kind in ("overall", *world.QUESTION_TYPES):
-                    if group := groups.get((regime, selector, retention, steps, kind)):
-                        right, asked = sum(result.right for result in group), len(group)
-                        share = right / asked
-                        low, high = wilson(right, asked)
-                        if regime == MEAN:
-                            low, high = over_clips(group, [float(result.right) for result in group], 0.0)
-                        recall = sum(result.recall for result in group) / asked
-                        kept = sum(result.steps_kept for result in group) / asked
-                        yield Accuracy(selector, retention, steps, kind, kept, asked, share, low, high, recall, regime)
