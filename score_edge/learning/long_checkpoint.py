@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from score_edge.bundle.atomic import atomic_file, make_folder
+from score_edge.learning.adam_state import moments_of, restore_moments
 
 
 class Checkpoint:
@@ -115,17 +116,10 @@ class Clock:
     def save(self) -> None:
         """Write the checkpoint."""
         tensors = {f"heads.{name}": tensor.contiguous() for name, tensor in self._heads.state_dict().items()}
-        for i, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-        self._checkpoint.save(self._part, self._elapsed(), tensors)
+        self._checkpoint.save(self._part, self._elapsed(), tensors | moments_of(self._optimizer))
         self._saved = time.monotonic()
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Put heads and optimizer back."""
         self._heads.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("heads.")})
-        state: dict[str, Any] = self._optimizer.state_dict()
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, i, moment = name.split(".")
-                state["state"].setdefault(int(i), {})[moment] = tensor
-        self._optimizer.load_state_dict(state)
+        restore_moments(self._optimizer, tensors)

@@ -241,12 +241,9 @@ class LongTraining:
 
     def marks(self) -> Marks:
         """Right answers on unpruned validation clips."""
-        clips = [clip for part in self._parts(self.validation) for clip in encode(self.encoder, part)]
+        parts = (self.validation[start : start + 32] for start in range(0, len(self.validation), 32))
+        clips = [clip for part in parts for clip in encode(self.encoder, part)]
         return mark(self.model, self.prompts, clips)
-
-    def _parts(self, footage: list[Footage]) -> Iterator[list[Footage]]:
-        for start in range(0, len(footage), 32):
-            yield footage[start : start + 32]
 
     def _log_marks(self, clock: Clock) -> None:
         marks = self.marks().row()
