@@ -7,6 +7,7 @@ paper's first lesson: a large change is worth keeping, no change is not. Its det
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] 
     def scene(index: int) -> Scene:
         regime = regimes[index % len(regimes)]
         name = f"world {world.TRAIN_SEED} {index} {steps}" + (f" {regime}" if regime != REGIMES[0] else "")
-        return Scene(name, lambda: load(index, regime))
+        return Scene(name, partial(load, index, regime))
 
     return [scene(index) for index in range(start, start + count)]
 
@@ -73,21 +74,19 @@ def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
         ]
         # With every colour there twice nothing can be asked for sure: then the unpruned model's word is taken.
         asked = asked or [(f"what shape is the {colors[0]} thing that never moved?", None)]
-        return pseudo_video(rng, stills, steps * world.FRAMES_PER_STEP, world.FRAMES_PER_STEP, world.FPS), asked
+        return pseudo_video(rng, stills, steps, world.FRAMES_PER_STEP, world.FPS), asked
 
     return [
-        Scene(f"world stills {world.TRAIN_SEED} {i} {steps}", lambda i=i: load(i))  # type: ignore[misc]
-        for i in range(start, start + count)
+        Scene(f"world stills {world.TRAIN_SEED} {i} {steps}", partial(load, i)) for i in range(start, start + count)
     ]
 
 
 def pseudo_video(
-    rng: np.random.Generator, stills: Sequence[Uint8], frames: int, per_step: int, fps: float
+    rng: np.random.Generator, stills: Sequence[Uint8], steps: int, per_step: int, fps: float
 ) -> list[Frame]:
     """Stills one after the other, each for some whole steps, with noise of its own on every frame."""
-    steps = -(-frames // per_step)
     cuts = sorted(rng.choice(np.arange(1, steps), min(len(stills), steps) - 1, replace=False)) if steps > 1 else []
-    shown = np.searchsorted(cuts, np.arange(frames) // per_step, side="right")
+    shown = np.searchsorted(cuts, np.arange(steps * per_step) // per_step, side="right")
     video = []
     for number, i in enumerate(shown):
         noisy = stills[i] + NOISE * rng.standard_normal(stills[i].shape, np.float32)
@@ -156,10 +155,7 @@ def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: i
     def load(path: Path) -> tuple[list[Frame], list[QuestionTarget]]:
         return list(sample_clip(path, fps, steps * per_step)), asked[path]
 
-    return [
-        Scene(f"{_version(path)} {steps} steps {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
-        for path in sorted(asked)
-    ]
+    return [Scene(f"{_version(path)} {steps} steps {asked[path]}", partial(load, path)) for path in sorted(asked)]
 
 
 def image_scenes(images: Path, count: int, steps: int, per_step: int, fps: float) -> list[Scene]:
@@ -178,7 +174,7 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int, fps: float
 
         def load() -> tuple[list[Frame], list[QuestionTarget]]:
             stills = [next(sample_clip(path, 1.0, 1)).image for path in chosen]
-            video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps * per_step, per_step, fps)
+            video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps, per_step, fps)
             return video, [(text, None) for text in OPEN_QUESTIONS]
 
         return Scene(f"stills {index} {steps} {' '.join(map(_version, chosen))}", load)

@@ -41,7 +41,7 @@ def lines(path, *rows):
 
 def test_a_pseudo_video_changes_only_where_the_still_does():
     stills = [np.full((8, 8, 3), value, np.uint8) for value in (40, 120, 200)]
-    frames = pseudo_video(np.random.default_rng(0), stills, 24, 2, 4.0)
+    frames = pseudo_video(np.random.default_rng(0), stills, 12, 2, 4.0)
     assert [frame.time_s for frame in frames] == [i / 4 for i in range(24)]
     video = np.stack([frame.image for frame in frames]).astype(int)
     shown = np.round((video.mean(axis=(1, 2, 3)) - 40) / 80).astype(int)
