@@ -3,7 +3,7 @@
 python tools/incremental_answers.py --seed 880001 --clips 220 --thresholds 12
 python tools/incremental_answers.py --world pan --align    # a moving camera, its movement taken out of the frames first
 
-Differences are in points, with half their 95 % interval, clips drawn anew.
+Differences are in points, with their 95 % interval, clips drawn anew.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Frame
-from score_edge.evaluation.accuracy import over_clips
+from score_edge.evaluation.intervals import over_clips
 from score_edge.reference import world
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.pipeline import Pipeline
@@ -95,10 +95,11 @@ def main() -> None:
         print(f"threshold {threshold:g}: {np.mean(shares[threshold]):.1%} of the cells encoded")
         for kind, retention in KINDS:
             full, found = (np.array(right[each, kind]) for each in (-1.0, threshold))
-            change = 100 * (found * 1.0 - full)
+            change = found * 1.0 - full
+            low, high = over_clips(asked, change, -1.0)
             print(
                 f"  {kind} at {retention:.0%}, {len(full)} questions: {full.mean():.2%} -> {found.mean():.2%} right, "
-                f"{change.mean():+.2f} +- {over_clips(asked, change):.2f} points; "
+                f"{100 * change.mean():+.2f} ({100 * low:+.2f} to {100 * high:+.2f}) points; "
                 f"{np.mean(full & ~found):.2%} became wrong, {np.mean(~full & found):.2%} right"
             )
 

@@ -9,7 +9,7 @@ answer's probability is below a threshold, and pays for every look. Clips take t
 import argparse
 
 from score_edge.bundle.folder import Bundle
-from score_edge.evaluation.accuracy import wilson
+from score_edge.evaluation.intervals import wilson
 from score_edge.evaluation.looking_again import Looks, ask_at_every_budget, chosen_threshold
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES

@@ -16,7 +16,8 @@ import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Mask
-from score_edge.evaluation.accuracy import ANSWER_TOKENS, wilson
+from score_edge.evaluation.accuracy import ANSWER_TOKENS
+from score_edge.evaluation.intervals import wilson
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.selection.budget import clip_top_k, token_count

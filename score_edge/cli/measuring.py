@@ -99,10 +99,17 @@ def evaluate(
             out.print(paired_table(differences))
     if plot:  # last: the figures are shown whatever becomes of the picture
         shown = plan.worlds[0] if len(plan.worlds) == 1 else accuracy.MEAN
-        drawn = [dataclasses.asdict(row) for row in rows if row.world == shown]
-        paired = [dataclasses.asdict(row) for row in differences if row.world == shown]
-        for row in (*drawn, *paired) if plan.tuned else ():  # one line per selector, whatever it was tuned to
-            row.update({key: row[key].partition(":")[0] for key in ("selector", "against") if key in row})
+        drawn, paired = (
+            [
+                {**dataclasses.asdict(row), "selector": name}  # one line per selector, whatever it was tuned to
+                for row in found
+                if row.world == shown
+                for name in plan.asked(row.selector, row.retention)
+            ]
+            for found in (rows, differences)
+        )
+        for row in paired:
+            row["against"] = plan.asked(row["against"], row["retention"])[0]
         plot_retention(drawn, plot, paired)
 
 

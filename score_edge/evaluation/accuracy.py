@@ -1,17 +1,17 @@
 """How often a bundle answers right on the reference world: per regime, selector, retention, length and type."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
-
-import numpy as np
+from typing import Literal
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Mask
 from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation.intervals import over_clips, wilson
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES, read_regimes
 from score_edge.runtime.graphs.open_graph import open_policy
@@ -55,21 +55,18 @@ class EvaluationPlan:
         """The pruning selectors to run at a retention."""
         return self.tuned.get(retention, tuple(name for name in self.selectors if name != "all"))
 
+    def asked(self, variant: str, retention: float) -> list[str]:
+        """The selectors that a variant stands for at a retention; several may be tuned to the same."""
+        pruning = [name for name in self.selectors if name != "all"]
+        found = [name for name, run in zip(pruning, self.at(retention), strict=True) if run == variant]
+        return list(dict.fromkeys(found)) or [variant]
+
     def variants(self) -> list[tuple[str, float]]:
         """Every (selector, retention) to run: unpruned first."""
         retentions = [retention for retention in self.retentions if retention < 1]
         columns = zip(*(self.at(retention) for retention in retentions), strict=True)
         pruned = [pair for names in columns for pair in zip(names, retentions, strict=True)]
         return [("all", 1.0), *dict.fromkeys(pruned)]
-
-
-class OfClip(Protocol):
-    """What was found of a question."""
-
-    @property
-    def clip(self) -> int:
-        """Number of the clip it is about."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ class QuestionResult:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Share of right answers with its 95 % interval: Wilson's, over several regimes that over clips.
+    """Share of right answers with its 95 % interval: `wilson`, over several regimes `over_clips`.
 
     Attributes:
         world: a regime, or MEAN.
@@ -153,32 +150,32 @@ def summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> list[A
 
     Several regimes are followed by their mean.
     """
-    return list(_summarise(plan, results))
+    groups: dict[tuple[int, str, tuple[str, float], str], list[QuestionResult]] = defaultdict(list)
+    for result in results:
+        for regime in (result.world, MEAN) if len(plan.worlds) > 1 else (result.world,):
+            for kind in ("overall", result.kind):
+                groups[result.steps, regime, (result.selector, result.retention), kind].append(result)
+    kinds = "overall", *world.QUESTION_TYPES
+    order = itertools.product(plan.steps, (*plan.worlds, MEAN), plan.variants(), kinds)
+    return [_accuracy(groups[key], key[1], key[3]) for key in order if key in groups]
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927)."""
-    if asked == 0:
-        return 0.0, 1.0
-    z, share = 1.959964, right / asked
-    centre = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked)) / (1 + z * z / asked)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def over_clips(asked: Sequence[OfClip], values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean of a value per question, clips drawn anew.
-
-    Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of
-    sums over clips (linearised). Infinite for one clip, which tells nothing of others.
-    """
-    clips, index = np.unique([result.clip for result in asked], return_inverse=True)
-    if len(clips) < 2:
-        return math.inf
-    sums, counts = np.bincount(index, values), np.bincount(index)
-    spread = sums - sums.sum() / counts.sum() * counts
-    error = math.sqrt(float((spread**2).sum()) * len(clips) / (len(clips) - 1)) / float(counts.sum())
-    return 1.959964 * error
+def _accuracy(group: Sequence[QuestionResult], regime: str, kind: str) -> Accuracy:
+    right, asked = [float(result.right) for result in group], len(group)
+    low, high = over_clips(group, right, 0.0) if regime == MEAN else wilson(int(sum(right)), asked)
+    return Accuracy(
+        selector=group[0].selector,
+        retention=group[0].retention,
+        steps=group[0].steps,
+        kind=kind,
+        steps_kept=sum(result.steps_kept for result in group) / asked,
+        asked=asked,
+        accuracy=sum(right) / asked,
+        low=low,
+        high=high,
+        recall=sum(result.recall for result in group) / asked,
+        world=regime,
+    )
 
 
 def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
@@ -260,27 +257,3 @@ def _keep(
         return pipeline.select(tokens, selector, retention)
     budget = CausalBudget(tokens.shape[1], retention, getattr(selector, "first", None))
     return select_causally(tokens, step_scorer(selector), budget)
-
-
-def _summarise(plan: EvaluationPlan, results: Sequence[QuestionResult]) -> Iterator[Accuracy]:
-    groups: dict[tuple[str, str, float, int, str], list[QuestionResult]] = {}
-    several = len(plan.worlds) > 1
-    for result in results:
-        for regime in (result.world, MEAN) if several else (result.world,):
-            for kind in ("overall", result.kind):
-                key = regime, result.selector, result.retention, result.steps, kind
-                groups.setdefault(key, []).append(result)
-    for steps in plan.steps:
-        for regime in (*plan.worlds, MEAN):
-            for selector, retention in plan.variants():
-                for kind in ("overall", *world.QUESTION_TYPES):
-                    if group := groups.get((regime, selector, retention, steps, kind)):
-                        right, asked = sum(result.right for result in group), len(group)
-                        share = right / asked
-                        low, high = wilson(right, asked)
-                        if regime == MEAN:
-                            half = over_clips(group, [float(result.right) for result in group])
-                            low, high = max(0.0, share - half), min(1.0, share + half)
-                        recall = sum(result.recall for result in group) / asked
-                        kept = sum(result.steps_kept for result in group) / asked
-                        yield Accuracy(selector, retention, steps, kind, kept, asked, share, low, high, recall, regime)

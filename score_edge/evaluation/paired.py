@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from score_edge.evaluation.accuracy import MEAN, QuestionResult, over_clips
+from score_edge.evaluation.accuracy import MEAN, QuestionResult
+from score_edge.evaluation.intervals import over_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,7 @@ class PairedDifference:
 
     Attributes:
         difference: in shares of right answers.
-        low, high: its 95 % interval, clips drawn anew: questions about one clip are right and wrong together.
+        low, high: its 95 % interval, see `over_clips`.
         asked: questions.
         world: a regime, or MEAN.
     """
@@ -60,7 +61,6 @@ def paired_differences(results: Sequence[QuestionResult], base: str | None = Non
                 continue
             pairs = zip(asked, selectors[names[0]], strict=True)
             gained = [float(ours.right) - float(theirs.right) for ours, theirs in pairs]
-            share, half = sum(gained) / len(gained), over_clips(asked, gained)
-            bounds = max(-1.0, share - half), min(1.0, share + half)
+            share, bounds = sum(gained) / len(gained), over_clips(asked, gained, -1.0)
             found.append(PairedDifference(name, names[0], retention, steps, share, *bounds, len(asked), regime))
     return found

@@ -8,7 +8,8 @@ import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError
-from score_edge.evaluation.accuracy import ANSWER_TOKENS, over_clips
+from score_edge.evaluation.accuracy import ANSWER_TOKENS
+from score_edge.evaluation.intervals import over_clips
 from score_edge.reference import world
 from score_edge.reference.moments import ABOUT, About, TimedQuestion, questions_after_events
 from score_edge.runtime.live.base import Memory
@@ -79,7 +80,7 @@ class MemoryAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Shares of right answers, ours less that of the newest steps, and its 95 % interval, clips drawn anew."""
+    """Shares of right answers, ours less that of the newest steps, and its 95 % interval, see `over_clips`."""
 
     asked: int
     ours: float
@@ -112,9 +113,7 @@ def difference(asked: Sequence[MemoryAnswers]) -> Difference:
     """Of some of the questions, one at least."""
     gained = [float(each.right[0]) - float(each.right[1]) for each in asked]
     ours, newest = (sum(each.right[arm] for each in asked) / len(asked) for arm in (0, 1))
-    half = over_clips(asked, gained)
-    low, high = max(-1.0, ours - newest - half), min(1.0, ours - newest + half)
-    return Difference(len(asked), ours, newest, ours - newest, low, high)
+    return Difference(len(asked), ours, newest, ours - newest, *over_clips(asked, gained, -1.0))
 
 
 _worker: tuple[MemoryPlan, Pipeline]

@@ -7,11 +7,12 @@ paper's first lesson: a large change is worth keeping, no change is not. Its det
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from score_edge.core import Uint8
+from score_edge.core import Frame, Uint8
 from score_edge.errors import ScoreEdgeError
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES
@@ -32,24 +33,24 @@ class Scene:
 
     Attributes:
         name: tells it from every other; the same name is the same clip.
-        load: (F, H, W, 3) RGB images, and what is asked.
+        load: the frames, with their times in the source, and what is asked.
     """
 
     name: str
-    load: Callable[[], tuple[list[Uint8], list[QuestionTarget]]]
+    load: Callable[[], tuple[list[Frame], list[QuestionTarget]]]
 
 
 def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] = REGIMES[:1]) -> list[Scene]:
     """Moving clips of the reference world's training split, regimes in turn, with its questions and answers."""
 
-    def load(index: int, regime: str) -> tuple[list[Uint8], list[QuestionTarget]]:
+    def load(index: int, regime: str) -> tuple[list[Frame], list[QuestionTarget]]:
         clip = world.make_clip(world.TRAIN_SEED, index, steps, regime)
-        return list(clip.images), [(question.text, question.answer) for question in clip.questions]
+        return clip.frames(), [(question.text, question.answer) for question in clip.questions]
 
     def scene(index: int) -> Scene:
         regime = regimes[index % len(regimes)]
         name = f"world {world.TRAIN_SEED} {index} {steps}" + (f" {regime}" if regime != REGIMES[0] else "")
-        return Scene(name, lambda: load(index, regime))
+        return Scene(name, partial(load, index, regime))
 
     return [scene(index) for index in range(start, start + count)]
 
@@ -57,7 +58,7 @@ def world_scenes(count: int, steps: int, start: int = 0, regimes: Sequence[str] 
 def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
     """Pseudo-videos of single frames of the world; asked is the shape of everything whose colour tells it apart."""
 
-    def load(index: int) -> tuple[list[Uint8], list[QuestionTarget]]:
+    def load(index: int) -> tuple[list[Frame], list[QuestionTarget]]:
         rng = np.random.default_rng((world.TRAIN_SEED, index, steps, 1))
         stills, looks = [], list[tuple[str, str]]()
         for part in range(int(rng.integers(2, 4))):
@@ -73,23 +74,23 @@ def world_stills(count: int, steps: int, start: int = 0) -> list[Scene]:
         ]
         # With every colour there twice nothing can be asked for sure: then the unpruned model's word is taken.
         asked = asked or [(f"what shape is the {colors[0]} thing that never moved?", None)]
-        return pseudo_video(rng, stills, steps * world.FRAMES_PER_STEP, world.FRAMES_PER_STEP), asked
+        return pseudo_video(rng, stills, steps, world.FRAMES_PER_STEP, world.FPS), asked
 
     return [
-        Scene(f"world stills {world.TRAIN_SEED} {i} {steps}", lambda i=i: load(i))  # type: ignore[misc]
-        for i in range(start, start + count)
+        Scene(f"world stills {world.TRAIN_SEED} {i} {steps}", partial(load, i)) for i in range(start, start + count)
     ]
 
 
-def pseudo_video(rng: np.random.Generator, stills: Sequence[Uint8], frames: int, per_step: int) -> list[Uint8]:
+def pseudo_video(
+    rng: np.random.Generator, stills: Sequence[Uint8], steps: int, per_step: int, fps: float
+) -> list[Frame]:
     """Stills one after the other, each for some whole steps, with noise of its own on every frame."""
-    steps = -(-frames // per_step)
     cuts = sorted(rng.choice(np.arange(1, steps), min(len(stills), steps) - 1, replace=False)) if steps > 1 else []
-    shown = np.searchsorted(cuts, np.arange(frames) // per_step, side="right")
+    shown = np.searchsorted(cuts, np.arange(steps * per_step) // per_step, side="right")
     video = []
-    for i in shown:
+    for number, i in enumerate(shown):
         noisy = stills[i] + NOISE * rng.standard_normal(stills[i].shape, np.float32)
-        video.append(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+        video.append(Frame(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), number / fps, number))
     return video
 
 
@@ -151,16 +152,13 @@ def footage_scenes(videos: Path, questions: Path | None, steps: int, per_step: i
     else:
         asked = {path: [(text, None) for text in OPEN_QUESTIONS] for path in _files(videos, VIDEO_SUFFIXES)}
 
-    def load(path: Path) -> tuple[list[Uint8], list[QuestionTarget]]:
-        return [frame.image for frame in sample_clip(path, fps, steps * per_step)], asked[path]
+    def load(path: Path) -> tuple[list[Frame], list[QuestionTarget]]:
+        return list(sample_clip(path, fps, steps * per_step)), asked[path]
 
-    return [
-        Scene(f"{_version(path)} {steps} {asked[path]}", lambda path=path: load(path))  # type: ignore[misc]
-        for path in sorted(asked)
-    ]
+    return [Scene(f"{_version(path)} {steps} steps {asked[path]}", partial(load, path)) for path in sorted(asked)]
 
 
-def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Scene]:
+def image_scenes(images: Path, count: int, steps: int, per_step: int, fps: float) -> list[Scene]:
     """Pseudo-videos of the user's own images, two or three each; the unpruned model's own answers are the targets.
 
     Raises:
@@ -174,9 +172,9 @@ def image_scenes(images: Path, count: int, steps: int, per_step: int) -> list[Sc
         rng = np.random.default_rng((index, steps))
         chosen = [paths[i] for i in rng.choice(len(paths), min(len(paths), int(rng.integers(2, 4))), replace=False)]
 
-        def load() -> tuple[list[Uint8], list[QuestionTarget]]:
+        def load() -> tuple[list[Frame], list[QuestionTarget]]:
             stills = [next(sample_clip(path, 1.0, 1)).image for path in chosen]
-            video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps * per_step, per_step)
+            video = pseudo_video(np.random.default_rng((index, steps, 1)), stills, steps, per_step, fps)
             return video, [(text, None) for text in OPEN_QUESTIONS]
 
         return Scene(f"stills {index} {steps} {' '.join(map(_version, chosen))}", load)

@@ -91,9 +91,9 @@ class Features:
         return clip
 
     def _make(self, scene: Scene) -> PreparedClip:
-        images, asked = scene.load()
+        frames, asked = scene.load()
         model = self._model
-        rows, times = model.encode(images)
+        rows, times = model.encode(frames)
         tokens = torch.from_numpy(rows).half()
         if not tokens.isfinite().all():
             raise ScoreEdgeError(f"the visual tokens of {scene.name} do not fit into float16", "use an FP32 encoder")

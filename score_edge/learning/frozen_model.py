@@ -12,7 +12,7 @@ import torch
 
 from score_edge.bundle.external import model_parts
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Float32, Frame, KeptTokens, Uint8
+from score_edge.core import Float32, Frame, KeptTokens
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.prepared_clip import PreparedClip
 from score_edge.runtime.graphs.open_graph import Provider
@@ -72,10 +72,9 @@ class FrozenModel:
         """Free the model."""
         self._pipeline.model.close()
 
-    def encode(self, images: Sequence[Uint8]) -> tuple[Float32, list[float]]:
-        """(T, N, D) float32 visual tokens of RGB images at the bundle's rate, and the times of their steps."""
-        fps = self.bundle.manifest.vision.fps
-        clip = self._pipeline.encode(Frame(image, i / fps, i) for i, image in enumerate(images))
+    def encode(self, frames: Sequence[Frame]) -> tuple[Float32, list[float]]:
+        """(T, N, D) float32 visual tokens of a clip, and the times of its steps."""
+        clip = self._pipeline.encode(frames)
         return clip.tokens, clip.times
 
     def losses(self, clips: Sequence[PreparedClip], keeps: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from score_edge.bundle.atomic import atomic_file, make_folder
+from score_edge.learning.adam_state import moments_of, restore_moments
+
+PARTS = "see", "answer", "few"
 
 
 class Checkpoint:
@@ -21,7 +25,7 @@ class Checkpoint:
         model: gets the weights of a checkpoint that is there.
 
     Attributes:
-        part: "see", "answer" or "few", what is to be done next.
+        part: of PARTS, what is to be done next.
         clips: how many the run has taken from the world.
     """
 
@@ -39,6 +43,13 @@ class Checkpoint:
             model.load_state_dict(weights)
         else:  # what was trained before is not trained again, however soon the run is cut off
             self.save(self.part, 0.0, {})
+
+    def covers(self, row: Mapping[str, Any]) -> bool:
+        """A row of metrics tells of what the checkpoint holds: what comes behind it is done and told again."""
+        if row["part"] not in PARTS:
+            return True
+        reached, told = PARTS.index(self.part), PARTS.index(row["part"])
+        return told < reached or (told == reached and bool(row["seconds"] <= self._spent))
 
     def begin(
         self, part: str, heads: nn.Module, optimizer: torch.optim.Optimizer, seconds: float, every: float
@@ -107,17 +118,10 @@ class Clock:
     def save(self) -> None:
         """Write the checkpoint."""
         tensors = {f"heads.{name}": tensor.contiguous() for name, tensor in self._heads.state_dict().items()}
-        for i, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-        self._checkpoint.save(self._part, self._elapsed(), tensors)
+        self._checkpoint.save(self._part, self._elapsed(), tensors | moments_of(self._optimizer))
         self._saved = time.monotonic()
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Put heads and optimizer back."""
         self._heads.load_state_dict({name[6:]: t for name, t in tensors.items() if name.startswith("heads.")})
-        state: dict[str, Any] = self._optimizer.state_dict()
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, i, moment = name.split(".")
-                state["state"].setdefault(int(i), {})[moment] = tensor
-        self._optimizer.load_state_dict(state)
+        restore_moments(self._optimizer, tensors)

@@ -19,6 +19,7 @@ LONG_STEPS = 32
 MOST_TOKENS = LONG_STEPS * GRID * GRID
 SLOTS = len(world.QUESTION_TYPES)  # questions of a clip
 WIDTH = 20  # tokens of a question and its answer
+_ENCODED = 1024  # steps at a time
 _LENGTH, _ANSWER, _KIND = range(WIDTH, WIDTH + 3)
 
 
@@ -116,10 +117,10 @@ def receive(rendered: Rendered, prompts: Prompts, device: torch.device) -> Foota
 
 
 @torch.no_grad()
-def encode(encoder: nn.Module, footage: Sequence[Footage], chunk: int = 1024) -> list[LongClip]:
-    """Encode clips, a chunk of steps at a time; one longer than LONG_STEPS keeps its evidence first."""
+def encode(encoder: nn.Module, footage: Sequence[Footage]) -> list[LongClip]:
+    """Encode clips, some steps at a time; one longer than LONG_STEPS keeps its evidence first."""
     images = torch.cat([shown.images for shown in footage])
-    tokens = torch.cat([encoder(patchify(part)).half() for part in images.split(chunk)])
+    tokens = torch.cat([encoder(patchify(part)).half() for part in images.split(_ENCODED)])
     clips = []
     for shown, rows in zip(footage, tokens.split([shown.clip.steps for shown in footage]), strict=True):
         clip, flat = shown.clip, rows.flatten(0, 1)

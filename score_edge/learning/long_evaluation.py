@@ -10,6 +10,7 @@ from torch import nn
 from score_edge.learning.batches import predict
 from score_edge.learning.long_clips import Footage, LongClip, batch_of, patchify
 from score_edge.learning.long_decoder import decode
+from score_edge.learning.seeing import TYPICAL_MOTION
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
 from score_edge.reference.nuisance import REGIMES
@@ -91,5 +92,5 @@ def mark_seeing(encoder: nn.Module, heads: nn.ModuleList, footage: Sequence[Foot
         "shape": (shape.argmax(-1) == looks[..., 0])[shown].float().mean().item(),
         "color": (color.argmax(-1) == looks[..., 1])[shown].float().mean().item(),
         "off_by_px": (place - offsets)[shown].abs().mean().item() * world.CELL,
-        "motion_missed_px": (motion * (5.5 / world.CELL) - moved)[shown].abs().mean().item() * world.CELL,
+        "motion_missed_px": (motion * TYPICAL_MOTION - moved)[shown].abs().mean().item() * world.CELL,
     }

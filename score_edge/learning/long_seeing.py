@@ -7,15 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from score_edge.learning.long_clips import Footage, patchify
 from score_edge.learning.long_recipe import LongRecipe
-from score_edge.learning.reference_training import TYPICAL_MOTION
-from score_edge.reference import world
+from score_edge.learning.seeing import seeing_losses
 
 BUSY = 0.6  # share of steps in which something moves or flashes, where there are any
-SIZES = (len(world.SHAPES) + 1, len(world.COLORS) + 1, 2 * world.FRAMES_PER_STEP, 2)  # of the heads
 
 
 def pick_steps(footage: Sequence[Footage], count: int, dice: random.Random) -> list[tuple[Footage, int]]:
@@ -39,7 +36,7 @@ def seeing_loss(
 
     Args:
         encoder: in training.
-        heads: for shape, colour, place and motion, of SIZES.
+        heads: of `seeing.SIZES`.
         picked: steps of clips.
         recipe: the weights of the losses.
         cast: precision of the matrix products.
@@ -49,19 +46,9 @@ def seeing_loss(
     images = torch.stack([shown.images[step] for shown, step in picked])
     with cast:
         tokens = encoder(patchify(images))
-        shape, color, place, motion = (head(tokens).float() for head in heads)
-    shown = (looks[..., 0] > 0).float()
-    weight = torch.where(shown > 0, 1.0, recipe.background).flatten()
-    named = [
-        (functional.cross_entropy(logits.flatten(0, 1), looks[..., i].flatten(), reduction="none") * weight).sum()
-        for i, logits in enumerate((shape, color))
-    ]
-    off = ((place - offsets).abs().mean(-1) * shown).sum() / shown.sum()
-    moved = (offsets[..., -2:] - offsets[..., :2]) / TYPICAL_MOTION
-    moving = torch.where(moved.abs().sum(-1) > 0.5, 1.0, recipe.resting) * shown
-    miss = ((motion - moved).square().sum(-1) * moving).sum() / moving.sum()
-    loss: torch.Tensor = torch.stack(named).sum() / weight.sum() + recipe.place * off + recipe.motion * miss
-    return loss
+        told = [head(tokens).float() for head in heads]
+    named, off, miss = seeing_losses(told, looks, offsets, background=recipe.background, resting=recipe.resting)
+    return named + recipe.place * off + recipe.motion * miss
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights a
 
 import copy
 import itertools
-import json
 import math
 import random
 import time
@@ -47,9 +46,11 @@ from score_edge.learning.long_clips import (
 from score_edge.learning.long_decoder import decode
 from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
-from score_edge.learning.long_seeing import SIZES, pick_steps, seeing_loss, turn_back
+from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
+from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.reference_model import build_model, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
+from score_edge.learning.seeing import SIZES
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
 from score_edge.reference.clip_farm import CLIPS_PER_JOB, ClipFarm, Wanted, endless
@@ -230,11 +231,10 @@ class LongTraining:
             if clock.due():
                 shares = {name: torch.stack(values).mean().item() for name, values in right.items()}
                 right.clear()
-                row = {"part": part, "step": step, "clips": sum(map(len, self.clips.values())), **clock.times()}
-                self.log({**row, **shares, **{name: loss.item() for name, loss in losses.items()}})
-                self._log_marks(self.marks())
+                lost = {name: loss.item() for name, loss in losses.items()}
+                self.log({"part": part, "step": step, **clock.times(), **shares, **lost, **self.marks().row()})
                 clock.save()
-        self._log_marks(self.marks())
+        self.log({"part": part, "step": step, **clock.times(), **self.marks().row()})
 
     def _choose(self, whole: float, least: float, most: float) -> tuple[list[LongClip], int]:
         """Clips of one length, and how many tokens of each are kept."""
@@ -298,15 +298,9 @@ class LongTraining:
 
     def marks(self) -> Marks:
         """Right answers on unpruned validation clips."""
-        clips = [clip for part in self._parts(self.validation) for clip in encode(self.encoder, part)]
+        parts = (self.validation[start : start + 32] for start in range(0, len(self.validation), 32))
+        clips = [clip for part in parts for clip in encode(self.encoder, part)]
         return mark(self.model, self.prompts, clips)
-
-    def _parts(self, footage: list[Footage]) -> Iterator[list[Footage]]:
-        for start in range(0, len(footage), 32):
-            yield footage[start : start + 32]
-
-    def _log_marks(self, marks: Marks) -> None:
-        self.log({"part": "marks", **marks.row()})
 
 
 def _right(first: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
@@ -335,11 +329,12 @@ def train_long(
     make_folder(folder)
     torch.set_num_threads(threads)
     recipe = gpu_recipe(70, 250, 120, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
-    with (folder / "metrics.jsonl").open("a") as metrics:
+    metrics = folder / "metrics.jsonl"
 
-        def log(row: dict[str, Any]) -> None:
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-            on_log(row)
+    def log(row: dict[str, Any]) -> None:
+        add_row(metrics, row)
+        on_log(row)
 
-        return LongTraining(folder, start, recipe, device, log).run()
+    training = LongTraining(folder, start, recipe, device, log)
+    keep_rows(metrics, training.checkpoint.covers)
+    return training.run()

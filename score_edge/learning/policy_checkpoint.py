@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.policy_graph import PolicyNetwork
+from score_edge.learning.adam_state import moments_of, restore_moments
 from score_edge.learning.recipe import PolicyRecipe
 
 
@@ -21,9 +22,7 @@ def save_checkpoint(
 
     There is no random state: see `rollouts.generator`.
     """
-    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()} | moments_of(optimizer)
     metadata = {"step": str(step), "recipe": json.dumps(dataclasses.asdict(recipe)), "data": data}
     with atomic_file(path) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
@@ -59,11 +58,5 @@ def load_checkpoint(
         policy.load_state_dict({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
     except RuntimeError as error:
         raise ScoreEdgeError(f"{path} holds a policy of another width", "start without --resume") from error
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam."):
-            _, i, moment = name.split(".")
-            state["state"].setdefault(int(i), {})[moment] = tensor
-    optimizer.load_state_dict(state)
+    restore_moments(optimizer, tensors)
     return step

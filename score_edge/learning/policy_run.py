@@ -19,6 +19,7 @@ from score_edge.learning.features import Features
 from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.policy_training import Log, Scenes, train_policy
 from score_edge.learning.recipe import PolicyRecipe
+from score_edge.reference import world
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
@@ -155,13 +156,14 @@ def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: 
         raise ScoreEdgeError("questions without videos", "name the folder they are about with --videos")
     if data.videos:
         moving = footage_scenes(data.videos, data.questions, steps, per_step, vision.fps)
-        stills = image_scenes(data.images, data.scenes, steps, per_step) if data.images else []
+        stills = image_scenes(data.images, data.scenes, steps, per_step, vision.fps) if data.images else []
     else:
-        moving = world_scenes(data.scenes, steps, regimes=data.worlds)
+        of_world = steps * per_step // world.FRAMES_PER_STEP  # the bundle's steps may have more or fewer frames
+        moving = world_scenes(data.scenes, of_world, regimes=data.worlds)
         stills = (
-            image_scenes(data.images, data.scenes, steps, per_step)
+            image_scenes(data.images, data.scenes, steps, per_step, vision.fps)
             if data.images
-            else world_stills(data.scenes // 2 + 1, steps)
+            else world_stills(data.scenes // 2 + 1, of_world)
         )
     if recipe.still_steps() and not stills:
         raise ScoreEdgeError(

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
-from score_edge.bundle.atomic import make_folder, write_text
+from score_edge.bundle.atomic import make_folder
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.curriculum import Scene
+from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.policy_checkpoint import load_checkpoint, save_checkpoint
+from score_edge.learning.policy_start import new_policy, policy_inputs
 from score_edge.learning.prepared_clip import PreparedClip
 from score_edge.learning.recipe import PolicyRecipe
 from score_edge.learning.rewards import product_advantage, quality, sparsity, split_advantage
 from score_edge.learning.rollouts import draw_masks, draw_rate, generator, group_loss, rate_bias
-from score_edge.selection.residual import previous_tokens
 
 WARM_CLIPS = 48  # clips whose tokens the input is normalised by and the regression sees
 Log = Callable[[dict[str, float]], None]
@@ -61,58 +61,21 @@ class Scenes:
         return hashlib.sha256(json.dumps([self.model, *names]).encode()).hexdigest()
 
 
-def policy_inputs(clip: PreparedClip) -> tuple[torch.Tensor, torch.Tensor]:
-    """(T * N, D) float32 tokens and their reference rows, by the runtime's own definition."""
-    tokens = clip.tokens.float()
-    previous = torch.from_numpy(previous_tokens(tokens.numpy()))
-    return tokens.flatten(0, 1), previous.flatten(0, 1)
-
-
-def new_policy(clips: Sequence[PreparedClip], recipe: PolicyRecipe) -> PolicyNetwork:
-    """A policy that normalises by these clips and, after a short regression, ranks by the size of the change.
-
-    The regression is ours: a start from which rollouts already differ in what matters. It sees no answer and no label.
-    """
-    torch.manual_seed(recipe.seed)
-    tokens, previous = (torch.cat(rows) for rows in zip(*map(policy_inputs, clips), strict=True))
-    policy = PolicyNetwork(tokens.shape[1], recipe.hidden)
-    change = tokens - previous
-    state = torch.cat([tokens, change], dim=1)
-    policy.mean.copy_(state.mean(dim=0))
-    policy.scale.copy_(1 / state.std(dim=0).clamp(min=1e-3 * float(state.std())))
-    if not recipe.residual:
-        policy.scale[tokens.shape[1] :] = 0  # the graph keeps its two inputs and does not look at the change
-    seen = change if recipe.residual else tokens
-    size = seen.norm(dim=1).clamp(min=1e-6).log()
-    target = recipe.warm_spread * (size - size.mean()) / size.std().clamp(min=1e-6)
-    optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
-    stream = generator(recipe.seed, 0)
-    for step in range(recipe.warm_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / recipe.warm_steps)
-        rows = torch.randint(len(tokens), (1024,), generator=stream)
-        optimizer.zero_grad()
-        functional.mse_loss(policy.logits(tokens[rows], previous[rows]), target[rows]).backward()
-        optimizer.step()
-    return policy
-
-
 @dataclass(frozen=True, slots=True)
 class Group:
     """One clip with its rollouts."""
 
     clip: PreparedClip
-    logits: torch.Tensor  # (n,) with gradient, before the shift to the keep rate
-    bias: torch.Tensor
+    logits: torch.Tensor  # (n,) with gradient
+    shifted: torch.Tensor  # the same at the keep rate
     masks: torch.Tensor  # (K, n)
 
 
 def draw_group(policy: PolicyNetwork, clip: PreparedClip, recipe: PolicyRecipe, stream: torch.Generator) -> Group:
     """K masks of one clip, all at the same keep rate, so that what differs is which tokens are kept."""
     logits = policy.logits(*policy_inputs(clip))
-    rate = draw_rate(recipe.lowest, recipe.highest, stream)
-    bias = rate_bias(logits, rate) if recipe.anchored else torch.zeros(())
-    return Group(clip, logits, bias, draw_masks(logits + bias, recipe.rollouts, stream))
+    shifted = logits + rate_bias(logits, draw_rate(recipe.lowest, recipe.highest, stream))
+    return Group(clip, logits, shifted, draw_masks(shifted, recipe.rollouts, stream))
 
 
 def learn_from(model: Judge, groups: Sequence[Group], recipe: PolicyRecipe) -> tuple[torch.Tensor, dict[str, float]]:
@@ -130,7 +93,7 @@ def learn_from(model: Judge, groups: Sequence[Group], recipe: PolicyRecipe) -> t
         else:
             reward = good * sparse
             advantage = product_advantage(good, sparse)
-        losses.append(group_loss(group.logits + group.bias, group.masks, advantage))
+        losses.append(group_loss(group.shifted, group.masks, advantage))
         sums["reward"] += float(reward.mean())
         sums["quality"] += float(good.mean())
         sums["sparsity"] += float(sparse.mean())
@@ -180,7 +143,7 @@ def train_policy(
     start = load_checkpoint(checkpoint, policy, optimizer, recipe, scenes.digest()) if resume else 0
     metrics = folder / "metrics.jsonl"
     if accelerator.is_main_process:
-        _cut(metrics, start)
+        keep_rows(metrics, lambda row: row["step"] < start)
     for step in range(start, recipe.steps):
         pool = scenes.stills if step < recipe.still_steps() else scenes.moving
         groups = []
@@ -209,8 +172,7 @@ def train_policy(
             values = dict(zip(names, shared.tolist(), strict=True))
             values = {"stage": 1 if step < recipe.still_steps() else 2, "step": step, **values}
             values["keep"] = 1 - values["sparsity"]
-            with metrics.open("a") as file:
-                file.write(json.dumps(values) + "\n")
+            add_row(metrics, values)
             on_log(values)
             if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
                 save_checkpoint(checkpoint, policy, optimizer, recipe, scenes.digest(), step + 1)
@@ -230,9 +192,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, step: int)
     cosine = (1 + torch.cos(torch.tensor(step / recipe.steps * torch.pi)).item()) / 2
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate * (0.1 + 0.9 * cosine)
-
-
-def _cut(metrics: Path, start: int) -> None:
-    """Forget what a killed run logged behind its last checkpoint, which is done again."""
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    write_text(metrics, "".join(line for line in lines[:start] if line.endswith("\n")))

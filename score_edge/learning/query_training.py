@@ -21,8 +21,8 @@ from score_edge.learning.long_clips import LongClip, batch_of
 from score_edge.learning.long_decoder import decode
 from score_edge.learning.long_evaluation import gathered
 from score_edge.learning.reference_model import GRID
-from score_edge.learning.rewards import STD_FLOOR
-from score_edge.learning.rollouts import rate_bias
+from score_edge.learning.rewards import standardise
+from score_edge.learning.rollouts import group_loss, rate_bias
 from score_edge.learning.world_data import Prompts
 from score_edge.selection.dither import dithered
 
@@ -138,12 +138,7 @@ class QueryTraining:
             asked = slots.repeat_interleave(recipe.rollouts)
             first, answers = answered(self._model, self._prompts, many, asked, masks.flatten(0, 1))
         earned = first.softmax(dim=-1).gather(1, answers[:, None]).view(masks.shape[:2])
-        centred = earned - earned.mean(dim=1, keepdim=True)
-        advantage = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=STD_FLOOR)
-        likely = -functional.binary_cross_entropy_with_logits(
-            shifted[:, None].expand(masks.shape), masks.float(), reduction="none"
-        ).mean(dim=-1)
-        loss = -(advantage * likely).mean() + recipe.logit_penalty * logits.square().mean()
+        loss = group_loss(shifted, masks, standardise(earned)) + recipe.logit_penalty * logits.square().mean()
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)

@@ -18,7 +18,6 @@ class PolicyRecipe:
         rollouts: K, masks per clip.
         learning_rate: of Adam, falling to a tenth along a cosine.
         lowest, highest: keep rates of the rollouts, drawn per clip, log-uniform: one policy must rank well at all.
-        anchored: shift the logits of a clip so that it is kept at its rate; False draws from the policy as it is.
         advantage: "split" (ours, after the paper's idea), or "product", one advantage of quality * sparsity.
         sparsity_weight, slack: of the split advantage.
         logit_penalty: weight of mean(logit^2), against saturation.
@@ -37,7 +36,6 @@ class PolicyRecipe:
     learning_rate: float = 2e-3
     lowest: float = 0.015
     highest: float = 0.15
-    anchored: bool = True
     advantage: Advantage = "split"
     sparsity_weight: float = 0.1
     slack: float = 0.02

@@ -10,7 +10,6 @@
 Contexts never exceed TRAINED_STEPS unpruned steps; longer clips are seen only pruned to that many tokens.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -38,13 +37,14 @@ from score_edge.learning.batches import (
     predict,
 )
 from score_edge.learning.curves import plot_metrics
+from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.reference_model import build_model, step_encoder
+from score_edge.learning.seeing import SIZES, seeing_losses
 from score_edge.learning.world_data import Prompts, Sample, WorldSamples
 from score_edge.reference import world
 from score_edge.reference.labels import ACTS
 
 SHORT_STEPS = 3
-TYPICAL_MOTION = 5.5 / world.CELL  # cells a mover goes between the two frames of a step
 ACT_WEIGHTS = torch.tensor([3.0 if act == "drifter" else 1.0 for act in ACTS])  # rare, and the hardest to see
 ANSWER_CLIPS = 1_000_000  # where the clips of stage 2 start
 
@@ -82,8 +82,7 @@ def samples(start: int, lengths: dict[int, float]) -> DataLoader[Sample]:
 def learn_to_see(encoder: StepEncoder, recipe: ReferenceRecipe, log: Callable[[dict[str, float]], None]) -> None:
     """Stage 1, then scale the encoder's output to unit variance."""
     last = encoder.visual.merger.mlp[2]
-    sizes = (len(world.SHAPES) + 1, len(world.COLORS) + 1, 2 * world.FRAMES_PER_STEP, 2)
-    heads = nn.ModuleList(nn.Linear(last.out_features, size) for size in sizes)
+    heads = nn.ModuleList(nn.Linear(last.out_features, size) for size in SIZES)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], recipe.see_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.see_rate, recipe.see_steps, pct_start=0.1)
     stream = iter(samples(0, {SHORT_STEPS: 1.0}))
@@ -93,34 +92,24 @@ def learn_to_see(encoder: StepEncoder, recipe: ReferenceRecipe, log: Callable[[d
         batch = [next(stream) for _ in range(recipe.see_clips)]
         tokens = encoder(torch.cat([sample.patches for sample in batch]))
         looks = torch.cat([sample.looks for sample in batch])
-        shown = looks[..., 0] > 0
-        shape, color, place, motion = (head(tokens) for head in heads)
-        weight = torch.where(shown, 1.0, recipe.background).flatten()
-        losses = [
-            (functional.cross_entropy(logits.flatten(0, 1), looks[..., i].flatten(), reduction="none") * weight).sum()
-            / weight.sum()
-            for i, logits in enumerate((shape, color))
-        ]
         offsets = torch.cat([sample.offsets for sample in batch])
-        off = (place - offsets)[shown].abs().mean()
-        moved = (offsets[..., -2:] - offsets[..., :2])[shown] / TYPICAL_MOTION
-        moving = torch.where(moved.abs().sum(-1) > 0.5, 1.0, recipe.resting)
-        miss = ((motion[shown] - moved).square().sum(-1) * moving).sum() / moving.sum()
+        told = [head(tokens) for head in heads]
+        named, off, miss = seeing_losses(told, looks, offsets, background=recipe.background, resting=recipe.resting)
         optimizer.zero_grad(set_to_none=True)
-        (losses[0] + losses[1] + recipe.place * off + recipe.motion * miss).backward()
+        (named + recipe.place * off + recipe.motion * miss).backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 20 == 0:
+            shown = looks[..., 0] > 0
             right = [
-                (logits.argmax(-1) == looks[..., i])[shown].float().mean().item()
-                for i, logits in enumerate((shape, color))
+                (logits.argmax(-1) == looks[..., i])[shown].float().mean().item() for i, logits in enumerate(told[:2])
             ]
             log(
                 {
                     "stage": 1,
                     "step": step,
-                    "loss": torch.stack(losses).sum().item(),
+                    "loss": named.item(),
                     "shape": right[0],
                     "color": right[1],
                     "off_by_px": off.item() * world.CELL,
@@ -258,22 +247,22 @@ def train_reference(
     model = build_model()
     encoder = step_encoder(model)
     weights, seeing = folder / "model.safetensors", folder / "encoder.safetensors"
-    with (folder / "metrics.jsonl").open("a") as metrics:
+    metrics = folder / "metrics.jsonl"
+    keep_rows(metrics, lambda row: row["stage"] == 1 and seeing.exists())
 
-        def log(row: dict[str, float]) -> None:
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-            on_log(row)
+    def log(row: dict[str, float]) -> None:
+        add_row(metrics, row)
+        on_log(row)
 
-        if seeing.exists():
-            model.model.visual.load_state_dict(load_file(seeing))
-        else:
-            learn_to_see(encoder, recipe, log)
-            _save(model.model.visual, seeing)
-        encoder.requires_grad_(False)
-        learn_to_answer(model, encoder, recipe, log, lambda: _save(model, weights))
+    if seeing.exists():
+        model.model.visual.load_state_dict(load_file(seeing))
+    else:
+        learn_to_see(encoder, recipe, log)
+        _save(model.model.visual, seeing)
+    encoder.requires_grad_(False)
+    learn_to_answer(model, encoder, recipe, log, lambda: _save(model, weights))
     _save(model, weights)
-    plot_metrics(folder / "metrics.jsonl")
+    plot_metrics(metrics)
     return weights
 
 

@@ -32,11 +32,11 @@ def sparsity(masks: torch.Tensor) -> torch.Tensor:
 
 
 def standardise(values: torch.Tensor) -> torch.Tensor:
-    """(value - mean) / max(std, STD_FLOOR) over a set of rewards; zeros for a set of less than two."""
-    if len(values) < 2:
+    """(value - mean) / max(std, STD_FLOOR) over each set (..., K) of rewards; zeros for sets of less than two."""
+    if values.shape[-1] < 2:
         return torch.zeros_like(values)
-    centred = values - values.mean()
-    return centred / centred.square().mean().sqrt().clamp(min=STD_FLOOR)
+    centred = values - values.mean(dim=-1, keepdim=True)
+    return centred / centred.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=STD_FLOOR)
 
 
 def split_advantage(quality: torch.Tensor, sparsity: torch.Tensor, *, weight: float, slack: float) -> torch.Tensor:

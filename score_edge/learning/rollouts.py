@@ -55,20 +55,25 @@ def draw_masks(logits: torch.Tensor, count: int, stream: torch.Generator) -> tor
 
 
 def log_probability(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """(K,) mean over tokens of log pi(m_k | h) = m log p + (1 - m) log(1 - p), p = sigmoid(logits)."""
+    """(..., K) mean over tokens of log pi(m_k | h) = m log p + (1 - m) log(1 - p), p = sigmoid(logits).
+
+    Args:
+        logits: (..., n) float.
+        masks: (..., K, n) bool.
+    """
     return -functional.binary_cross_entropy_with_logits(
-        logits.expand(masks.shape), masks.to(logits.dtype), reduction="none"
-    ).mean(dim=1)
+        logits[..., None, :].expand(masks.shape), masks.to(logits.dtype), reduction="none"
+    ).mean(dim=-1)
 
 
 def group_loss(logits: torch.Tensor, masks: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
-    """REINFORCE over a group of rollouts, as printed in the paper's method figure.
+    """REINFORCE over groups of rollouts, as printed in the paper's method figure, the mean of several.
 
     -(1/K) sum_k A_k mean_i log pi(m_ki | h_i): no importance ratio, no clipping, no KL term.
 
     Args:
-        logits: (n,) of the policy the masks were drawn from, with gradient.
-        masks: (K, n) bool.
-        advantages: (K,) float, constants.
+        logits: (..., n) of the policy the masks were drawn from, with gradient.
+        masks: (..., K, n) bool.
+        advantages: (..., K) float, constants.
     """
     return -(advantages.detach() * log_probability(logits, masks)).mean()

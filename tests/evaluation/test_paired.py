@@ -49,7 +49,7 @@ def test_each_retention_is_compared_with_its_own_base() -> None:
     rows = results({"score:dither=1": same, "evs": ~same})
     rows += [QuestionResult("all", 1.0, 32, 0, "color", 32, True, 1.0)]
     (found,) = paired_differences(rows, base="score")
-    assert found.difference == -1 and found.low == found.high == -1
+    assert found.difference == found.low == -1 and -1 < found.high < 1
     assert paired_differences(rows, base="last-kept") == []
 
 
@@ -73,6 +73,16 @@ def test_a_plan_runs_at_each_retention_what_was_tuned_for_it() -> None:
         ("evs", 0.1),
         ("evs:first=scored", 0.05),
     ]
+
+
+def test_a_tuned_selector_is_known_by_the_name_it_was_asked_for_by() -> None:
+    plan = EvaluationPlan(
+        ("all", "evs", "evs:dither=1"), (0.1, 0.05), tuned={0.05: ("evs:dither=0", "evs:dither=1"), 0.1: ("evs",) * 2}
+    )
+    assert plan.asked("evs:dither=0", 0.05) == ["evs"] and plan.asked("evs:dither=1", 0.05) == ["evs:dither=1"]
+    assert plan.asked("evs", 0.1) == ["evs", "evs:dither=1"]  # both were tuned to the same
+    assert plan.asked("all", 1.0) == ["all"]
+    assert EvaluationPlan(("evs", "evs"), (0.1,)).asked("evs", 0.1) == ["evs"]
 
 
 def test_everything_but_what_cannot_gain_is_tried_in_eight_ways() -> None:

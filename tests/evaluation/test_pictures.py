@@ -2,7 +2,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from score_edge.cli import main
 from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation import pictures
 from score_edge.evaluation.pictures import _draw_differences, plot_layers, plot_retention
 
 
@@ -39,6 +41,24 @@ def test_paired_differences_are_drawn_below(tmp_path):
     alone = plot_retention(rows, tmp_path / "alone.svg").read_text(encoding="utf-8")
     both = plot_retention(rows, tmp_path / "both.svg", [{**ahead, "retention": share} for share in (0.1, 0.05)])
     assert both.read_text(encoding="utf-8").count("<path") > alone.count("<path")
+
+
+def test_every_selector_that_is_asked_for_has_a_line_of_its_own_once_it_is_tuned(tmp_path, monkeypatch):
+    pytest.importorskip("llama_cpp")
+    drawn = []
+    monkeypatch.setattr(pictures, "plot_retention", lambda *given: drawn.append(given))
+    options = ("--retention", "0.5,0.25", "--steps", "3", "--clips", "2", "--tune", "1", "--plot", f"{tmp_path}/a.svg")
+    command = ["score-edge", "evaluate", "reference", "--selectors", "evs,evs:dither=1,last-kept,all", *options]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    ((rows, _, differences),) = drawn
+    points = [(row["selector"], row["retention"]) for row in rows if row["kind"] == "overall"]
+    names = ("evs", "evs:dither=1", "last-kept")
+    assert sorted(points) == sorted([("all", 1.0), *((name, share) for name in names for share in (0.5, 0.25))])
+    assert {row["against"] for row in differences} == {"evs"}
+    assert {"last-kept"} <= {row["selector"] for row in differences} <= {"evs:dither=1", "last-kept"}
 
 
 @pytest.mark.parametrize(("least", "most"), [(-0.03, 0.01), (0.35, 0.4), (-0.6, -0.2)])

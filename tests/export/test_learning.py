@@ -11,10 +11,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 pytest.importorskip("llama_cpp")
 
+from score_edge.core import Frame  # noqa: E402
 from score_edge.learning.curriculum import Scene  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
-from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy  # noqa: E402
+from score_edge.learning.policy_start import new_policy, policy_inputs  # noqa: E402
+from score_edge.learning.policy_training import Scenes, train_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 from score_edge.learning.rewards import quality  # noqa: E402
 from score_edge.learning.rollouts import draw_masks, generator, rate_bias  # noqa: E402
@@ -36,8 +38,9 @@ def test_the_expected_reward_rises_on_a_fixed_batch(
     def scene(seed: int) -> Scene:
         rng = np.random.default_rng(seed)
         shape = (STEPS * vision.frames_per_step, vision.height, vision.width, 3)
-        images = list(rng.integers(0, 256, shape, dtype=np.uint8))
-        return Scene(f"noise {seed}", lambda: (images, [("What moved?", None), ("What is there?", None)]))
+        images = rng.integers(0, 256, shape, dtype=np.uint8)
+        frames = [Frame(image, i / vision.fps, i) for i, image in enumerate(images)]
+        return Scene(f"noise {seed}", lambda: (frames, [("What moved?", None), ("What is there?", None)]))
 
     # Of qwen3_5's random weights 12 steps learn too little to show.
     recipe = dataclasses.replace(RECIPE, steps=24) if bundled.bundle.manifest.family == "qwen3_5" else RECIPE

@@ -41,7 +41,9 @@ def lines(path, *rows):
 
 def test_a_pseudo_video_changes_only_where_the_still_does():
     stills = [np.full((8, 8, 3), value, np.uint8) for value in (40, 120, 200)]
-    video = np.stack(pseudo_video(np.random.default_rng(0), stills, 24, 2)).astype(int)
+    frames = pseudo_video(np.random.default_rng(0), stills, 12, 2, 4.0)
+    assert [frame.time_s for frame in frames] == [i / 4 for i in range(24)]
+    video = np.stack([frame.image for frame in frames]).astype(int)
     shown = np.round((video.mean(axis=(1, 2, 3)) - 40) / 80).astype(int)
     assert shown[0] == 0 and shown[-1] == 2 and set(np.diff(shown)) == {0, 1}
     assert (shown[::2] == shown[1::2]).all()  # both frames of a step show the same still
@@ -51,16 +53,17 @@ def test_a_pseudo_video_changes_only_where_the_still_does():
 
 def test_world_scenes_are_its_training_clips():
     (scene,) = world_scenes(1, 4, start=7)
-    images, asked = scene.load()
+    frames, asked = scene.load()
     clip = world.make_clip(world.TRAIN_SEED, 7, 4)
-    assert np.array_equal(np.stack(images), clip.images)
+    assert np.array_equal(np.stack([frame.image for frame in frames]), clip.images)
+    assert [frame.time_s for frame in frames] == [frame.time_s for frame in clip.frames()]
     assert asked == [(q.text, q.answer) for q in clip.questions]
 
 
 def test_stills_ask_only_what_has_one_answer():
     for scene in world_stills(10, 4):
-        images, asked = scene.load()
-        assert len(images) == 4 * world.FRAMES_PER_STEP
+        frames, asked = scene.load()
+        assert len(frames) == 4 * world.FRAMES_PER_STEP
         assert asked and len({text for text, _ in asked}) == len(asked)
         assert all(answer in world.SHAPES or answer is None for _, answer in asked)
     one, other = world_stills(2, 4)
@@ -71,8 +74,8 @@ def test_footage_brings_its_questions_or_is_asked_open_ones(tmp_path):
     footage(tmp_path)
     asked = lines(tmp_path / "q.jsonl", {"video": "a.mp4", "question": "what?", "answer": "grey"})
     (scene,) = footage_scenes(tmp_path, asked, 2, 2, 4.0)
-    images, questions = scene.load()
-    assert len(images) == 4 and questions == [("what?", "grey")]
+    frames, questions = scene.load()
+    assert len(frames) == 4 and questions == [("what?", "grey")]
     assert [q for q, _ in footage_scenes(tmp_path, None, 2, 2, 4.0)[1].load()[1]] == list(OPEN_QUESTIONS)
 
 
@@ -131,7 +134,7 @@ def test_folders_without_anything_to_learn_from_are_refused(tmp_path):
         footage_scenes(tmp_path, None, 2, 2, 4.0)
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ScoreEdgeError, match="one image only"):
-        image_scenes(tmp_path, 3, 2, 2)
+        image_scenes(tmp_path, 3, 2, 2, 4.0)
 
 
 @pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
@@ -146,14 +149,14 @@ def test_every_kind_of_video_that_calibrates_teaches(tmp_path, suffix):
 def test_every_kind_of_image_that_opens_teaches(tmp_path, suffix):
     for i in range(2):
         cv2.imwrite(str(tmp_path / f"{i}{suffix}"), np.full((8, 8, 3), 60 * i, np.uint8))
-    assert len(image_scenes(tmp_path, 1, 3, 2)[0].load()[0]) == 6
+    assert len(image_scenes(tmp_path, 1, 3, 2, 4.0)[0].load()[0]) == 6
 
 
 def test_images_become_pseudo_videos(tmp_path):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
-    images, asked = image_scenes(tmp_path, 2, 3, 2)[0].load()
-    assert len(images) == 6 and asked[0] == (OPEN_QUESTIONS[0], None)
+    frames, asked = image_scenes(tmp_path, 2, 3, 2, 4.0)[0].load()
+    assert len(frames) == 6 and asked[0] == (OPEN_QUESTIONS[0], None)
 
 
 def test_other_footage_in_the_same_place_is_another_scene(tmp_path):
@@ -163,7 +166,9 @@ def test_other_footage_in_the_same_place_is_another_scene(tmp_path):
         cv2.imwrite(str(path), np.full((8, 8, 3), 60 * i, np.uint8))
 
     def names():
-        return [scene.name for scene in (*image_scenes(tmp_path, 9, 3, 2), *footage_scenes(tmp_path, None, 2, 2, 4.0))]
+        return [
+            scene.name for scene in (*image_scenes(tmp_path, 9, 3, 2, 4.0), *footage_scenes(tmp_path, None, 2, 2, 4.0))
+        ]
 
     before = names()
     assert len(set(before)) == 11 and names() == before
@@ -182,8 +187,9 @@ def test_other_footage_in_the_same_place_is_another_scene(tmp_path):
 def test_a_scene_of_images_is_the_same_every_time_it_is_loaded(tmp_path):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((8, 8, 3), 60 * i, np.uint8))
-    (scene,) = image_scenes(tmp_path, 1, 3, 2)
-    assert np.array_equal(scene.load()[0], scene.load()[0])
+    (scene,) = image_scenes(tmp_path, 1, 3, 2, 4.0)
+    first, second = ([frame.image for frame in scene.load()[0]] for _ in range(2))
+    assert np.array_equal(first, second)
 
 
 def test_scenes_take_turns_through_regimes_and_plain_ones_keep_their_names():
@@ -191,6 +197,6 @@ def test_scenes_take_turns_through_regimes_and_plain_ones_keep_their_names():
     assert [scene.name for scene in mixed][::2] == [scene.name for scene in plain][::2]
     assert len({scene.name for scene in (*plain, *mixed)}) == 6
     for index, (scene, regime) in enumerate(zip(mixed, ("plain", "rain") * 2, strict=True)):
-        images, asked = scene.load()
+        frames, asked = scene.load()
         clip = world.make_clip(world.TRAIN_SEED, index, 3, regime)
-        assert np.array_equal(images, clip.images) and len(asked) == len(clip.questions)
+        assert np.array_equal([frame.image for frame in frames], clip.images) and len(asked) == len(clip.questions)

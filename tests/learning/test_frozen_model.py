@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ pytest.importorskip("llama_cpp")
 from score_edge.bundle.external import sealed_language  # noqa: E402
 from score_edge.bundle.folder import Bundle, write_bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
-from score_edge.learning.curriculum import Scene, world_scenes, world_stills  # noqa: E402
+from score_edge.evaluation.comparison import clip_reader  # noqa: E402
+from score_edge.learning.curriculum import Scene, footage_scenes, world_scenes, world_stills  # noqa: E402
 from score_edge.learning.features import Features  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
 from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer  # noqa: E402
@@ -35,7 +37,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def clip(model: Any) -> PreparedClip:
     made = world.make_clip(world.VALIDATION_SEED, 4, 8)
-    tokens, times = model.encode(list(made.images))
+    tokens, times = model.encode(made.frames())
     asked = [QuestionAnswer(q.text, q.answer) for q in made.questions[:3]]
     return PreparedClip(torch.from_numpy(tokens).half(), times, asked, torch.zeros(3))
 
@@ -138,10 +140,26 @@ def test_features_are_made_once_and_bounded(model: Any, tmp_path: Any) -> None:
         features.read(scene)
 
 
+@pytest.mark.parametrize("count", [25, 300])  # within two steps, and ten times as long
+def test_footage_has_the_times_that_ask_gives_it(model: Any, tmp_path: Any, count: int) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 29.97, (32, 32))
+    for value in range(count):
+        writer.write(np.full((32, 32, 3), value % 256, np.uint8))
+    writer.release()
+    vision = BUNDLE.manifest.vision
+    (scene,) = footage_scenes(tmp_path, None, 2, vision.frames_per_step, vision.fps)
+    frames, _ = scene.load()
+    tokens, times = model.encode(frames)
+    with Pipeline(BUNDLE, threads=1, full_encoder=True) as pipeline:
+        asked = clip_reader(pipeline, tmp_path / "a.mp4", 2)()
+    assert np.array_equal(tokens, asked.tokens)
+    assert times == asked.times
+
+
 def test_without_answers_the_models_own_are_the_targets(model: Any, tmp_path: Any) -> None:
     (moving,) = world_scenes(1, 4)
-    images, asked = moving.load()
-    scene = Scene("own", lambda: (images, [(text, None) for text, _ in asked[:3]]))
+    frames, asked = moving.load()
+    scene = Scene("own", lambda: (frames, [(text, None) for text, _ in asked[:3]]))
     features = Features(tmp_path, model, 1 << 20)
     features.prepare([scene])
     clip = features.read(scene)

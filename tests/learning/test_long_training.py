@@ -12,14 +12,15 @@ from safetensors.torch import load_file  # noqa: E402
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.learning import long_training  # noqa: E402
 from score_edge.learning.batches import hidden_states, predict  # noqa: E402
+from score_edge.learning.long_checkpoint import PARTS, Checkpoint  # noqa: E402
 from score_edge.learning.long_clips import batch_of, draw, encode, kept_by, patchify, receive  # noqa: E402
 from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
 from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
-from score_edge.learning.long_seeing import SIZES  # noqa: E402
-from score_edge.learning.long_training import LongTraining  # noqa: E402
+from score_edge.learning.long_training import LongTraining, train_long  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
+from score_edge.learning.seeing import SIZES  # noqa: E402
 from score_edge.learning.torch_judge import TorchJudge  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
@@ -147,10 +148,22 @@ def test_the_encoder_is_turned_to_where_the_decoder_knows_it_from_also_after_a_c
     assert torch.equal(old.visual.merger.mlp[2].weight, start)
 
 
+def test_a_row_behind_the_checkpoint_is_told_from_one_before_it(tmp_path, model):
+    def told(**row):
+        return checkpoint.covers(row)
+
+    for reached, part in enumerate(PARTS):
+        Checkpoint(tmp_path, model).save(part, 30.0, {})
+        checkpoint = Checkpoint(tmp_path, model)
+        assert told(part="start", clips=9, seconds=99.0)
+        for i, other in enumerate(PARTS):
+            assert told(part=other, seconds=29.5) == (i <= reached)
+            assert told(part=other, seconds=30.5) == (i < reached)
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(long_training, "REGIMES", ("plain", "pan"))
-    rows = []
     recipe = LongRecipe(
         1.5,
         4,
@@ -169,30 +182,26 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, weights, monkeypa
         pass
 
     def cut(row):
-        if row["part"] == "marks":
+        if row["part"] == stop:
             raise CutOffError
 
-    with pytest.raises(CutOffError):
-        LongTraining(tmp_path, weights, recipe, "cpu", cut).run()
-    assert (tmp_path / "state.safetensors").exists()
-    again = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: rows.append(json.dumps(row)))
-    assert again.checkpoint.part == "answer" and again.checkpoint.clips > 0
-
-    def cut_late(row):
-        if row["part"] == "few":
-            raise CutOffError
-        rows.append(json.dumps(row))
-
-    again.log = cut_late
-    with pytest.raises(CutOffError):
-        again.run()
-    last = LongTraining(tmp_path, weights, recipe, "cpu", lambda row: rows.append(json.dumps(row)))
-    assert last.checkpoint.part == "few"
-    trained = load_file(last.run())
+    monkeypatch.setattr(long_training, "LongRecipe", lambda: recipe)
+    for stop in ("answer", "few"):
+        with pytest.raises(CutOffError):
+            train_long(tmp_path, weights, "cpu", 2, cut)
+        assert Checkpoint(tmp_path, build_model()).part == stop
+    saved = Checkpoint(tmp_path, build_model())
+    assert saved.clips > 0
+    rows = []
+    trained = load_file(train_long(tmp_path, weights, "cpu", 2, rows.append))
     assert trained.keys() == weights.keys() and not (tmp_path / "state.safetensors").exists()
     assert all(torch.isfinite(tensor).all() for tensor in trained.values())
-    parts = [json.loads(row)["part"] for row in rows]
-    assert "see" not in parts and parts[-1] == "marks" and "few" in parts
+    parts = [row["part"] for row in rows]
+    assert set(parts) == {"start", "few"}
+    told = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    starts = [i for i, row in enumerate(told) if row["part"] == "start"]
+    assert len(starts) == 3 and told[starts[-1] :] == rows
+    assert {row["part"] for row in told[: starts[-1]]} == {"start", "see", "answer"}  # what was cut is told once
     assert not torch.equal(trained["lm_head.weight"], weights["lm_head.weight"])
     changed = {name for name in weights if not torch.equal(trained[name], weights[name])}
     assert {"model.visual.merger.mlp.2.weight", "model.language_model.norm.weight"} <= changed

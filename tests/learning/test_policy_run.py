@@ -1,9 +1,11 @@
 """`score-edge train policy` as a user runs it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.cli import main  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
+from score_edge.learning import policy_run  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
 from score_edge.learning.policy_run import Data, learn_policy, with_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
@@ -77,6 +80,19 @@ def test_the_model_is_freed_whatever_happens(tmp_path, monkeypatch):
     assert len(closed) == 1
 
 
+@pytest.mark.parametrize("per_step", [1, 2, 4])
+def test_a_clip_of_the_world_is_as_long_as_it_is_told_for_every_family(per_step):
+    bundle = Bundle.open("reference")
+    vision = dataclasses.replace(bundle.manifest.vision, frames_per_step=per_step)
+    manifest = dataclasses.replace(bundle.manifest, vision=vision)
+    model = SimpleNamespace(bundle=SimpleNamespace(manifest=manifest), fingerprint="a model")
+    features = SimpleNamespace(fit=lambda scenes, steps: scenes)
+    scenes = policy_run._scenes(model, features, PolicyRecipe(), Data(clip_steps=6, scenes=2))
+    for scene in (*scenes.stills, *scenes.moving):
+        frames, _ = scene.load()
+        assert len(frames) == 6 * per_step
+
+
 def test_a_policy_of_another_width_does_not_get_into_a_bundle(tmp_path):
     export_policy(PolicyNetwork(7), tmp_path / "policy.onnx")
     with pytest.raises(ScoreEdgeError, match=r"input tokens has the shape \(.*, 7\), expected \(M, 192\)"):
@@ -102,7 +118,8 @@ def test_fifty_steps_improve_the_reward_on_clips_never_trained_on(tmp_path):
     from score_edge.learning.curriculum import world_scenes
     from score_edge.learning.features import Features
     from score_edge.learning.frozen_model import FrozenModel
-    from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy
+    from score_edge.learning.policy_start import new_policy, policy_inputs
+    from score_edge.learning.policy_training import Scenes, train_policy
     from score_edge.learning.recipe import PolicyRecipe
     from score_edge.learning.rewards import quality
     from score_edge.learning.rollouts import draw_masks, generator, rate_bias

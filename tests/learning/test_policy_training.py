@@ -15,7 +15,8 @@ pytest.importorskip("accelerate")
 from safetensors.torch import load_file  # noqa: E402
 
 from score_edge.errors import ScoreEdgeError  # noqa: E402
-from score_edge.learning.policy_training import Scenes, new_policy, policy_inputs, train_policy  # noqa: E402
+from score_edge.learning.policy_start import new_policy, policy_inputs  # noqa: E402
+from score_edge.learning.policy_training import Scenes, train_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 from score_edge.selection.residual import previous_tokens  # noqa: E402
 

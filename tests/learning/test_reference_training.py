@@ -7,8 +7,37 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from score_edge.learning import reference_training  # noqa: E402
 from score_edge.learning.reference_model import build_model  # noqa: E402
 from score_edge.learning.reference_training import ReferenceRecipe, train_reference  # noqa: E402
+
+
+def test_a_run_that_was_killed_tells_every_step_once(tmp_path, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    def stage(number, steps):
+        def learn(*arguments):
+            for step in range(steps):
+                arguments[number + 1]({"stage": number, "step": step, "loss": 1.0})
+            if len(killed) < number:
+                killed.append(number)
+                with (tmp_path / "metrics.jsonl").open("a") as file:
+                    file.write('{"stage": 1, "st')
+                raise KilledError
+
+        return learn
+
+    killed: list[int] = []
+    monkeypatch.setattr(reference_training, "learn_to_see", stage(1, 3))
+    monkeypatch.setattr(reference_training, "learn_to_answer", stage(2, 2))
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            train_reference(tmp_path, ReferenceRecipe())
+    train_reference(tmp_path, ReferenceRecipe())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    assert killed == [1, 2]
 
 
 @pytest.mark.slow

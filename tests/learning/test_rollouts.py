@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from score_edge.export.policy_graph import LIMIT, PolicyNetwork  # noqa: E402
+from score_edge.learning.rewards import standardise  # noqa: E402
 from score_edge.learning.rollouts import (  # noqa: E402
     draw_masks,
     draw_rate,
@@ -63,6 +64,12 @@ def test_a_rewarded_mask_becomes_likelier():
     masks = torch.tensor([[True, True, False, False, False, False], [False, False, True, True, False, False]])
     group_loss(logits, masks, torch.tensor([1.0, -1.0])).backward()
     assert (logits.grad[:2] < 0).all() and (logits.grad[2:4] > 0).all() and (logits.grad[4:] == 0).all()
+
+
+def test_several_groups_are_the_mean_of_each():
+    logits, masks, earned = torch.randn(3, 11), torch.rand(3, 4, 11) < 0.4, torch.randn(3, 4)
+    each = [group_loss(*group) for group in zip(logits, masks, map(standardise, earned), strict=True)]
+    assert torch.allclose(group_loss(logits, masks, standardise(earned)), torch.stack(each).mean(), atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.04, 0.5])

@@ -47,7 +47,7 @@ def test_both_memories_are_asked_about_the_last_steps_and_the_past():
 
 def test_one_clip_tells_nothing_of_what_caching_cells_costs_on_others():
     found = lines("incremental_answers.py", "--clips", "1")
-    assert found[0].startswith("threshold 12: ") and all("+- inf points" in line for line in found[1:])
+    assert found[0].startswith("threshold 12: ") and all("(-100.00 to +100.00) points" in line for line in found[1:])
 
 
 @pytest.mark.parametrize(

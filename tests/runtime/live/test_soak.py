@@ -13,7 +13,7 @@ import pytest
 
 from score_edge.bundle.folder import Bundle
 from score_edge.core import Frame
-from score_edge.evaluation.accuracy import wilson
+from score_edge.evaluation.intervals import wilson
 from score_edge.reference.endless import EndlessWorld
 from score_edge.runtime.live.events import Answered, Event, StepSeen
 from score_edge.runtime.live.stream import Stream, StreamOptions
