@@ -61,9 +61,8 @@ from score_edge.selection.registry import get_selector
 
 LONG_CLIPS = 2_000_000  # where the clips of this stage start
 Log = Callable[[dict[str, Any]], None]
-Learned = tuple[
-    bool, dict[str, torch.Tensor], torch.Tensor
-]  # whether a batch was whole, losses, share of right answers
+Learned = tuple[bool, dict[str, torch.Tensor], torch.Tensor]
+"""Whether a batch was whole, its losses, and its share of right answers."""
 RULES = (
     "change:dither=1.5:first=scored",
     "last-kept:dither=1:first=whole",
