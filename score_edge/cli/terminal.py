@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
+_FILE_COLUMNS = 200
 _KEPT = "\n\t"
 _ODD = "\N{REPLACEMENT CHARACTER}"
 # C0 controls and DEL as their pictures; C1 controls, and marks that turn the reading direction, as one odd character.
@@ -44,6 +45,8 @@ class Terminal(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = _FILE_COLUMNS  # what goes into a file or a pipe is not folded to a screen
 
     def render_str(self, text: str, **options: Any) -> Text:
         """As rich does; made plain before it is laid out, because a control character has no width."""
