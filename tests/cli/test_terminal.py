@@ -49,16 +49,16 @@ def test_foreign_text_is_shown_and_does_nothing(part: object) -> None:
     assert not set(said) & set("\x1b\x07\r\x9b\u202e")
 
 
-def test_a_table_in_a_file_is_not_folded_to_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_in_a_file_is_not_folded_to_a_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    console = Terminal()
-    console.file = io.StringIO()
     made = Table()
     for number in range(12):
         made.add_column(f"column {number:02}")
     made.add_row(*["97.4 (96-98)"] * 12)
-    console.print(made)
-    assert console.file.getvalue().count("97.4 (96-98)") == 12
+    Terminal().print(made)
+    assert capsys.readouterr().out.count("97.4 (96-98)") == 12
 
 
 def test_lines_and_pieces(capsys: pytest.CaptureFixture[str]) -> None:
