@@ -265,6 +265,16 @@ def test_a_cache_that_others_may_write_is_not_trusted(fake_gpu, bundle):
     assert not isinstance(find_engine(bundle, "encoder", GPU, "10.3.0"), str)
 
 
+def test_what_is_built_last_is_taken_though_the_clock_went_back(fake_gpu, bundle):
+    """A Jetson without a battery for its clock begins in the past at every start."""
+    record = build_engines(bundle, "fp16").folder / "engine.json"
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps({**document, "created": "2099-01-01T00:00:00.000000+00:00"}))
+    build_engines(bundle, "fp32")
+    _, found = find_engine(bundle, "encoder", GPU, "10.3.0")
+    assert found.precision == "fp32"
+
+
 def test_engines_are_judged_on_sixteen_steps_of_the_footage(fake_gpu, bundle, monkeypatch):
     seen = []
     real = building.compare_outputs
