@@ -185,6 +185,7 @@ class TensorRTGraph:
     def _launch_cached(self, cache: TensorRTCache, kind: tuple[int, int]) -> None:
         """As `_execute`, for each of the addresses and sizes that occur."""
         if kind in cache.warm and kind not in cache.launches:
+            cache.launches[kind] = self._queue  # where it cannot be recorded, that is not tried at every step
             with contextlib.suppress(ScoreEdgeError):
                 cache.launches[kind] = self._cuda.record(self._queue)
         cache.warm.add(kind)

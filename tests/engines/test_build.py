@@ -116,6 +116,22 @@ def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
         assert (keeps[0] == keeps[1]).all()
 
 
+def test_an_engine_that_cannot_be_recorded_runs_and_is_not_recorded_at_every_step(fake_gpu, bundle):
+    build_engines(bundle, "fp32")
+    graph, _ = open_graph(bundle, "incremental", "tensorrt")
+    fake_gpu.refuse_graphs()
+    tried = []
+    record = graph._cuda.record
+    graph._cuda.record = lambda work: tried.append(work) or record(work)
+    vision, cache = bundle.manifest.vision, graph.start()
+    for cells in ([0, 1], [2, 3]) * 4:
+        patches = np.ones((2, vision.merge**2, vision.patch_values), np.float32)
+        found = graph.run_cached(cache, patches=patches, cells=np.array(cells))["tokens"]
+        assert found.shape == (2, vision.dim) and np.isfinite(found).all()
+    assert len(tried) == 2  # one for each of the two buffers that a cache alternates between
+    assert fake_gpu.graphs == 0
+
+
 def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
     build_engines(bundle, "fp16", dla=0, workspace=64)
     encoder = said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")
