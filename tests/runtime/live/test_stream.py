@@ -432,6 +432,24 @@ def test_a_listener_that_fails_is_dropped_with_a_word(any_pipeline: Pipeline, er
     assert len(steps_of(events)) == 10
 
 
+def test_listeners_that_fail_together_do_not_end_the_stream(any_pipeline: Pipeline) -> None:
+    """Each hears of the other's failure, and fails at that."""
+    told: list[str] = []
+
+    def failing(name: str) -> Callable[[Event], None]:
+        def listener(event: Event) -> None:
+            told.append(name)
+            raise OSError("broken pipe")
+
+        return listener
+
+    events: list[Event] = []
+    listeners = [failing("one"), failing("other"), events.append]
+    Stream(any_pipeline, Frames(step_frames(any_pipeline, 6)), StreamOptions(), listeners).run()
+    assert len(steps_of(events)) == 6
+    assert sorted(told) == ["one", "other"]
+
+
 def test_a_source_that_fails_for_good_ends_the_stream_with_its_error(any_pipeline: Pipeline) -> None:
     class Broken(Frames):
         def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
