@@ -160,6 +160,40 @@ def test_jumping_finds_the_frames_that_reading_on_finds(tmp_path: Path, monkeypa
     assert any(jumped)
 
 
+class Restarted(Scripted):
+    """Its time stamps begin again after two seconds, and its container tells of those two alone."""
+
+    def get(self, name: int) -> float:
+        known = {cv2.CAP_PROP_FRAME_COUNT: 20.0, cv2.CAP_PROP_POS_MSEC: 100.0 * (self.at % 20)}
+        return known[name] if name in known else super().get(name)
+
+
+def test_a_recording_whose_clock_begins_again_is_measured_to_its_end() -> None:
+    source = VideoFile("v", lambda: Restarted([True] * 50))
+    assert source.measure() == pytest.approx(5.0)
+    assert list(source)[-1].time_s == pytest.approx(4.9) and source.duration_s == pytest.approx(5.0)
+
+
+@needs_ffmpeg
+def test_what_lies_behind_the_end_that_a_container_tells_of_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a camera leaves it that was restarted: two transport streams, one behind the other."""
+    whole = b""
+    for rate in (10, 25):
+        path = tmp_path / f"{rate}.ts"
+        command = f"ffmpeg -nostdin -loglevel error -f lavfi -i testsrc2=s=64x48:r={rate}:d=2 -c:v mpeg2video"
+        subprocess.run([*command.split(), str(path)], check=True)
+        whole += path.read_bytes()
+    (tmp_path / "whole.ts").write_bytes(whole)
+    with caplog.at_level(logging.WARNING):
+        times = [frame.time_s for frame in sample_clip(tmp_path / "whole.ts", 4, 6)]
+        assert len(times) == 6
+        assert times[-1] > 2.5 or "whole.ts goes on behind the 1.9 s" in caplog.text
+        assert len(list(sample_clip(tmp_path / "25.ts", 4, 6))) == 6
+    assert caplog.text.count("goes on") <= 1
+
+
 def forgiving(jumped: list[bool]) -> Any:
     """What decides about jumps, told that every one was fast."""
     took = video_file._Jumps.took
