@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import score_edge.bundle.folder
-from score_edge.bundle.folder import Bundle, check_shapes, write_bundle, write_manifest
+from score_edge.bundle.folder import Bundle, check_shapes, check_target, write_bundle, write_manifest
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
@@ -332,6 +332,11 @@ def test_existing_target(untouched: Path) -> None:
         write_bundle(untouched / "encoder.onnx", MANIFEST, FILES, overwrite=True)
     with pytest.raises(ScoreEdgeError, match="cannot write the bundle"):
         write_bundle(untouched / "encoder.onnx" / "x", MANIFEST, FILES)
+
+
+def test_a_target_whose_name_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ScoreEdgeError, match=r"cannot write .*File name too long"):
+        check_target(tmp_path / ("a" * 300), overwrite=False)
 
 
 def test_overwrite_with_files_of_the_old_bundle(folder: Path) -> None:
