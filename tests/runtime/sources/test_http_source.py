@@ -64,6 +64,15 @@ def test_a_wrong_password_is_an_error_without_it(camera: Any, login: str) -> Non
 def test_the_transport_is_ours_and_not_the_cameras() -> None:
     assert take_transport(Address("rtsp://c/live")) == ("rtsp://c/live", "tcp")
     assert take_transport(Address("rtsp://c/live?a=1&transport=udp&b=")) == ("rtsp://c/live?a=1&b=", "udp")
+    assert take_transport(Address("rtsp://c/live?transport=tcp")) == ("rtsp://c/live", "tcp")
+    with pytest.raises(ScoreEdgeError, match="transport must be tcp or udp, not 'http'"):
+        take_transport(Address("rtsp://c/live?transport=http"))
+
+
+def test_what_the_camera_reads_stays_as_it_was_written() -> None:
+    """RTSP servers read no plus as a space, and some no %2F as a slash."""
+    address = Address("rtsp://c/live?password=a%20b+c&path=/cam/1&flag&transport=udp")
+    assert take_transport(address)[0] == "rtsp://c/live?password=a%20b+c&path=/cam/1&flag"
 
 
 def test_gstreamer_takes_the_picture_alone_and_gives_up() -> None:
