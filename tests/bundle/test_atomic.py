@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from score_edge.bundle.atomic import atomic_folder, make_folder, remove_leftovers, scratch_folder
+from score_edge.bundle.atomic import (
+    atomic_folder,
+    check_writable,
+    make_folder,
+    remove_leftovers,
+    scratch_folder,
+    write_text,
+)
 from score_edge.errors import ScoreEdgeError
 
 
@@ -166,3 +173,33 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ScoreEdgeError, match="cannot be made"):
         make_folder(tmp_path / "file" / "folder")
+
+
+def test_a_pipe_is_written_to_directly(tmp_path: Path) -> None:
+    """As `--report /dev/stdout | jq`: the link leads to a pipe, which has no path."""
+    reading, writing = os.pipe()
+    (tmp_path / "report.json").symlink_to(f"/dev/fd/{writing}")
+    for path in (Path(f"/dev/fd/{writing}"), tmp_path / "report.json"):
+        check_writable(path)
+        write_text(path, "{}")
+        assert os.read(reading, 100) == b"{}"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+    """As one that is written the plain way: a group that shares a report goes on writing it."""
+    write_text(tmp_path / "report.json", "old")
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o666 & ~umask()
+    (tmp_path / "report.json").chmod(0o664)
+    (tmp_path / "link").symlink_to("report.json")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "report.json").read_text() == "new" and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o664
+    assert names(tmp_path) == ["link", "report.json"]
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
