@@ -125,6 +125,15 @@ def test_a_damaged_header_is_none(data: bytes) -> None:
     assert read_header(data) is None
 
 
+@pytest.mark.parametrize("size", [b"", struct.pack("<HHII", 256, 4, 1, 8)])
+def test_pages_without_a_size_are_no_picture(tmp_path: Path, size: bytes) -> None:
+    page = struct.pack("<H", len(size) // 12) + size
+    pages = [b"II*\0", struct.pack("<I", 8), page, struct.pack("<I", 8 + len(page) + 4), page, struct.pack("<I", 0)]
+    (tmp_path / "pages.tif").write_bytes(b"".join(pages))
+    with pytest.raises(ScoreEdgeError, match="cannot be read as an image"):
+        list(open_source(tmp_path / "pages.tif"))
+
+
 def test_a_pixel_bomb_is_refused_with_the_limit(tmp_path: Path) -> None:
     good = bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1])
     (tmp_path / "bomb.png").write_bytes(good[:16] + struct.pack(">II", 50_000, 50_000) + good[24:])
