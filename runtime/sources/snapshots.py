@@ -41,10 +41,11 @@ class Snapshots(Source):
             if not due(time_s):
                 self._closed.wait(max(_PAUSE_S, due.next_s - time_s) if isinstance(due, Ticks) else _PAUSE_S)
                 continue
-            image = self._fetch()
+            image, tries = self._fetch(), 0
             while image is None:
+                tries += 1
                 self.broken += 1
-                gap, self.state = True, f"no picture from {self._address}, attempt {self.broken}"
+                gap, self.state = True, f"no picture from {self._address}, attempt {tries}"
                 if self._closed.wait(wait):
                     return
                 wait = min(2 * wait, LONGEST_WAIT_S)

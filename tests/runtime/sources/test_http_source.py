@@ -1,6 +1,7 @@
 """HTTP: motion JPEG is a camera, a file plays once, a snapshot is fetched each time it is due."""
 
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from score_edge.errors import ScoreEdgeError
+from score_edge.runtime.sources import snapshots
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
 from score_edge.runtime.sources.network import rtsp_pipeline, take_transport
@@ -46,6 +48,19 @@ def test_a_snapshot_is_fetched_when_it_is_due(camera: Any) -> None:
         levels = [round(float(next(frames).image.mean()) / 8) for _ in range(3)]
     assert levels == sorted(set(levels))  # each a picture of its own
     assert len(camera.asked) - before == 2 * 3  # once refused, once with the password
+
+
+def test_attempts_are_counted_for_each_outage(camera: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "FIRST_WAIT_S", 0.01)
+    with open_source(f"http://me:p%40ss%2Fw@{camera.at}/picture") as source:
+        assert isinstance(source, snapshots.Snapshots)
+        fetch, states = source._fetch, []
+        answers = itertools.cycle([fetch, lambda: None, lambda: None])
+        monkeypatch.setattr(source, "_fetch", lambda: (states.append(source.state), next(answers)())[1])
+        frames = source.read(lambda time_s: True)
+        assert [next(frames).gap for _ in range(3)] == [False, True, True]
+    assert [state.rpartition(" ")[2] for state in states if state] == ["1", "2", "1", "2"]
+    assert source.broken == 4
 
 
 def test_a_stream_is_a_camera_and_its_clip_ends(camera: Any) -> None:
