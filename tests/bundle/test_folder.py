@@ -146,6 +146,13 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
         "vision.height x width = 100 x 128 is no multiple of patch * merge = 16",
     ),
     "grid": (put("vision.grid", [8, 6]), "vision.grid is [8, 6], but height, width, patch, merge give [6, 8]"),
+    "no cell": (
+        lambda f: edit(f, lambda d: d["vision"].update(layout="pixels", height=4, grid=[0, 8])),
+        "vision.height x width = 4 x 128 is less than patch * merge = 16",
+    ),
+    "fps": (put("vision.fps", 1e308), "vision.fps must be in [0.001, 1000], not 1e+308"),
+    "mean": (put("vision.mean", [127.5] * 3), "vision.mean must be in [0, 1], not [127.5, 127.5, 127.5]"),
+    "time scale": (put("language.time_scale", 1e300), "language.time_scale is 1e+300, but must be in (0, 1000]"),
     "std": (put("vision.std", [1, 0, 1]), "vision.std must be above 0"),
     "retention 0": (put("selector.retention", 0), "selector.retention must be in (0, 1], not 0.0"),
     "retention 1.1": (put("selector.retention", 1.1), "selector.retention must be in (0, 1], not 1.1"),

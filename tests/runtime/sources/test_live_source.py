@@ -170,6 +170,7 @@ def test_closing_ends_a_wait_for_the_signal_at_once() -> None:
         ("csi://0?widht=640", "'widht' is not an option"),
         ("csi://0?width=wide", "must be a whole number"),
         ("synthetic://?seed=", "has no value"),
+        ("synthetic://?scene=999999999", "a scene of 999999999 steps is too long"),
         ("-?size=640", "need a size"),
         ("-?size=0x480", "need a size"),
         ("-", "need a size"),
@@ -319,9 +320,10 @@ def test_times_that_jump_back_are_passed_over_until_they_catch_up() -> None:
     assert [frame.time_s for frame in sample(frames, 1)] == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_an_impossible_rate_is_refused_before_anything_runs() -> None:
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf"), 1e308, 1e-300])
+def test_an_impossible_rate_is_refused_before_anything_runs(fps: float) -> None:
     with pytest.raises(ScoreEdgeError, match="impossible"):
-        Capture(Frames(3, live=False), 0.0, 1)
+        Capture(Frames(3, live=False), fps, 1)
 
 
 _THREE = """
