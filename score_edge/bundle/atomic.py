@@ -153,12 +153,15 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     """
     remove_leftovers(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    lock = _lock(space)
+    made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    lock = _lock(made)  # under a name that nobody clears away, who could take it for what a killed process left
+    space = made.with_suffix(".partial")
     try:
+        made.replace(space)
         yield space
     finally:
         shutil.rmtree(space, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,21 @@ def test_scratch_of_a_killed_process_goes_and_that_of_a_living_one_stays(target:
         assert names(target.parent) == sorted([scratch.name, "folder"])
         write(target, "new", overwrite=True)
         assert tree(scratch) == {"encoder.onnx": "large"}
+    assert tree(target.parent) == {"folder/sub/file": "new"}
+    assert names(target.parent) == ["folder"]
+
+
+def test_a_writer_that_has_just_begun_is_no_leftover(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process clears away leftovers between the making of a folder and its lock."""
+    make = tempfile.mkdtemp
+
+    def make_beside_another(**given: Any) -> str:
+        made = make(**given)
+        remove_leftovers(target)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_beside_another)
+    write(target, "new")
     assert tree(target.parent) == {"folder/sub/file": "new"}
     assert names(target.parent) == ["folder"]
 
