@@ -1,6 +1,7 @@
 """An HTTP address that gives one picture each time it is asked, as most cameras have."""
 
 import http.client
+import ssl
 import threading
 import time
 import urllib.error
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import numpy as np
 
 from score_edge.core import Frame, Uint8
+from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import Source, Ticks
 from score_edge.runtime.sources.camera import FIRST_WAIT_S, LONGEST_WAIT_S, SILENT_S
@@ -77,20 +79,39 @@ def what_is_there(address: Address) -> Literal["picture", "file", "stream"]:
     """What an HTTP address gives, by what the server says of it; ``stream`` where it says nothing useful.
 
     A video of known length is a file; motion JPEG, playlists and videos without an end are streams.
+
+    Raises:
+        ScoreEdgeError: a picture behind a certificate that is not trusted. (FFmpeg, which reads streams, trusts all.)
     """
     try:
-        with _get(address) as response:
-            kind = response.headers.get_content_type()
-            length = response.headers.get("Content-Length", "")
+        return _kind(address, trusting=False)
+    except _FAILURES as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLCertVerificationError):
+            return "stream"
+    try:
+        kind = _kind(address, trusting=True)
     except _FAILURES:
         return "stream"
+    if kind == "picture":
+        raise ScoreEdgeError(
+            f"{address}: its certificate is not trusted here: {reason.verify_message}",
+            "SSL_CERT_FILE=camera.pem names one that is; or take http:// or rtsp://",
+        )
+    return kind
+
+
+def _kind(address: Address, *, trusting: bool) -> Literal["picture", "file", "stream"]:
+    with _get(address, trusting=trusting) as response:
+        kind = response.headers.get_content_type()
+        length = response.headers.get("Content-Length", "")
     if kind.startswith("image/"):
         return "picture"
     streams = ("mpegurl" in kind) or kind.startswith("multipart/")
     return "file" if length.isdecimal() and not streams else "stream"
 
 
-def _get(address: Address) -> http.client.HTTPResponse:
+def _get(address: Address, *, trusting: bool = False) -> http.client.HTTPResponse:
     """The open answer; name and password of the address are sent when the server asks for them."""
     parts = urlsplit(address.raw())
     host = parts.netloc.rpartition("@")[2]
@@ -98,8 +119,11 @@ def _get(address: Address) -> http.client.HTTPResponse:
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
         passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
-    )
-    response: http.client.HTTPResponse = opener.open(plain, timeout=SILENT_S)
+    handlers: list[urllib.request.BaseHandler] = [
+        urllib.request.HTTPBasicAuthHandler(passwords),
+        urllib.request.HTTPDigestAuthHandler(passwords),
+    ]
+    if trusting:
+        handlers.append(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
+    response: http.client.HTTPResponse = urllib.request.build_opener(*handlers).open(plain, timeout=SILENT_S)
     return response

@@ -2,6 +2,9 @@
 
 import importlib.util
 import itertools
+import shutil
+import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,41 @@ def test_attempts_are_counted_for_each_outage(camera: Any, monkeypatch: pytest.M
         assert [next(frames).gap for _ in range(3)] == [False, True, True]
     assert [state.rpartition(" ")[2] for state in states if state] == ["1", "2", "1", "2"]
     assert source.broken == 4
+
+
+@pytest.fixture
+def certificate(camera: Any, tmp_path: Path) -> Path:
+    """Of the camera's own making, as on most of them; the camera speaks TLS with it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, made = tmp_path / "key.pem", tmp_path / "camera.pem"
+    command = (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=camera -addext subjectAltName=IP:127.0.0.1 -out {made}"
+    )
+    subprocess.run([*command.split(), "-keyout", str(key)], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, key)
+    camera.server.socket = context.wrap_socket(camera.server.socket, server_side=True)
+    return made
+
+
+def test_a_snapshot_behind_a_certificate_of_its_own(
+    camera: Any, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read as a stream that is lost after every picture: no step of two frames was ever whole."""
+    address = f"https://me:p%40ss%2Fw@{camera.at}/picture"
+    with pytest.raises(ScoreEdgeError, match=r"its certificate is not trusted here: self.signed certificate") as caught:
+        open_source(address)
+    assert "p%40ss" not in str(caught.value) and "SSL_CERT_FILE" in caught.value.hint
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with open_source(address) as source:
+        frames = sample(source, 20)
+        assert [next(frames).gap for _ in range(3)] == [False] * 3
+
+
+def test_a_file_behind_a_certificate_of_its_own_plays_once(camera: Any, certificate: Path) -> None:
+    with open_source(f"https://me:p%40ss%2Fw@{camera.at}/file.mp4") as source:
+        assert not source.live and len(list(source)) == 20
 
 
 def test_a_stream_is_a_camera_and_its_clip_ends(camera: Any) -> None:
