@@ -116,6 +116,24 @@ def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
         assert (keeps[0] == keeps[1]).all()
 
 
+def test_what_cells_change_in_number_is_recorded_after_a_run_of_that_number(fake_gpu, bundle):
+    """NVIDIA: run once after an input shape changed, then capture."""
+    build_engines(bundle, "fp32")
+    graph, _ = open_graph(bundle, "incremental", "tensorrt")
+    plain, _ = open_graph(bundle, "incremental", "cpu")
+    vision, caches, chance = bundle.manifest.vision, (graph.start(), plain.start()), np.random.default_rng(0)
+    before = fake_gpu.launches
+    for step, count in enumerate((36, 1, 4, 1, 4) * 4):
+        cells = chance.permutation(36)[:count]
+        patches = chance.standard_normal((count, vision.merge**2, vision.patch_values), np.float32)
+        found, expected = (
+            each.run_cached(cache, patches=patches, cells=cells)["tokens"]
+            for each, cache in zip((graph, plain), caches, strict=True)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=f"step {step}")
+    assert fake_gpu.launches > before and fake_gpu.graphs == 0
+
+
 def test_an_engine_that_cannot_be_recorded_runs_and_is_not_recorded_at_every_step(fake_gpu, bundle):
     build_engines(bundle, "fp32")
     graph, _ = open_graph(bundle, "incremental", "tensorrt")
