@@ -21,6 +21,7 @@ from score_edge.runtime.sources.image_header import read_header
 from score_edge.runtime.sources.opencv import MAX_PIXELS, quiet_cv2, rgb
 
 _MOST_BYTES: Final = 64 << 20
+_CHUNK: Final = 1 << 16
 _PAUSE_S: Final = 0.02
 _FAILURES: Final = (OSError, http.client.HTTPException, ValueError)  # URLError is an OSError
 
@@ -65,7 +66,7 @@ class Snapshots(Source):
         cv2 = quiet_cv2()
         try:
             with _get(self._address) as response:
-                data = response.read(_MOST_BYTES)
+                data = self._read(response)
             header = read_header(data)
             if header and header.width * header.height > MAX_PIXELS:
                 return None
@@ -73,6 +74,17 @@ class Snapshots(Source):
         except (*_FAILURES, cv2.error):
             return None
         return None if image is None else rgb(image)
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        """All of it; nothing of what is cut off, has no end, comes by the drop, or is wanted no longer."""
+        length = response.headers.get("Content-Length", "")
+        most = int(length) if length.isdecimal() and len(length) < 10 else _MOST_BYTES + 1
+        data, until = bytearray(), time.monotonic() + LONGEST_WAIT_S
+        while len(data) < most and (chunk := response.read1(min(_CHUNK, most - len(data)))):
+            data += chunk
+            if len(data) > _MOST_BYTES or time.monotonic() > until or self._closed.is_set():
+                return b""
+        return bytes(data) if len(data) == most or not length else b""
 
 
 def what_is_there(address: Address) -> Literal["picture", "file", "stream"]:

@@ -1,10 +1,14 @@
 """HTTP: motion JPEG is a camera, a file plays once, a snapshot is fetched each time it is due."""
 
+import contextlib
+import http.server
 import importlib.util
 import itertools
 import shutil
 import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources import snapshots
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
+from score_edge.runtime.sources.capture import Capture
 from score_edge.runtime.sources.network import rtsp_pipeline, take_transport
 from score_edge.runtime.sources.open_source import open_source, sample_clip
 
@@ -64,6 +69,72 @@ def test_attempts_are_counted_for_each_outage(camera: Any, monkeypatch: pytest.M
         assert [next(frames).gap for _ in range(3)] == [False, True, True]
     assert [state.rpartition(" ")[2] for state in states if state] == ["1", "2", "1", "2"]
     assert source.broken == 4
+
+
+def test_a_picture_without_an_end_is_none_and_closing_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes by the drop, so that no single read ever takes too long."""
+    monkeypatch.setattr(snapshots, "LONGEST_WAIT_S", 0.3)
+    monkeypatch.setattr(snapshots, "FIRST_WAIT_S", 0.01)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b"\xff\xd8")
+                    time.sleep(0.05)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with open_source(f"http://127.0.0.1:{server.server_port}/") as source:
+        capture = Capture(source, 10, 1)
+        deadline = time.monotonic() + 3
+        while "attempt 2" not in source.state and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "attempt 2" in source.state
+        began = time.monotonic()
+        capture.stop(3)
+        assert time.monotonic() - began < 1
+    server.shutdown()
+
+
+@pytest.mark.parametrize("alive", [False, True], ids=["closed", "kept alive"])
+def test_a_picture_that_is_cut_off_is_not_shown_with_its_rest_grey(alive: bool) -> None:
+    """OpenCV 4 decodes one (5 does not), so it is known by its length, of which here the JPEG is only a part.
+
+    A whole one is shown at once, also where the server keeps the connection.
+    """
+    whole, asked = http_camera.jpeg(20) + bytes(1000), []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1" if alive else "HTTP/1.0"
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole if len(asked) % 2 else whole[:-500])
+            self.close_connection = not (alive and len(asked) % 2)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with open_source(f"http://127.0.0.1:{server.server_port}/") as source:  # which asks once what is there
+        assert isinstance(source, snapshots.Snapshots)
+        began = time.monotonic()
+        assert source._fetch() is None
+        assert source._fetch() is not None
+        assert time.monotonic() - began < 2
+    server.shutdown()
 
 
 @pytest.fixture
