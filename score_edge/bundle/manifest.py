@@ -318,16 +318,16 @@ class Manifest:
             f"vision.grid is {list(vision.grid)}, but height, width, patch, merge give {list(grid)}",
         )
         _expect(
-            vision.longest_edge is None or vision.longest_edge > 0,
-            f"vision.longest_edge must be above 0, not {vision.longest_edge}",
+            vision.longest_edge is None or 0 < vision.longest_edge <= 8192,
+            f"vision.longest_edge must be in [1, 8192], not {vision.longest_edge}",
         )
         _expect(
-            vision.threshold is None or vision.threshold >= 0,
-            f"vision.threshold must not be below 0, not {vision.threshold}",
+            vision.threshold is None or 0 <= vision.threshold <= 255,
+            f"vision.threshold must be in [0, 255], not {vision.threshold}",
         )
         for where in ("layers", "rows", "width") if vision.incremental else ():
             size = getattr(vision.incremental, where)
-            _expect(size > 0, f"vision.incremental.{where} must be above 0, not {size}")
+            _expect(0 < size <= 10**6, f"vision.incremental.{where} must be in [1, 1000000], not {size}")
         _expect(
             all(0 <= value <= 1 for value in vision.mean), f"vision.mean must be in [0, 1], not {list(vision.mean)}"
         )

@@ -153,6 +153,12 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "fps": (put("vision.fps", 1e308), "vision.fps must be in [0.001, 1000], not 1e+308"),
     "mean": (put("vision.mean", [127.5] * 3), "vision.mean must be in [0, 1], not [127.5, 127.5, 127.5]"),
     "time scale": (put("language.time_scale", 1e300), "language.time_scale is 1e+300, but must be in (0, 1000]"),
+    "longest edge": (put("vision.longest_edge", 2**31), "vision.longest_edge must be in [1, 8192], not 2147483648"),
+    "threshold": (put("vision.threshold", 1e300), "vision.threshold must be in [0, 255], not 1e+300"),
+    "layers": (
+        put("vision.incremental", {"graph": {"file": "encoder.onnx"}, "layers": 10**12, "rows": 1, "width": 1}),
+        "vision.incremental.layers must be in [1, 1000000], not 1000000000000",
+    ),
     "std": (put("vision.std", [1, 0, 1]), "vision.std must be above 0"),
     "retention 0": (put("selector.retention", 0), "selector.retention must be in (0, 1], not 0.0"),
     "retention 1.1": (put("selector.retention", 1.1), "selector.retention must be in (0, 1], not 1.1"),
