@@ -34,7 +34,17 @@ class Snapshots(Source):
     def __init__(self, address: Address) -> None:
         self._address = address
         self._closed = threading.Event()
+        self._lost = ""
+        self._fetching_since: float | None = None
         self.broken = 0
+
+    @property
+    def state(self) -> str:  # type: ignore[override]
+        """What it is doing while it gives no pictures; also said while one is being waited for."""
+        since = self._fetching_since
+        if not self._lost and since is not None and time.monotonic() - since > SILENT_S:
+            return f"no picture from {self._address} for {SILENT_S:.0f} s"
+        return self._lost
 
     def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
         """Due pictures, without end until `close`; after an interruption the first one says so."""
@@ -48,12 +58,12 @@ class Snapshots(Source):
             while image is None:
                 tries += 1
                 self.broken += 1
-                gap, self.state = True, f"no picture from {self._address}, attempt {tries}"
+                gap, self._lost = True, f"no picture from {self._address}, attempt {tries}"
                 if self._closed.wait(wait):
                     return
                 wait = min(2 * wait, LONGEST_WAIT_S)
                 image = self._fetch()
-            self.state, wait = "", FIRST_WAIT_S
+            self._lost, wait = "", FIRST_WAIT_S
             yield Frame(image, time.monotonic() - began, index, gap)
             gap = False
             index += 1
@@ -64,6 +74,7 @@ class Snapshots(Source):
 
     def _fetch(self) -> Uint8 | None:
         cv2 = quiet_cv2()
+        self._fetching_since = time.monotonic()
         try:
             with _get(self._address) as response:
                 data = self._read(response)
@@ -73,6 +84,8 @@ class Snapshots(Source):
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         except (*_FAILURES, cv2.error):
             return None
+        finally:
+            self._fetching_since = None
         return None if image is None else rgb(image)
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:

@@ -73,7 +73,8 @@ def test_attempts_are_counted_for_each_outage(camera: Any, monkeypatch: pytest.M
 
 def test_a_picture_without_an_end_is_none_and_closing_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes by the drop, so that no single read ever takes too long."""
-    monkeypatch.setattr(snapshots, "LONGEST_WAIT_S", 0.3)
+    monkeypatch.setattr(snapshots, "LONGEST_WAIT_S", 0.5)
+    monkeypatch.setattr(snapshots, "SILENT_S", 0.2)
     monkeypatch.setattr(snapshots, "FIRST_WAIT_S", 0.01)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -93,10 +94,12 @@ def test_a_picture_without_an_end_is_none_and_closing_does_not_wait_for_it(monke
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with open_source(f"http://127.0.0.1:{server.server_port}/") as source:
         capture = Capture(source, 10, 1)
-        deadline = time.monotonic() + 3
+        deadline, states = time.monotonic() + 3, list[str]()
         while "attempt 2" not in source.state and time.monotonic() < deadline:
+            states.append(source.state)
             time.sleep(0.01)
         assert "attempt 2" in source.state
+        assert any(state.endswith("for 0 s") for state in states)  # while it was waited for
         began = time.monotonic()
         capture.stop(3)
         assert time.monotonic() - began < 1
