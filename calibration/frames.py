@@ -10,6 +10,7 @@ import numpy as np
 
 from score_edge.core import Float32, Frame, Uint8
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.native_path import printable
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.sources.address import Address
 from score_edge.runtime.sources.base import sample
@@ -187,10 +188,16 @@ def frames_of(uri: str | Path, fps: float, most: int = ENDLESS) -> Generator[Fra
 
 def _videos(uri: str | Path) -> list[str | Path]:
     folder = Address(uri).path
-    if folder is None or not folder.is_dir():
+    if folder is None:
         return [uri]
-    videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-    return [*videos] or [uri]
+    try:
+        # Hidden are what macOS leaves beside every file on a card or a stick: ._site.mp4
+        shown = (path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else ()
+        return sorted(path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()) or [uri]
+    except OSError as error:
+        raise ScoreEdgeError(
+            f"{printable(folder)} cannot be read: {error.strerror}", "check its permissions"
+        ) from error
 
 
 def _thumbnail(pixels: Uint8) -> Float32:

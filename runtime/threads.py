@@ -6,14 +6,38 @@ import time
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
+_OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _LOOK_EVERY_S = 0.1  # the kernel counts in hundredths of a second
 _NOISE = 0.3  # of a CPU
 _IDLE = (3, 4)  # columns of /proc/stat: idle and waiting for a disk
 
 
 def usable_cpus() -> int:
-    """CPUs this process may use, which in a container are fewer than the machine has."""
+    """CPUs this process may use; in a container or a service (``docker --cpus``, ``CPUQuota=``) no more than its quota.
+
+    Threads beyond a quota are all stopped together, again and again, once they have used it up.
+    """
+    return max(1, math.floor(min(_visible_cpus(), _quota())))
+
+
+def _visible_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quota() -> float:
+    """CPUs that the control groups of this process allow (cgroup v2); infinite where none says."""
+    try:
+        own = next(line[3:] for line in _OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, ValueError, StopIteration):
+        return math.inf
+    least, group = math.inf, _GROUPS / own.lstrip("/")
+    for place in (group, *group.parents):  # the path may be that of the host, not to be seen from in here
+        try:
+            quota, period = (place / "cpu.max").read_text().split()
+            least = min(least, int(quota) / int(period))
+        except (OSError, ValueError, ZeroDivisionError):  # none there, or "max"
+            continue
+    return least
 
 
 class OtherLoad:
@@ -57,6 +81,7 @@ class FreeThreads:
 
     def __init__(self, most: int) -> None:
         self._most = self._count = most
+        self._cpus = max(most, _visible_cpus())
         self._load = OtherLoad()
 
     def count(self) -> int:
@@ -64,7 +89,7 @@ class FreeThreads:
         others = self._load.cpus() if self._most > 1 else None
         if others is not None:
             # One that wants a whole CPU gets less while we hold it: a third of one counts as taken.
-            self._count = max(1, self._most - max(0, math.ceil(others - _NOISE)))
+            self._count = max(1, min(self._most, self._cpus - math.ceil(others - _NOISE)))
         return self._count
 
 

@@ -68,6 +68,9 @@ class Turns:
             try:
                 while (wait_s := self._wait_s(me)) != 0:
                     self._changed.wait(wait_s)
+            except BaseException:
+                self._changed.notify_all()  # others may have waited for this one
+                raise
             finally:
                 self._waiting.remove(me)
             self._owner, self._depth, self._began = me, 1, time.perf_counter()

@@ -35,6 +35,13 @@ class FakeGpu:
     def recorded(self) -> int:
         return ctypes.c_int.in_dll(self.driver, "fake_recorded").value
 
+    @property
+    def graphs(self) -> int:
+        return ctypes.c_int.in_dll(self.driver, "fake_graphs").value
+
+    def refuse_graphs(self) -> None:
+        ctypes.c_int.in_dll(self.driver, "fake_refuses_graphs").value = 1
+
     def limit(self, size: int) -> None:
         ctypes.c_size_t.in_dll(self.driver, "fake_memory").value = size
 

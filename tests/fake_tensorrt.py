@@ -236,8 +236,10 @@ class Context:
 
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.sizes = engine, {}, {}, {}
+        self.put_off = True  # what the first run after a change of shapes brings up to date: no capture may hold it
 
     def set_input_shape(self, name, shape):
+        self.put_off |= self.shapes.get(name) != tuple(shape)
         self.shapes[name] = tuple(shape)
         self.sizes.update(zip(self.engine.tensors[name].shape, shape, strict=True))
         return True
@@ -253,8 +255,9 @@ class Context:
         assert stream_handle == 5
         if capture := self.capturing():
             Context.recorded[capture] = self.compute
-        else:
-            self.compute()
+            return not self.put_off
+        self.put_off = False
+        self.compute()
         return True
 
     def compute(self):

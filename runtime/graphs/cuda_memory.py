@@ -25,6 +25,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuGetErrorName": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
     "cuDevicePrimaryCtxRetain": (ctypes.POINTER(_P), ctypes.c_int),
     "cuCtxSetCurrent": (_P,),
+    "cuCtxPushCurrent_v2": (_P,),
+    "cuCtxPopCurrent_v2": (ctypes.POINTER(_P),),
     "cuMemAlloc_v2": (ctypes.POINTER(ctypes.c_uint64), ctypes.c_size_t),
     "cuMemFree_v2": (ctypes.c_uint64,),
     "cuMemAllocHost_v2": (ctypes.POINTER(_P), ctypes.c_size_t),
@@ -60,7 +62,7 @@ class Cuda:
         self.enter()
         self._call("cuStreamCreate", ctypes.byref(stream), 1)  # CU_STREAM_NON_BLOCKING
         self.stream = int(stream.value or 0)
-        weakref.finalize(self, self._library.cuStreamDestroy_v2, self.stream)
+        weakref.finalize(self, _in_context, self._library, self._context, cuStreamDestroy_v2=self.stream)
 
     def _load(self) -> None:
         self._library = ctypes.CDLL(cuda_driver.LIBRARY)
@@ -98,15 +100,18 @@ class Cuda:
         The GPU keeps it as long as what this returns is kept.
         """
         graph, executable = _P(), _P()
-        with self._capturing(graph):
-            work()
-        self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
-        self._call("cuGraphDestroy", graph)
+        try:
+            with self._capturing(graph):
+                work()
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
+        finally:
+            if graph.value:
+                self._library.cuGraphDestroy(graph)
 
         def launch() -> None:
             self._call("cuGraphLaunch", executable, self.stream)
 
-        weakref.finalize(launch, self._library.cuGraphExecDestroy, executable.value)
+        weakref.finalize(launch, _in_context, self._library, self._context, cuGraphExecDestroy=executable.value or 0)
         return launch
 
     def allocate(self, size: int) -> "Buffer":
@@ -120,13 +125,10 @@ class Cuda:
             raise
         host = int(memory.value or 0)
         buffer = Buffer(pointer.value, host, max(size, 1))
-        weakref.finalize(buffer, self._free, self._library, pointer.value, host)
+        weakref.finalize(
+            buffer, _in_context, self._library, self._context, cuMemFree_v2=pointer.value, cuMemFreeHost=host
+        )
         return buffer
-
-    @staticmethod
-    def _free(library: ctypes.CDLL, pointer: int, host: int) -> None:
-        library.cuMemFree_v2(pointer)
-        library.cuMemFreeHost(host)
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)
@@ -136,6 +138,16 @@ class Cuda:
             reason = (text.value or b"unknown error").decode()
             little = "close other programs that use the GPU" if reason == "CUDA_ERROR_OUT_OF_MEMORY" else ""
             raise ScoreEdgeError(f"the GPU refused {name}: {reason} ({code})", little)
+
+
+def _in_context(library: ctypes.CDLL, context: Any, **calls: int) -> None:
+    """Give things back. The thread that drops the last reference may never have entered the context, without which the
+    driver frees nothing; and what it has entered must be current afterwards."""
+    if library.cuCtxPushCurrent_v2(context):
+        return  # it is gone, and all that was in it
+    for name, handle in calls.items():
+        getattr(library, name)(handle)
+    library.cuCtxPopCurrent_v2(ctypes.byref(_P()))
 
 
 class Buffer:

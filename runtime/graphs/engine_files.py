@@ -3,6 +3,7 @@
     ~/.cache/score-edge/engines/
         0361ea6e05dd/sm87x16-trt10.3.0-fp16/engine.json     what was built, from what, for what
                                             encoder.engine
+                                            incremental.engine
                                             policy.engine
         sm87x16-trt10.3.0.timing            TensorRT's kernel timings, for later builds
         trt10.3.0-0361ea6e05dd.ranges       INT8 ranges that TensorRT found itself, of this encoder

@@ -184,11 +184,15 @@ class TensorRTGraph:
 
     def _launch_cached(self, cache: TensorRTCache, kind: tuple[int, int]) -> None:
         """As `_execute`, for each of the addresses and sizes that occur."""
-        if kind in cache.warm and kind not in cache.launches:
+        if kind in cache.launches:
+            cache.launches[kind]()
+            return
+        self._queue()  # once after the shapes changed: what TensorRT puts off until then must not be recorded
+        if kind in cache.warm:
+            cache.launches[kind] = self._queue  # where it cannot be recorded, that is not tried at every step
             with contextlib.suppress(ScoreEdgeError):
                 cache.launches[kind] = self._cuda.record(self._queue)
         cache.warm.add(kind)
-        cache.launches.get(kind, self._queue)()
 
     def _upload(self, inputs: Mapping[str, Array], cached: Collection[str] = ()) -> None:
         if inputs.keys() | set(cached) != self.inputs.keys():

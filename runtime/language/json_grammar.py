@@ -49,7 +49,11 @@ def schema_grammar(schema: object) -> str:
     Raises:
         ScoreEdgeError: a keyword that cannot be enforced, a schema that nothing or too much fits.
     """
-    if len(json.dumps(schema)) > _LONGEST:
+    try:
+        length = len(json.dumps(schema))
+    except RecursionError as error:
+        raise ScoreEdgeError("the JSON schema is nested too deep", "make it flatter") from error
+    if length > _LONGEST:
         raise ScoreEdgeError(f"the JSON schema is longer than {_LONGEST} characters", "make it smaller")
     return _Writer(schema).grammar()
 

@@ -86,11 +86,10 @@ class TokenRows:
 def _traits(kind: int) -> _Traits:
     from llama_cpp import llama_cpp
 
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    library = ctypes.CDLL(str(next(folder.glob("*ggml-base*"))))
-    library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
-    library.ggml_get_type_traits.argtypes = [ctypes.c_int]
-    traits: _Traits = library.ggml_get_type_traits(kind).contents
+    # Looked for in the library that is loaded, which is linked to ggml's: it may be another than the package's own.
+    get = llama_cpp._lib.ggml_get_type_traits
+    get.restype, get.argtypes = ctypes.POINTER(_Traits), [ctypes.c_int]
+    traits: _Traits = get(kind).contents
     return traits
 
 

@@ -50,7 +50,8 @@ def give_answer(
                 tell(AnswerPiece(waiting.question, piece, camera))
                 if stopped():
                     break
-                meanwhile(alone if cached else None)
+                # Asked here and not before: a cache that was lost is filled by the question.
+                meanwhile(alone if alone and alone.memory.used else None)
     except Exception as failure:
         failed = failure
     now = time.monotonic()

@@ -1,5 +1,6 @@
 """What a running stream tells its listeners. A terminal is one of them; none is needed."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -137,8 +138,11 @@ class Listeners:
     def tell(self, event: Event) -> None:
         """Call every listener, in order."""
         for listener in list(self._all):
+            if listener not in self._all:  # it failed at hearing that another one had
+                continue
             try:
                 listener(event)
             except Exception as error:
-                self._all.remove(listener)
+                with contextlib.suppress(ValueError):
+                    self._all.remove(listener)
                 self.tell(Notice(error_text(error)))

@@ -63,7 +63,7 @@ class Address:
         host, slash, path = self._raw[len("file://") :].partition("/")
         if host.lower() not in ("", "localhost") or not slash:
             raise ScoreEdgeError(f"{self} is not a file of this machine", "write file:///folder/clip.mp4, or the path")
-        return Path(os.fsdecode(unquote_to_bytes(slash + path)))
+        return Path(os.fsdecode(unquote_to_bytes(os.fsencode(slash + path))))
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import atexit
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -36,8 +37,9 @@ def _wait_for_readers() -> None:
         readers = dict(_READERS)
     for end in readers.values():
         end()
+    deadline = time.monotonic() + _AT_MOST_S
     for thread in readers:
-        thread.join(_AT_MOST_S)
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class Background(Generic[T]):

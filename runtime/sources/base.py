@@ -10,6 +10,8 @@ from typing import Any
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 
+_SLOWEST, _FASTEST = 1e-6, 1e6  # frames per second: a frame in eleven days; beyond, times and waits overflow
+
 
 class Source(ABC):
     """An iterable of frames that is read once, in constant memory, and closed by ``with``.
@@ -97,7 +99,7 @@ class Ticks:
     """Which frames a rate takes: the first of every interval of 1/fps seconds, by timestamp.
 
     Raises:
-        ScoreEdgeError: fps is not a positive number.
+        ScoreEdgeError: fps is no such rate.
 
     Example:
         >>> ticks = Ticks(2)
@@ -106,8 +108,11 @@ class Ticks:
     """
 
     def __init__(self, fps: float) -> None:
-        if not 0 < fps < math.inf:
-            raise ScoreEdgeError(f"a sampling rate of {fps} frames per second is impossible", "give a positive number")
+        if not _SLOWEST <= fps <= _FASTEST:
+            raise ScoreEdgeError(
+                f"a sampling rate of {fps} frames per second is impossible",
+                f"give a number from {_SLOWEST:g} to {_FASTEST:g}",
+            )
         self.fps = fps
         self._last = -1
 
@@ -132,7 +137,7 @@ def sample(frames: Iterable[Frame], fps: float) -> Iterator[Frame]:
         fps: frames per second to keep.
 
     Raises:
-        ScoreEdgeError: fps is not a positive number.
+        ScoreEdgeError: see `Ticks`.
     """
     due = Ticks(fps)
     return frames.read(due) if isinstance(frames, Source) else (frame for frame in frames if due(frame.time_s))

@@ -54,6 +54,7 @@ class Camera(DecodedSource):
         self.capture = self._attempt()
         if self.capture is None:
             raise ScoreEdgeError(f"{name} gives no picture", hint)
+        self._opened = time.monotonic()
 
     @property
     def state(self) -> str:  # type: ignore[override]
@@ -65,8 +66,11 @@ class Camera(DecodedSource):
 
     def frames(self, due: Callable[[float], bool]) -> Iterator[Frame]:
         """Due frames, without end until `close`; after an interruption the first one says so."""
+        if time.monotonic() - self._opened > SILENT_S:  # a model was loaded meanwhile: what is buffered shows the past
+            self.free()
+            self.capture = self._attempt()
         began, index, gap, bad = time.monotonic(), 0, False, 0
-        grabbed = True
+        grabbed = self.capture is not None
         while not self.closed.is_set():
             if not grabbed or bad >= _BROKEN_IN_A_ROW:
                 if not self._reconnect():

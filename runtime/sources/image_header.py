@@ -27,9 +27,10 @@ def read_header(data: bytes) -> Header | None:
     for start, reader in _READERS:
         if data.startswith(start):
             try:
-                return reader(data)
+                header = reader(data)
             except (struct.error, IndexError, ValueError, KeyError):
                 return None
+            return header if header and min(header.width, header.height) > 0 else None
     return None
 
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode
 
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
@@ -122,15 +121,16 @@ def take_transport(address: Address) -> tuple[str, str]:
         >>> take_transport(Address("rtsp://camera/live?channel=1&transport=udp"))
         ('rtsp://camera/live?channel=1', 'udp')
     """
-    query = address.query
-    if "transport=" not in query:
+    # Cut out of the text and not written anew: what the camera reads is not ours to encode.
+    options = address.query.split("&")
+    ours = [option for option in options if option.startswith("transport=")]
+    if not ours:
         return address.raw(), _TRANSPORTS[0]
-    options = parse_qsl(query, keep_blank_values=True)
-    transport = dict(options)["transport"] if "transport" in dict(options) else _TRANSPORTS[0]
+    transport = ours[-1].removeprefix("transport=")
     if transport not in _TRANSPORTS:
         raise ScoreEdgeError(f"{address}: transport must be {' or '.join(_TRANSPORTS)}, not {transport[:20]!r}")
-    rest = urlencode([(name, value) for name, value in options if name != "transport"])
-    return address.raw().replace(f"?{query}", f"?{rest}" if rest else "", 1), transport
+    rest = "&".join(option for option in options if option not in ours)
+    return address.raw().replace(f"?{address.query}", f"?{rest}" if rest else "", 1), transport
 
 
 def _open_rtsp(address: Address) -> Source:

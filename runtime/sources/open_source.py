@@ -13,6 +13,8 @@ from score_edge.runtime.sources.ahead import read_ahead
 from score_edge.runtime.sources.base import Source, Ticks, sample, stop_reading
 
 _LOG: Final = logging.getLogger(__name__)
+_LONGER: Final = 1.05
+"""Containers round."""
 _PATIENCE_S: Final = 5.0
 """How much longer than it takes a live clip may last before it ends with what came."""
 
@@ -83,12 +85,14 @@ def _clip(address: Address, fps: float, max_frames: int, on_progress: Callable[[
         if source.endless:
             yield from beginning(source, address, fps, max_frames, on_progress)
         else:
-            yield from _whole(source, fps, max_frames, on_progress)
+            yield from _whole(source, address, fps, max_frames, on_progress)
     if source.warning:
         _LOG.warning("%s", source.warning)
 
 
-def _whole(source: Source, fps: float, max_frames: int, on_progress: Callable[[float], None]) -> Iterator[Frame]:
+def _whole(
+    source: Source, address: Address, fps: float, max_frames: int, on_progress: Callable[[float], None]
+) -> Iterator[Frame]:
     """A clip with an end, spread over all of it."""
     seconds = source.duration_s
     if not seconds or seconds * fps > max_frames:
@@ -102,6 +106,9 @@ def _whole(source: Source, fps: float, max_frames: int, on_progress: Callable[[f
         if left >= 0:
             yield frame
         del frame
+    if left < 0 and source.duration_s > _LONGER * seconds + 1:
+        text = "%s goes on behind the %.1f s that its container tells of; no more was looked at: convert it with ffmpeg"
+        _LOG.warning(text, address.name, seconds)
 
 
 def beginning(

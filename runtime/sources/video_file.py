@@ -102,9 +102,7 @@ class VideoFile(DecodedSource):
             if target_s is not None:
                 while stamp is not None and stamp <= time_s and self.capture.grab():  # it landed too early
                     stamp = self._stamp(first)
-            before_s = time_s
-            # Missing and reordered stamps fall back to the frame rate, one frame at a time.
-            time_s = stamp if stamp is not None and time_s < stamp else time_s + self._interval
+            before_s, time_s = time_s, self._later(time_s, stamp)
             index = index + 1 if target_s is None else max(index + 1, round(time_s / self._interval))
             jump.took(time.monotonic() - began, time_s - before_s, target_s, exact=stamp == time_s)
         if failed is None:  # and not closed before the end
@@ -132,13 +130,10 @@ class VideoFile(DecodedSource):
 
     def _seconds_read(self) -> float:
         self._reopen()
-        cv2 = quiet_cv2()
-        first = self._stamp(0.0) or 0.0
-        frames, stamp = 1, 0.0
+        first, time_s = self._stamp(0.0) or 0.0, 0.0
         while self._grab():
-            frames += 1
-            stamp = max(stamp, self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 - first)
-        return (stamp or (frames - 1) * self._interval) + self._interval
+            time_s = self._later(time_s, self._stamp(first))
+        return time_s + self._interval
 
     def _reopen(self) -> None:
         self.free()
@@ -161,6 +156,10 @@ class VideoFile(DecodedSource):
         """Seconds since the first frame, where the container says them."""
         stamp = float(self.capture.get(quiet_cv2().CAP_PROP_POS_MSEC)) / 1000 - first
         return stamp if math.isfinite(stamp) else None
+
+    def _later(self, time_s: float, stamp: float | None) -> float:
+        """The time of a frame behind one of `time_s`: its stamp; where that is missing or goes back, a frame later."""
+        return stamp if stamp is not None and time_s < stamp else time_s + self._interval
 
     def _finish(self, frames: int, seconds: float, lost: int, jumped: bool) -> None:
         if self.closed.is_set():
@@ -186,12 +185,11 @@ class _Jumps:
     def __init__(self, ticks: Ticks | None) -> None:
         self._ticks = ticks
         self._decoding = 0.0, 0.0  # seconds of work, seconds of video: of frames that were read one by one
-        self._spent: tuple[float, float] = 0.0, 0.0  # on the jump that is not paid off yet: work, target
         self.jumped = False
 
     def target(self, time_s: float) -> float | None:
         """Where to jump from here; None to read on."""
-        if self._ticks is None or self._spent[1] > time_s or self._decoding[1] < _FAR_S / 2:
+        if self._ticks is None or self._decoding[1] < _FAR_S / 2:
             return None
         far = self._ticks.next_s - time_s
         return self._ticks.next_s if far > _FAR_S else None

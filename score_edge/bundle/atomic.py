@@ -36,14 +36,14 @@ def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
         ScoreEdgeError: a folder, a place without permission or room for a name, one of the inputs.
     """
     try:
-        target = path.resolve()
-        if target.is_dir():
+        if path.is_dir():
             raise ScoreEdgeError(f"{path} is a folder", "name a file in it")
+        if _is_special(path):
+            return
+        target = path.resolve()
         for source in inputs:
             if target.exists() and source.exists() and _holds(source, target):
                 raise ScoreEdgeError(f"{path} is read by this command, and would be overwritten", "name another file")
-        if target.exists() and not target.is_file():  # a pipe or a device takes what it gets
-            return
         there = next(folder for folder in target.parents if folder.exists())
         if not there.is_dir():
             raise ScoreEdgeError(f"{path} cannot be written: {there} is no folder", "choose another place")
@@ -53,6 +53,11 @@ def check_writable(path: Path, inputs: Iterable[Path] = ()) -> None:
             raise ScoreEdgeError(f"{path} cannot be written: its name is too long", "choose a shorter one")
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name with NUL
         raise ScoreEdgeError(f"{path} cannot be written: {error}", "choose another place") from error
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe or a device, which takes what it gets. Asked of the path as it is: /dev/stdout resolves to no path."""
+    return path.exists() and not path.is_file()
 
 
 def _holds(source: Path, target: Path) -> bool:
@@ -76,16 +81,18 @@ def atomic_file(target: Path) -> Iterator[Path]:
         >>> with atomic_file(Path("report.json")) as unfinished:  # doctest: +SKIP
         ...     unfinished.write_text("{}")
     """
-    target = target.resolve()
-    if target.exists() and not target.is_file():
+    if _is_special(target):
         yield target
         return
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     stem = target.stem if len(os.fsencode(target.stem)) <= 100 else "file"  # a name cut off may be no UTF-8
     unfinished = target.with_name(f".{stem}.{secrets.token_hex(4)}.partial{target.suffix}")
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))  # the umask applies
+    mode = target.stat().st_mode & 0o777 if target.exists() else None
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else mode))
     try:
+        if mode is not None:  # what the umask took of it
+            unfinished.chmod(mode)
         yield unfinished
         _sync(unfinished)
         unfinished.replace(target)
@@ -146,12 +153,15 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     """
     remove_leftovers(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    lock = _lock(space)
+    made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    lock = _lock(made)  # under a name that nobody clears away, who could take it for what a killed process left
+    space = made.with_suffix(".partial")
     try:
+        made.replace(space)
         yield space
     finally:
         shutil.rmtree(space, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 

@@ -267,12 +267,15 @@ def _show(shape: Sequence[int | str | None]) -> str:
 
 def check_target(target: Path, overwrite: bool) -> None:
     """Refuse a folder that `write_bundle` would refuse; what takes minutes to make asks first."""
-    if not target.exists():
-        return
-    if not overwrite:
-        raise ScoreEdgeError(f"{target} already exists", "choose another folder, or replace it with --overwrite")
-    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
-        raise ScoreEdgeError(f"{target} is not a bundle and will not be overwritten", "choose another folder")
+    try:
+        if not target.exists():
+            return
+        if not overwrite:
+            raise ScoreEdgeError(f"{target} already exists", "choose another folder, or replace it with --overwrite")
+        if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).is_file()):
+            raise ScoreEdgeError(f"{target} is not a bundle and will not be overwritten", "choose another folder")
+    except OSError as error:
+        raise _cannot_write(str(target), error) from error
 
 
 def _write(folder: Path, file: str, source: Path | bytes) -> FileRef:

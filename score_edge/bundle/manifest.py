@@ -300,9 +300,14 @@ class Manifest:
     def check(self) -> None:
         """Raise ScoreEdgeError, naming the place, when the values do not fit together."""
         vision, language = self.vision, self.language
-        for where in ("height", "width", "patch", "merge", "frames_per_step", "dim", "fps"):
+        for where in ("height", "width", "patch", "merge", "frames_per_step", "dim"):
             _expect(getattr(vision, where) > 0, f"vision.{where} must be above 0, not {getattr(vision, where)}")
+        _expect(1e-3 <= vision.fps <= 1e3, f"vision.fps must be in [0.001, 1000], not {vision.fps}")
         cell = vision.patch * vision.merge
+        _expect(
+            min(vision.height, vision.width) >= cell,
+            f"vision.height x width = {vision.height} x {vision.width} is less than patch * merge = {cell}",
+        )
         _expect(
             vision.layout == "pixels" or vision.height % cell == vision.width % cell == 0,
             f"vision.height x width = {vision.height} x {vision.width} is no multiple of patch * merge = {cell}",
@@ -313,16 +318,19 @@ class Manifest:
             f"vision.grid is {list(vision.grid)}, but height, width, patch, merge give {list(grid)}",
         )
         _expect(
-            vision.longest_edge is None or vision.longest_edge > 0,
-            f"vision.longest_edge must be above 0, not {vision.longest_edge}",
+            vision.longest_edge is None or 0 < vision.longest_edge <= 8192,
+            f"vision.longest_edge must be in [1, 8192], not {vision.longest_edge}",
         )
         _expect(
-            vision.threshold is None or vision.threshold >= 0,
-            f"vision.threshold must not be below 0, not {vision.threshold}",
+            vision.threshold is None or 0 <= vision.threshold <= 255,
+            f"vision.threshold must be in [0, 255], not {vision.threshold}",
         )
         for where in ("layers", "rows", "width") if vision.incremental else ():
             size = getattr(vision.incremental, where)
-            _expect(size > 0, f"vision.incremental.{where} must be above 0, not {size}")
+            _expect(0 < size <= 10**6, f"vision.incremental.{where} must be in [1, 1000000], not {size}")
+        _expect(
+            all(0 <= value <= 1 for value in vision.mean), f"vision.mean must be in [0, 1], not {list(vision.mean)}"
+        )
         _expect(all(value > 0 for value in vision.std), f"vision.std must be above 0, not {list(vision.std)}")
         _expect(
             0 < self.selector.retention <= 1, f"selector.retention must be in (0, 1], not {self.selector.retention}"
@@ -358,8 +366,8 @@ class Manifest:
             f"vision.dim is {vision.dim}, but language.dim is {language.dim}: these two models do not belong together",
         )
         _expect(
-            language.time_scale is None or (language.time_scale > 0 and language.positions == "mrope"),
-            f"language.time_scale is {language.time_scale}, but must be above 0 and goes with mrope only",
+            language.time_scale is None or (0 < language.time_scale <= 1e3 and language.positions == "mrope"),
+            f"language.time_scale is {language.time_scale}, but must be in (0, 1000] and goes with mrope only",
         )
         _expect(self.prompt.after.count(QUESTION) == 1, f"prompt.after must contain {QUESTION} exactly once")
         _expect(

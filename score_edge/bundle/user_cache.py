@@ -10,27 +10,23 @@ OURS = "score-edge"
 def user_cache(kind: str) -> Path:
     """``$XDG_CACHE_HOME/score-edge/KIND`` or ``~/.cache/score-edge/KIND``; it need not exist.
 
-    Where there is no home, or none that can be written, a folder of this user's in the one for temporary files.
+    Where there is no home, or none that can be written, a folder of this user's in the one for temporary files. But
+    what was written there while the home could be is still found: a service may have it read-only.
 
     Example:
         >>> user_cache("engines").name
         'engines'
     """
-    return _home() / OURS / kind
-
-
-def _home() -> Path:
     given = os.environ.get("XDG_CACHE_HOME", "")
     try:
         home = Path(given) if Path(given).is_absolute() else Path.home() / ".cache"
         there = next(folder for folder in (home, *home.parents) if folder.exists())
+        ours = home / OURS / kind
+        if ours.is_dir() or os.access(there, os.W_OK | os.X_OK):
+            return ours
     except (RuntimeError, PermissionError):  # no HOME and a user id without an entry, or the HOME of another user
-        return _temporary()
-    return home if os.access(there, os.W_OK | os.X_OK) else _temporary()
-
-
-def _temporary() -> Path:
-    return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+        pass
+    return Path(tempfile.gettempdir()) / f"cache-{os.getuid()}" / OURS / kind
 
 
 def make_private(folder: Path) -> None:

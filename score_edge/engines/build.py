@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from score_edge.runtime.graphs.engine_files import (
     engine_folder,
     engines_of,
     graph_hash,
+    read_records,
     timing_cache,
 )
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
@@ -125,8 +126,7 @@ def build_engines(
                 difference = _compare(bundle, plan, new, steps, "video" if video else "rendered")
                 differences.append(difference)
                 engines.append(_filed(bundle, plan, new, difference))
-            created = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-            record = EngineRecord(tensorrt, str(gpu), wanted, created, tuple(engines), implicit)
+            record = EngineRecord(tensorrt, str(gpu), wanted, _newest(bundle), tuple(engines), implicit)
             record.write(new)
     return Built(target, record, differences, seconds)
 
@@ -329,6 +329,16 @@ def _filed(bundle: Bundle, plan: GraphPlan, folder: Path, difference: Difference
         relative=difference.relative,
         cosine=difference.cosine,
     )
+
+
+def _newest(bundle: Bundle) -> str:
+    """ISO 8601 of now, or right behind what was built before: many boards know no time until a network tells them."""
+    now = datetime.now(timezone.utc)
+    for record in read_records(bundle).values():
+        if isinstance(record, EngineRecord):
+            with contextlib.suppress(ValueError, TypeError, OverflowError):  # meddled with
+                now = max(now, datetime.fromisoformat(record.created) + timedelta(microseconds=1))
+    return now.isoformat(timespec="microseconds")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """A unit for systemd that runs a server at every start of the machine, as the user who asked for it."""
 
 import getpass
+import os
+from pathlib import Path
 
 _UNIT = """\
 # score-edge serve ... --systemd | sudo tee /etc/systemd/system/score-edge.service
@@ -12,7 +14,7 @@ Wants=network-online.target
 
 [Service]
 ExecStart={command}
-# What is secret goes into this file, readable by root only: SCORE_EDGE_KEY=... and SCORE_EDGE_MQTT=mqtt://user:password@...
+{environment}# What is secret goes into this file, readable by root only: SCORE_EDGE_KEY=... and SCORE_EDGE_MQTT=mqtt://user:password@...
 EnvironmentFile=-/etc/score-edge.env
 Restart=always
 RestartSec=2
@@ -38,10 +40,14 @@ def systemd_unit(command: list[str]) -> str:
         >>> "--port 8090" in systemd_unit(["score-edge", "serve", "/srv/my bundle", "--port", "8090"])
         True
     """
-    return _UNIT.format(user=getpass.getuser(), command=" ".join(map(_quoted, command)))
+    # Where this user's engines are: systemd starts with no variables of a shell.
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    environment = f"Environment={_quoted(f'XDG_CACHE_HOME={cache}')}\n" if Path(cache).is_absolute() else ""
+    words = " ".join(_quoted(word).replace("$", "$$") for word in command)  # variables are read in commands alone
+    return _UNIT.format(user=getpass.getuser(), command=words, environment=environment)
 
 
 def _quoted(word: str) -> str:
-    """A word as systemd reads it: specifiers, variables and quotes are its own."""
-    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%").replace("$", "$$")
+    """A word as systemd reads it: specifiers and quotes are its own."""
+    plain = word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("%", "%%")
     return plain if word and all(c.isalnum() or c in "-_./:=" for c in word) else f'"{plain}"'

@@ -5,13 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from score_edge.bundle.atomic import atomic_folder, make_folder, remove_leftovers, scratch_folder
+from score_edge.bundle.atomic import (
+    atomic_folder,
+    check_writable,
+    make_folder,
+    remove_leftovers,
+    scratch_folder,
+    write_text,
+)
 from score_edge.errors import ScoreEdgeError
 
 
@@ -147,6 +155,21 @@ def test_scratch_of_a_killed_process_goes_and_that_of_a_living_one_stays(target:
     assert names(target.parent) == ["folder"]
 
 
+def test_a_writer_that_has_just_begun_is_no_leftover(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process clears away leftovers between the making of a folder and its lock."""
+    make = tempfile.mkdtemp
+
+    def make_beside_another(**given: Any) -> str:
+        made = make(**given)
+        remove_leftovers(target)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_beside_another)
+    write(target, "new")
+    assert tree(target.parent) == {"folder/sub/file": "new"}
+    assert names(target.parent) == ["folder"]
+
+
 def test_leftovers_that_go_while_they_are_looked_at(target: Path) -> None:
     """Two processes clear away the same: what one has found the other has removed, as a link to nothing stands for."""
     (target.parent / ".folder.abc_1234.partial").symlink_to("gone")
@@ -166,3 +189,33 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ScoreEdgeError, match="cannot be made"):
         make_folder(tmp_path / "file" / "folder")
+
+
+def test_a_pipe_is_written_to_directly(tmp_path: Path) -> None:
+    """As `--report /dev/stdout | jq`: the link leads to a pipe, which has no path."""
+    reading, writing = os.pipe()
+    (tmp_path / "report.json").symlink_to(f"/dev/fd/{writing}")
+    for path in (Path(f"/dev/fd/{writing}"), tmp_path / "report.json"):
+        check_writable(path)
+        write_text(path, "{}")
+        assert os.read(reading, 100) == b"{}"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+    """As one that is written the plain way: a group that shares a report goes on writing it."""
+    write_text(tmp_path / "report.json", "old")
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o666 & ~umask()
+    (tmp_path / "report.json").chmod(0o664)
+    (tmp_path / "link").symlink_to("report.json")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "report.json").read_text() == "new" and (tmp_path / "link").is_symlink()
+    assert (tmp_path / "report.json").stat().st_mode & 0o777 == 0o664
+    assert names(tmp_path) == ["link", "report.json"]
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found

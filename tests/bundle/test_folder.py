@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import score_edge.bundle.folder
-from score_edge.bundle.folder import Bundle, check_shapes, write_bundle, write_manifest
+from score_edge.bundle.folder import Bundle, check_shapes, check_target, write_bundle, write_manifest
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
@@ -146,6 +146,19 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
         "vision.height x width = 100 x 128 is no multiple of patch * merge = 16",
     ),
     "grid": (put("vision.grid", [8, 6]), "vision.grid is [8, 6], but height, width, patch, merge give [6, 8]"),
+    "no cell": (
+        lambda f: edit(f, lambda d: d["vision"].update(layout="pixels", height=4, grid=[0, 8])),
+        "vision.height x width = 4 x 128 is less than patch * merge = 16",
+    ),
+    "fps": (put("vision.fps", 1e308), "vision.fps must be in [0.001, 1000], not 1e+308"),
+    "mean": (put("vision.mean", [127.5] * 3), "vision.mean must be in [0, 1], not [127.5, 127.5, 127.5]"),
+    "time scale": (put("language.time_scale", 1e300), "language.time_scale is 1e+300, but must be in (0, 1000]"),
+    "longest edge": (put("vision.longest_edge", 2**31), "vision.longest_edge must be in [1, 8192], not 2147483648"),
+    "threshold": (put("vision.threshold", 1e300), "vision.threshold must be in [0, 255], not 1e+300"),
+    "layers": (
+        put("vision.incremental", {"graph": {"file": "encoder.onnx"}, "layers": 10**12, "rows": 1, "width": 1}),
+        "vision.incremental.layers must be in [1, 1000000], not 1000000000000",
+    ),
     "std": (put("vision.std", [1, 0, 1]), "vision.std must be above 0"),
     "retention 0": (put("selector.retention", 0), "selector.retention must be in (0, 1], not 0.0"),
     "retention 1.1": (put("selector.retention", 1.1), "selector.retention must be in (0, 1], not 1.1"),
@@ -332,6 +345,11 @@ def test_existing_target(untouched: Path) -> None:
         write_bundle(untouched / "encoder.onnx", MANIFEST, FILES, overwrite=True)
     with pytest.raises(ScoreEdgeError, match="cannot write the bundle"):
         write_bundle(untouched / "encoder.onnx" / "x", MANIFEST, FILES)
+
+
+def test_a_target_whose_name_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ScoreEdgeError, match=r"cannot write .*File name too long"):
+        check_target(tmp_path / ("a" * 300), overwrite=False)
 
 
 def test_overwrite_with_files_of_the_old_bundle(folder: Path) -> None:

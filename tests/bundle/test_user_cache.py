@@ -32,6 +32,17 @@ def test_with_the_home_of_another_user(elsewhere: Path, monkeypatch: pytest.Monk
     assert user_cache("engines").parts[-3:] == (f"cache-{os.getuid()}", "score-edge", "engines")
 
 
+def test_what_was_written_before_the_home_became_read_only_is_found(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under systemd's ProtectHome=read-only, with which `score-edge serve --systemd` runs a server."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(elsewhere / "cache"))
+    (elsewhere / "cache" / "score-edge" / "engines").mkdir(parents=True)
+    (elsewhere / "cache").chmod(0o555)
+    assert user_cache("engines") == elsewhere / "cache" / "score-edge" / "engines"
+    assert user_cache("others").parts[-3] == f"cache-{os.getuid()}"  # this could not be made there
+
+
 def test_a_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = user_cache("engines") / "key"

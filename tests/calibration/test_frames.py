@@ -122,6 +122,8 @@ def test_a_folder_stands_for_its_videos(tmp_path: Path) -> None:
         for _ in range(8):
             writer.write(np.full((32, 32, 3), 90 if name == "a.mp4" else 200, np.uint8))
         writer.release()
+    (tmp_path / "._a.mp4").write_bytes(b"\0\5\x16\7" + bytes(100))  # what macOS leaves on a card
+    (tmp_path / "more.mp4").mkdir()
     levels = [[frame.image.mean() for frame in clip] for clip in read_clips([tmp_path], 2)]
     assert [len(clip) for clip in levels] == [4, 4]
     assert levels[0][0] < levels[1][0]
@@ -131,6 +133,11 @@ def test_a_video_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"\0" * 100)
     with pytest.raises(ScoreEdgeError, match="no frame that can be decoded"):
         list(next(read_clips([tmp_path], 2)))
+
+
+def test_a_name_that_is_too_long_is_an_error_in_words() -> None:
+    with pytest.raises(ScoreEdgeError, match="cannot be read: File name too long"):
+        list(read_clips(["a" * 300], 2))
 
 
 def test_no_footage_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,11 @@ def test_names_and_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(named_sources(["a=b.mp4"])) == [""]
 
 
+def test_an_address_longer_than_any_file_name() -> None:
+    address = "-?size=96x96&fps=" + "0" * 300
+    assert named_sources([f"front={address}"])["front"].raw() == address
+
+
 @pytest.mark.parametrize("given", [["front=a", "front=b"], ["front=a", "b"], ["rtsp://me:secret@host/x", "b=c"]])
 def test_several_need_names_of_their_own(given: list[str]) -> None:
     with pytest.raises(typer.BadParameter) as error:

@@ -116,6 +116,40 @@ def test_the_pipeline_runs_on_engines(fake_gpu, bundle):
         assert (keeps[0] == keeps[1]).all()
 
 
+def test_what_cells_change_in_number_is_recorded_after_a_run_of_that_number(fake_gpu, bundle):
+    """NVIDIA: run once after an input shape changed, then capture."""
+    build_engines(bundle, "fp32")
+    graph, _ = open_graph(bundle, "incremental", "tensorrt")
+    plain, _ = open_graph(bundle, "incremental", "cpu")
+    vision, caches, chance = bundle.manifest.vision, (graph.start(), plain.start()), np.random.default_rng(0)
+    before = fake_gpu.launches
+    for step, count in enumerate((36, 1, 4, 1, 4) * 4):
+        cells = chance.permutation(36)[:count]
+        patches = chance.standard_normal((count, vision.merge**2, vision.patch_values), np.float32)
+        found, expected = (
+            each.run_cached(cache, patches=patches, cells=cells)["tokens"]
+            for each, cache in zip((graph, plain), caches, strict=True)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-3, err_msg=f"step {step}")
+    assert fake_gpu.launches > before and fake_gpu.graphs == 0
+
+
+def test_an_engine_that_cannot_be_recorded_runs_and_is_not_recorded_at_every_step(fake_gpu, bundle):
+    build_engines(bundle, "fp32")
+    graph, _ = open_graph(bundle, "incremental", "tensorrt")
+    fake_gpu.refuse_graphs()
+    tried = []
+    record = graph._cuda.record
+    graph._cuda.record = lambda work: tried.append(work) or record(work)
+    vision, cache = bundle.manifest.vision, graph.start()
+    for cells in ([0, 1], [2, 3]) * 4:
+        patches = np.ones((2, vision.merge**2, vision.patch_values), np.float32)
+        found = graph.run_cached(cache, patches=patches, cells=np.array(cells))["tokens"]
+        assert found.shape == (2, vision.dim) and np.isfinite(found).all()
+    assert len(tried) == 2  # one for each of the two buffers that a cache alternates between
+    assert fake_gpu.graphs == 0
+
+
 def test_a_dla_is_asked_for_by_flags_on_10(fake_gpu, bundle):
     build_engines(bundle, "fp16", dla=0, workspace=64)
     encoder = said(bundle, "sm87x16-trt10.3.0-fp16", "encoder")
@@ -263,6 +297,16 @@ def test_a_cache_that_others_may_write_is_not_trusted(fake_gpu, bundle):
     assert "others may write here" in str(find_engine(bundle, "encoder", GPU, "10.3.0"))
     build_engines(bundle)  # makes it this user's own again
     assert not isinstance(find_engine(bundle, "encoder", GPU, "10.3.0"), str)
+
+
+def test_what_is_built_last_is_taken_though_the_clock_went_back(fake_gpu, bundle):
+    """A Jetson without a battery for its clock begins in the past at every start."""
+    record = build_engines(bundle, "fp16").folder / "engine.json"
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps({**document, "created": "2099-01-01T00:00:00.000000+00:00"}))
+    build_engines(bundle, "fp32")
+    _, found = find_engine(bundle, "encoder", GPU, "10.3.0")
+    assert found.precision == "fp32"
 
 
 def test_engines_are_judged_on_sixteen_steps_of_the_footage(fake_gpu, bundle, monkeypatch):

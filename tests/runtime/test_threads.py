@@ -48,6 +48,45 @@ def test_as_many_threads_as_cpus_are_free(tmp_path: Path, monkeypatch: pytest.Mo
     assert found == [4, 4, 3, 2, 1, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("group", "files", "expected"),
+    [
+        ("0::/", {"cpu.max": "250000 100000"}, 2),  # docker --cpus 2.5
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 4),
+        ("0::/", {"cpu.max": "9900000 100000"}, 4),
+        ("0::/system.slice/score-edge.service", {"system.slice/score-edge.service/cpu.max": "300000 100000"}, 3),
+        ("0::/a.slice/b", {"a.slice/cpu.max": "200000 100000", "a.slice/b/cpu.max": "max 100000"}, 2),
+        ("0::/docker/0123", {"cpu.max": "200000 100000"}, 2),  # the host's path, and the container's own files
+        ("9:name=systemd:/\n8:cpu:/", {"cpu.max": "100000 100000"}, 4),  # cgroup v1
+        ("0::/", {"cpu.max": "nonsense"}, 4),
+        ("", {}, 4),
+    ],
+)
+def test_no_more_threads_than_the_quota_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, files: dict[str, str], expected: int
+) -> None:
+    (tmp_path / "cgroup").write_text(group)
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    monkeypatch.setattr(threads, "_OWN_GROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(threads, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    assert usable_cpus() == expected
+
+
+def test_others_may_have_what_a_quota_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "stat", monkeypatch)
+    free = FreeThreads(2)
+    found = []
+    for others in (0, 2, 3, 4):
+        machine.run(0, others)
+        found.append(free.count())
+    assert found == [2, 2, 1, 1]
+
+
 def test_looks_too_close_together_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "stat", monkeypatch)
     load = OtherLoad()

@@ -1,8 +1,10 @@
 """One at a time, by weight, and nobody waits for ever."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -56,6 +58,35 @@ def test_a_turn_within_a_turn() -> None:
         assert not inside
     other.join(5)
     assert inside
+
+
+def test_who_is_interrupted_in_front_of_others_wakes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the main thread was next: an encoder's thread that waits behind it must not wait for ever."""
+    turn, inside = Turns(), threading.Event()
+    usual = turn._wait_s
+
+    def interrupted(me: Any) -> float | None:
+        if me.weight == STEPS and turn._owner is None:
+            raise KeyboardInterrupt
+        return usual(me)
+
+    monkeypatch.setattr(turn, "_wait_s", interrupted)
+
+    def behind() -> None:
+        with turn:
+            inside.set()
+
+    def in_front() -> None:
+        with contextlib.suppress(KeyboardInterrupt), turn.weighing(STEPS), turn:
+            pass
+
+    with turn:
+        for count, work in enumerate((behind, in_front), 1):
+            threading.Thread(target=work, daemon=True).start()
+            while len(turn._waiting) < count:
+                time.sleep(0.001)
+        time.sleep(0.05)
+    assert inside.wait(2)
 
 
 def test_one_at_a_time() -> None:

@@ -143,6 +143,16 @@ def test_a_question_of_several_lines_is_one_line_of_a_unit() -> None:
     assert line.endswith(r'"Look.\nWhat happened at the \"gate\"?"')  # systemd.syntax(7): C-style escapes
 
 
+def test_a_unit_knows_where_the_engines_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from score_edge.serve.systemd import systemd_unit
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/ssd/100% mine")
+    lines = systemd_unit(["score-edge", "serve"]).splitlines()
+    assert lines[lines.index("ExecStart=score-edge serve") + 1] == 'Environment="XDG_CACHE_HOME=/ssd/100%% mine"'
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert "Environment=" not in systemd_unit(["score-edge", "serve"])
+
+
 def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
     (tmp_path / "a.mp4").touch()

@@ -18,13 +18,15 @@ typedef struct exec *CUgraphExec; typedef int CUstreamCaptureMode; typedef unsig
 #define cuMemcpyHtoDAsync cuMemcpyHtoDAsync_v2
 #define cuMemcpyDtoHAsync cuMemcpyDtoHAsync_v2
 #define cuStreamDestroy cuStreamDestroy_v2
+#define cuCtxPushCurrent cuCtxPushCurrent_v2
+#define cuCtxPopCurrent cuCtxPopCurrent_v2
 #define cuStreamBeginCapture cuStreamBeginCapture_v2
 #define cuGraphInstantiate cuGraphInstantiateWithFlags
 #endif
 
-static __thread CUcontext entered;
+static __thread CUcontext entered, beneath;
 static long capturing, captures;
-int fake_blocks, fake_launches, fake_recorded;
+int fake_blocks, fake_launches, fake_recorded, fake_graphs, fake_refuses_graphs;
 size_t fake_memory = 1 << 30, fake_host_memory = 1 << 30;
 void (*fake_on_launch)(long);
 
@@ -47,6 +49,8 @@ CUresult cuGetErrorName(CUresult error, const char **pStr) {
 }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) { *pctx = (CUcontext)1; return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext ctx) { entered = ctx; return CUDA_SUCCESS; }
+CUresult cuCtxPushCurrent(CUcontext ctx) { beneath = entered; entered = ctx; return CUDA_SUCCESS; }
+CUresult cuCtxPopCurrent(CUcontext *pctx) { *pctx = entered; entered = beneath; return CUDA_SUCCESS; }
 CUresult cuMemAlloc(CUdeviceptr *dptr, size_t bytesize) {
     if (!entered) return CUDA_ERROR_INVALID_CONTEXT;
     if (bytesize > fake_memory) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -54,14 +58,24 @@ CUresult cuMemAlloc(CUdeviceptr *dptr, size_t bytesize) {
     fake_blocks++;
     return CUDA_SUCCESS;
 }
-CUresult cuMemFree(CUdeviceptr dptr) { free((void *)(uintptr_t)dptr); fake_blocks--; return CUDA_SUCCESS; }
+CUresult cuMemFree(CUdeviceptr dptr) {
+    if (!entered) return CUDA_ERROR_INVALID_CONTEXT;
+    free((void *)(uintptr_t)dptr);
+    fake_blocks--;
+    return CUDA_SUCCESS;
+}
 CUresult cuMemAllocHost(void **pp, size_t bytesize) {
     if (bytesize > fake_host_memory) return CUDA_ERROR_OUT_OF_MEMORY;
     *pp = malloc(bytesize);
     fake_blocks++;
     return CUDA_SUCCESS;
 }
-CUresult cuMemFreeHost(void *p) { free(p); fake_blocks--; return CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void *p) {
+    if (!entered) return CUDA_ERROR_INVALID_CONTEXT;
+    free(p);
+    fake_blocks--;
+    return CUDA_SUCCESS;
+}
 CUresult cuMemcpyHtoDAsync(CUdeviceptr dst, const void *src, size_t count, CUstream stream) {
     if (!entered) return CUDA_ERROR_INVALID_CONTEXT;
     memcpy((void *)(uintptr_t)dst, src, count);
@@ -81,9 +95,11 @@ CUresult cuStreamBeginCapture(CUstream hStream, CUstreamCaptureMode mode) {
 CUresult cuStreamEndCapture(CUstream hStream, CUgraph *phGraph) {
     *phGraph = (CUgraph)capturing;
     capturing = 0;
+    fake_graphs++;
     return CUDA_SUCCESS;
 }
 CUresult cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags) {
+    if (fake_refuses_graphs) return CUDA_ERROR_OUT_OF_MEMORY;
     *phGraphExec = (CUgraphExec)hGraph;
     fake_recorded++;
     return CUDA_SUCCESS;
@@ -94,4 +110,4 @@ CUresult cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) {
     return CUDA_SUCCESS;
 }
 CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) { fake_recorded--; return CUDA_SUCCESS; }
-CUresult cuGraphDestroy(CUgraph hGraph) { return CUDA_SUCCESS; }
+CUresult cuGraphDestroy(CUgraph hGraph) { fake_graphs--; return CUDA_SUCCESS; }

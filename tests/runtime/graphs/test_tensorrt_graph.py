@@ -112,6 +112,31 @@ def test_a_recorded_launch_goes_with_whoever_launches_it(fake_gpu):
     assert fake_gpu.recorded == 1
 
 
+def test_a_recording_that_fails_leaves_nothing(fake_gpu):
+    cuda = Cuda()
+    fake_gpu.refuse_graphs()
+    with pytest.raises(ScoreEdgeError, match="cuGraphInstantiateWithFlags"):
+        cuda.record(lambda: None)
+    assert fake_gpu.graphs == 0
+
+
+def test_any_thread_may_give_memory_back(fake_gpu):
+    """The last reference to what a camera had goes in a thread that never used the GPU."""
+    held = [Cuda().allocate(32)]
+    contexts = []
+
+    def let_go():
+        held.clear()
+        gc.collect()
+        contexts.append(fake_gpu.driver.fake_context())
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    thread.join()
+    assert fake_gpu.blocks == 0
+    assert contexts == [0]
+
+
 def test_memory_is_given_back(fake_gpu, tmp_path):
     graph = TensorRTGraph(write_engine(tmp_path / "double.engine", 4))
     assert fake_gpu.blocks == 4  # two tensors, each on the GPU and page-locked

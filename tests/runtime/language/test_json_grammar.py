@@ -186,6 +186,14 @@ def test_a_schema_nested_without_end_is_refused() -> None:
         schema_grammar(nested)
 
 
+def test_a_schema_too_deep_for_python_is_refused() -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(ScoreEdgeError, match="nested too deep"):
+        schema_grammar(schema)
+
+
 def test_a_broken_grammar_is_an_error(model: Any) -> None:
     with pytest.raises(ScoreEdgeError, match="cannot read the grammar"):
         answer(model, Sampling(grammar="root ::= nothing"))

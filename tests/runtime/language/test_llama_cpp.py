@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -587,3 +589,21 @@ def test_threads_follow_the_load_unless_their_number_is_given(
     with LlamaCpp(gguf_files["f32"], context=256, threads=1) as model:
         model.sequence().append("x")
         assert llama.llama_n_threads_batch(model.handle) == 1
+
+
+def test_a_llama_cpp_that_lies_elsewhere(tmp_path: Path) -> None:
+    """As LLAMA_CPP_LIB_PATH names it, where the package was installed without one of its own."""
+    import llama_cpp
+
+    package = Path(llama_cpp.__file__).parent
+    shutil.copytree(package, tmp_path / "llama_cpp", ignore=shutil.ignore_patterns("lib", "__pycache__"))
+    program = (
+        "import llama_cpp, numpy; from score_edge.bundle.folder import REFERENCE, Bundle\n"
+        "from score_edge.runtime.language.llama_cpp import LlamaCpp\n"
+        "with LlamaCpp(Bundle.open(REFERENCE).gguf_path, context=64) as model:\n"
+        "    rows = model.token_rows(numpy.array([1, 2], numpy.int32), 192)\n"
+        "    print(llama_cpp.__file__, rows.shape, bool(rows.any()))"
+    )
+    places = {"PYTHONPATH": str(tmp_path), "LLAMA_CPP_LIB_PATH": str(package / "lib")}
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **places}, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}/llama_cpp/__init__.py (2, 192) True\n", done.stderr

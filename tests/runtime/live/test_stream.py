@@ -194,6 +194,29 @@ def test_frames_that_come_during_an_answer_are_remembered_afterwards(
     assert [event.step for event in steps_of(events)] == list(range(20))
 
 
+def test_steps_wait_for_an_answer_whose_video_had_been_lost(
+    any_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model refused what it was to prefill again, and its cache is empty: the question fills it."""
+    monkeypatch.setattr(any_pipeline.sequence, "generate", slow_generate(0.05))
+    events: list[Event] = []
+
+    def lose(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, StepSeen) and event.step == 3:
+            any_pipeline.sequence.clear()
+            stream.ask(QUESTION, about=0.0)
+
+    source = Frames(step_frames(any_pipeline, 20), wait_s=0.02)
+    stream = Stream(any_pipeline, source, StreamOptions(max_tokens=12), [lose])
+    stream.run()
+    kinds = [type(event).__name__ for event in events]
+    (answer,) = answers_of(events)
+    assert not answer.error and answer.text.split() == [str(n) for n in range(12)]
+    assert "StepSeen" not in kinds[kinds.index("AnswerBegan") : kinds.index("Answered")]
+    assert len(steps_of(events)) == 20
+
+
 def slow_generate(wait_s: float) -> Callable[..., Iterator[str]]:
     def generate(max_tokens: int, *_: object) -> Iterator[str]:
         for n in range(max_tokens):
@@ -430,6 +453,24 @@ def test_a_listener_that_fails_is_dropped_with_a_word(any_pipeline: Pipeline, er
     (notice,) = (event.text for event in events if isinstance(event, Notice))
     assert "no room left" in notice
     assert len(steps_of(events)) == 10
+
+
+def test_listeners_that_fail_together_do_not_end_the_stream(any_pipeline: Pipeline) -> None:
+    """Each hears of the other's failure, and fails at that."""
+    told: list[str] = []
+
+    def failing(name: str) -> Callable[[Event], None]:
+        def listener(event: Event) -> None:
+            told.append(name)
+            raise OSError("broken pipe")
+
+        return listener
+
+    events: list[Event] = []
+    listeners = [failing("one"), failing("other"), events.append]
+    Stream(any_pipeline, Frames(step_frames(any_pipeline, 6)), StreamOptions(), listeners).run()
+    assert len(steps_of(events)) == 6
+    assert sorted(told) == ["one", "other"]
 
 
 def test_a_source_that_fails_for_good_ends_the_stream_with_its_error(any_pipeline: Pipeline) -> None:

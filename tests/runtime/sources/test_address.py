@@ -91,6 +91,7 @@ def test_options_that_are_wrong_show_no_secret() -> None:
         ("clip.mp4", "clip.mp4"),
         ("file:///a/clip.mp4", "/a/clip.mp4"),
         ("file:///a/my%20clip%C3%A9.mp4", "/a/my clipé.mp4"),
+        ("file:///a/caf\udce9%20.mp4", "/a/caf\udce9 .mp4"),  # typed in a name's own bytes, which are no UTF-8
         ("file://localhost/a/clip.mp4", "/a/clip.mp4"),
         ("FILE:///a/what?.mp4", "/a/what?.mp4"),
         ("rtsp://camera/a", None),

@@ -125,6 +125,15 @@ def test_a_damaged_header_is_none(data: bytes) -> None:
     assert read_header(data) is None
 
 
+@pytest.mark.parametrize("size", [b"", struct.pack("<HHII", 256, 4, 1, 8)])
+def test_pages_without_a_size_are_no_picture(tmp_path: Path, size: bytes) -> None:
+    page = struct.pack("<H", len(size) // 12) + size
+    pages = [b"II*\0", struct.pack("<I", 8), page, struct.pack("<I", 8 + len(page) + 4), page, struct.pack("<I", 0)]
+    (tmp_path / "pages.tif").write_bytes(b"".join(pages))
+    with pytest.raises(ScoreEdgeError, match="cannot be read as an image"):
+        list(open_source(tmp_path / "pages.tif"))
+
+
 def test_a_pixel_bomb_is_refused_with_the_limit(tmp_path: Path) -> None:
     good = bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1])
     (tmp_path / "bomb.png").write_bytes(good[:16] + struct.pack(">II", 50_000, 50_000) + good[24:])
@@ -158,6 +167,40 @@ def test_jumping_finds_the_frames_that_reading_on_finds(tmp_path: Path, monkeypa
     monkeypatch.setattr(video_file, "_FAR_S", 1e9)
     assert found == [(frame.time_s, frame.index, frame.image.tobytes()) for frame in sample_clip(path, 2, 8)]
     assert any(jumped)
+
+
+class Restarted(Scripted):
+    """Its time stamps begin again after two seconds, and its container tells of those two alone."""
+
+    def get(self, name: int) -> float:
+        known = {cv2.CAP_PROP_FRAME_COUNT: 20.0, cv2.CAP_PROP_POS_MSEC: 100.0 * (self.at % 20)}
+        return known[name] if name in known else super().get(name)
+
+
+def test_a_recording_whose_clock_begins_again_is_measured_to_its_end() -> None:
+    source = VideoFile("v", lambda: Restarted([True] * 50))
+    assert source.measure() == pytest.approx(5.0)
+    assert list(source)[-1].time_s == pytest.approx(4.9) and source.duration_s == pytest.approx(5.0)
+
+
+@needs_ffmpeg
+def test_what_lies_behind_the_end_that_a_container_tells_of_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a camera leaves it that was restarted: two transport streams, one behind the other."""
+    whole = b""
+    for rate in (10, 25):
+        path = tmp_path / f"{rate}.ts"
+        command = f"ffmpeg -nostdin -loglevel error -f lavfi -i testsrc2=s=64x48:r={rate}:d=2 -c:v mpeg2video"
+        subprocess.run([*command.split(), str(path)], check=True)
+        whole += path.read_bytes()
+    (tmp_path / "whole.ts").write_bytes(whole)
+    with caplog.at_level(logging.WARNING):
+        times = [frame.time_s for frame in sample_clip(tmp_path / "whole.ts", 4, 6)]
+        assert len(times) == 6
+        assert times[-1] > 2.5 or "whole.ts goes on behind the 1.9 s" in caplog.text
+        assert len(list(sample_clip(tmp_path / "25.ts", 4, 6))) == 6
+    assert caplog.text.count("goes on") <= 1
 
 
 def forgiving(jumped: list[bool]) -> Any:

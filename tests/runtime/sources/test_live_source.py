@@ -137,6 +137,22 @@ def test_unplugged_camera_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert source.reconnects == 2
 
 
+def test_what_a_camera_buffered_before_anybody_read_is_not_shown_as_the_present(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model takes a minute to load; network cameras are opened before, and go on sending."""
+    monkeypatch.setattr(camera, "SILENT_S", 0.05)
+    monkeypatch.setattr(camera, "FIRST_WAIT_S", 0.01)
+    then, now = np.zeros((4, 6, 3), np.uint8), np.ones((4, 6, 3), np.uint8)
+    for again in ([Scripted([now] * 3)], [Scripted([]), Scripted([now] * 3)]):
+        plugs = iter([Scripted([then] * 9), *again])
+        source = Camera("c", lambda plugs=plugs: next(plugs), "")  # type: ignore[misc]
+        time.sleep(0.1)
+        assert next(source.read(lambda time_s: True)).image.all()
+    at_once = Camera("c", lambda: Scripted([then] * 3), "")
+    assert not next(at_once.read(lambda time_s: True)).image.any()
+
+
 @pytest.mark.parametrize("bad", [None, np.zeros((0, 6, 3), np.uint8)])
 def test_frames_of_0_bytes_and_broken_ones_are_passed_over(bad: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "FIRST_WAIT_S", 0.01)
@@ -170,6 +186,7 @@ def test_closing_ends_a_wait_for_the_signal_at_once() -> None:
         ("csi://0?widht=640", "'widht' is not an option"),
         ("csi://0?width=wide", "must be a whole number"),
         ("synthetic://?seed=", "has no value"),
+        ("synthetic://?scene=999999999", "a scene of 999999999 steps is too long"),
         ("-?size=640", "need a size"),
         ("-?size=0x480", "need a size"),
         ("-", "need a size"),
@@ -319,9 +336,10 @@ def test_times_that_jump_back_are_passed_over_until_they_catch_up() -> None:
     assert [frame.time_s for frame in sample(frames, 1)] == [0.0, 1.0, 2.0, 3.0]
 
 
-def test_an_impossible_rate_is_refused_before_anything_runs() -> None:
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf"), 1e308, 1e-300])
+def test_an_impossible_rate_is_refused_before_anything_runs(fps: float) -> None:
     with pytest.raises(ScoreEdgeError, match="impossible"):
-        Capture(Frames(3, live=False), 0.0, 1)
+        Capture(Frames(3, live=False), fps, 1)
 
 
 _THREE = """
