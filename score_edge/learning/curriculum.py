@@ -191,7 +191,11 @@ def _version(path: Path) -> str:
 def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     if not folder.is_dir():
         raise ScoreEdgeError(f"there is no folder {folder}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )
     if not found:
         raise ScoreEdgeError(f"{folder} holds no {', '.join(sorted(suffixes))}")
     return found

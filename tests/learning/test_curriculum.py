@@ -130,6 +130,8 @@ def test_what_does_not_fit_is_left_out_evenly_and_with_a_warning(tmp_path, caplo
 def test_folders_without_anything_to_learn_from_are_refused(tmp_path):
     with pytest.raises(ScoreEdgeError, match="there is no folder"):
         footage_scenes(tmp_path / "nowhere", None, 2, 2, 4.0)
+    (tmp_path / "._a.mp4").write_bytes(b"what macOS leaves beside a copied file")
+    (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(ScoreEdgeError, match=r"holds no .*\.mp4"):
         footage_scenes(tmp_path, None, 2, 2, 4.0)
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((8, 8, 3), np.uint8))
