@@ -67,7 +67,7 @@ def _run() -> int:
         sys.stdout.flush()
         return code
     except ScoreEdgeError as error:
-        return _fail(error.message, error.hint)
+        return _INTERRUPTED if _is_interrupted(error) else _fail(error.message, error.hint)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
