@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from score_edge.errors import ScoreEdgeError
+
 _STAT = Path("/proc/stat")
 _LOOK_EVERY_S = 0.1  # the kernel counts in hundredths of a second
 _NOISE = 0.3  # of a CPU
@@ -14,6 +16,20 @@ _IDLE = (3, 4)  # columns of /proc/stat: idle and waiting for a disk
 def usable_cpus() -> int:
     """CPUs this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more threads than CPUs: those that compute wait, spinning, for those that do not.
+
+    Raises:
+        ScoreEdgeError: there are more.
+    """
+    cpus = usable_cpus()
+    if threads is not None and threads > cpus:
+        raise ScoreEdgeError(
+            f"{threads} threads are more than the {cpus} CPUs of this process, and would only wait for each other",
+            f"--threads {cpus}, or leave it out: then as many are used as CPUs are free",
+        )
 
 
 class OtherLoad:

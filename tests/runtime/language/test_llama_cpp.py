@@ -11,7 +11,7 @@ import pytest
 
 from score_edge.core import Float32, Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language import llama_library, llama_sequence
+from score_edge.runtime.language import llama_cpp, llama_library, llama_sequence
 from score_edge.runtime.language.base import LanguageModel, Mark, Question, Rows
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.language.llama_sequence import LlamaSequence
@@ -587,3 +587,22 @@ def test_threads_follow_the_load_unless_their_number_is_given(
     with LlamaCpp(gguf_files["f32"], context=256, threads=1) as model:
         model.sequence().append("x")
         assert llama.llama_n_threads_batch(model.handle) == 1
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_linux_kills(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LlamaCpp(gguf_files["plain"], context=256, threads=1) as small:
+        cell_bytes = small.capabilities.cell_bytes
+    assert cell_bytes
+    monkeypatch.setattr(llama_library, "free_memory", lambda: 2**30)
+    monkeypatch.setattr(llama_cpp, "open_context", lambda *_, **__: pytest.fail("memory would have been taken"))
+    fitting = 2**30 // cell_bytes // 2
+    with pytest.raises(pytest.fail.Exception):
+        LlamaCpp(gguf_files["plain"], context=fitting, sequences=2)
+    with pytest.raises(ScoreEdgeError, match=r"takes 1\.0 GiB, and 1\.0 GiB of memory are free") as caught:
+        LlamaCpp(gguf_files["plain"], context=fitting + 1, sequences=2)
+    assert "fewer steps" in caught.value.hint
+    monkeypatch.setattr(llama_library, "free_memory", lambda: None)
+    with pytest.raises(ScoreEdgeError, match=r"more than llama\.cpp can count"):
+        LlamaCpp(gguf_files["plain"], context=2**32 + 256)  # the remainder would have been taken
