@@ -101,6 +101,8 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # else the next file that is opened would be taken for the terminal
             os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")  # Python has none where it was closed
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -154,3 +155,13 @@ def test_no_command_writes_markup() -> None:
 
     for path in Path(score_edge.cli.__file__).parent.glob("*.py"):
         assert "[/" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize(("words", "code"), [(["inspect", "reference"], 0), (["inspect", "nowhere"], 1)])
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_streams_that_are_closed_change_nothing(words: list[str], code: int, closed: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", *words]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == code
+    assert not any(tmp_path.iterdir())  # no report of a crash, and nothing written in the place of a stream
