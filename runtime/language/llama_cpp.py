@@ -73,6 +73,8 @@ class LlamaCpp:
         cache: Literal["f16", "f32"] = "f16",
     ) -> None:
         check_threads(threads)
+        # First, so that the load of others is known when the first call comes.
+        self._threads = FreeThreads(usable_cpus()) if threads is None else None
         self.llama = llama = library()
         self._path = Path(path)
         model = open_model(self._path, gpu_layers)
@@ -103,7 +105,6 @@ class LlamaCpp:
         self.vocab = llama.llama_model_get_vocab(model)
         self.vocab_size = int(llama.llama_vocab_n_tokens(self.vocab))
         self.batch = int(llama.llama_n_batch(handle))  # llama.cpp may have made it smaller
-        self._threads = FreeThreads(usable_cpus()) if threads is None else None
         self._in_use = threads or usable_cpus()
         self._sequences = sequences
         self._places = list(range(sequences))[::-1]

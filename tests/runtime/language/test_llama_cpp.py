@@ -606,3 +606,15 @@ def test_a_cache_that_does_not_fit_is_refused_before_linux_kills(
     monkeypatch.setattr(llama_library, "free_memory", lambda: None)
     with pytest.raises(ScoreEdgeError, match=r"more than llama\.cpp can count"):
         LlamaCpp(gguf_files["plain"], context=2**32 + 256)  # the remainder would have been taken
+
+
+def test_the_load_of_others_is_known_when_the_first_call_comes(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look cannot tell a load: were it taken after opening, the first prefill would use every CPU."""
+    order: list[str] = []
+    really_open = llama_cpp.open_model
+    monkeypatch.setattr(llama_cpp, "FreeThreads", lambda most: order.append("look") or FreeThreads(most))
+    monkeypatch.setattr(llama_cpp, "open_model", lambda *given: order.append("open") or really_open(*given))
+    with LlamaCpp(gguf_files["plain"], context=256):
+        assert order == ["look", "open"]
