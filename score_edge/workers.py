@@ -1,12 +1,14 @@
 """Worker processes that end with the process that started them, whatever ends it."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Lock
 from typing import Any
 
 
@@ -18,7 +20,8 @@ def worker_pool(workers: int, start: Callable[..., None], *arguments: Any) -> Pr
         start: called once in each, before any work.
         arguments: of `start`.
     """
-    return _Pool(workers, get_context("spawn"), _begin, (start, arguments))
+    context = get_context("spawn")
+    return _Pool(workers, context, _begin, (start, arguments, context.Lock()))
 
 
 class _Pool(ProcessPoolExecutor):
@@ -56,7 +59,11 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _begin(start: Callable[..., None], arguments: tuple[Any, ...], loud: Lock) -> None:
+    if loud.acquire(block=False):  # all of them have the same to say
+        logging.basicConfig(format="warning: %(message)s")
+    else:
+        logging.disable()
     threading.Thread(target=_follow, daemon=True).start()
     start(*arguments)
 
