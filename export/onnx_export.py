@@ -90,7 +90,8 @@ def _trace(
     path: Path,
     dynamic: Mapping[str, Mapping[int, str]] | None,
 ) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for talkative in ("torch.onnx", "onnxscript"):  # of what they could not simplify
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # The exporter folds constants and drops what is unused: the graph needs no simplifier after it.
