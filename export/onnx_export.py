@@ -68,14 +68,17 @@ def export_onnx(
     for kind, inputs in {"random": [example], **(data or {})}.items():
         rows.append(worst(row for given in inputs for row in _differences(module, graph, given, outputs, kind)))
     allowed = TOLERANCE[precision] if tolerance is None else tolerance
+    hint = "this is a fault of the export: please report it with the versions of torch and onnxruntime"
+    if precision == "fp16":
+        hint = "allow more with --tolerance, or export in fp32"
+    elif allowed < TOLERANCE[precision]:
+        hint = "allow more with --tolerance, or leave it out"
     for row in rows:
         if not row.relative <= allowed:
             raise ScoreEdgeError(
                 f"{path.name}: on {row.data} input ONNX Runtime is {row.relative:.2g} of the largest value away from "
                 f"torch, allowed is {allowed:.2g} (cosine of the worst row {row.cosine:.6f})",
-                "allow more with --tolerance, or export in fp32"
-                if precision == "fp16"
-                else "this is a fault of the export: please report it with the versions of torch and onnxruntime",
+                hint,
             )
     return rows
 
@@ -87,7 +90,8 @@ def _trace(
     path: Path,
     dynamic: Mapping[str, Mapping[int, str]] | None,
 ) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for talkative in ("torch.onnx", "onnxscript"):  # of what they could not simplify
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         # The exporter folds constants and drops what is unused: the graph needs no simplifier after it.

@@ -20,6 +20,7 @@ from score_edge.runtime.language.sampling import GREEDY, Sampling
 from score_edge.runtime.overlay import thumbnail
 from score_edge.runtime.preprocess import Preprocessing
 from score_edge.runtime.stopwatch import Stopwatch
+from score_edge.runtime.threads import check_threads
 from score_edge.runtime.vision_encoder import VisionEncoder
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import Selector, get_selector, knows_question
@@ -70,7 +71,8 @@ class Pipeline:
         skipped_providers: by provider, why it does not run the encoder.
 
     Raises:
-        ScoreEdgeError: a graph does not fit the bundle's manifest, or a backend is missing.
+        ScoreEdgeError: a graph does not fit the bundle's manifest, a backend is missing, or there are more threads than
+            CPUs.
 
     Example:
         >>> with Pipeline(Bundle.open("reference")) as pipeline:  # doctest: +SKIP
@@ -93,6 +95,7 @@ class Pipeline:
         full_encoder: bool = False,
         threshold: float | None = None,
     ) -> None:
+        check_threads(threads)
         self.bundle = bundle
         vision = bundle.manifest.vision
         self.preprocessing = Preprocessing.of(vision)

@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from score_edge.errors import ScoreEdgeError
+
 _STAT = Path("/proc/stat")
 _OWN_GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _LOOK_EVERY_S = 0.1  # the kernel counts in hundredths of a second
@@ -38,6 +40,20 @@ def _quota() -> float:
         except (OSError, ValueError, ZeroDivisionError):  # none there, or "max"
             continue
     return least
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse more threads than CPUs: those that compute wait, spinning, for those that do not.
+
+    Raises:
+        ScoreEdgeError: there are more.
+    """
+    cpus = usable_cpus()
+    if threads is not None and threads > cpus:
+        raise ScoreEdgeError(
+            f"{threads} threads are more than the {cpus} CPUs of this process, and would only wait for each other",
+            f"--threads {cpus}, or leave it out: then as many are used as CPUs are free",
+        )
 
 
 class OtherLoad:

@@ -34,14 +34,23 @@ def require(module: str, extra: str = "") -> ModuleType:
             ONNX Runtime and llama.cpp, which come differently to a PC and to a Jetson.
 
     Raises:
-        ScoreEdgeError: the module is not installed; the hint is the command for this kind of machine.
+        ScoreEdgeError: the module is not installed, or what it needs itself is not; the hint is the command for this
+            kind of machine.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
-            raise
-        raise ScoreEdgeError(f"{module} is not installed, and this needs it", install_command(module, extra)) from error
+        name, package = (error.name or "?").split(".")[0], module.split(".")[0]
+        what = f"{module} is not installed, and this needs it"
+        if name != package:
+            what = f"{package} cannot be imported: {name}, which it needs, is not installed"
+        raise ScoreEdgeError(what, install_command(module, extra)) from error
+    except Exception as error:  # a library of the system is missing, or was built for another version of something
+        reason = next(iter(str(error).splitlines()), "")
+        raise ScoreEdgeError(
+            f"{module} is installed, but cannot be imported: {type(error).__name__}: {reason}",
+            "install what it misses, or the package again; `score-edge doctor` tells which is in use",
+        ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,11 +1,14 @@
 """Worker processes that end with the process that started them, whatever ends it."""
 
+import contextlib
+import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
+from multiprocessing.synchronize import Lock
 from typing import Any
 
 
@@ -17,7 +20,8 @@ def worker_pool(workers: int, start: Callable[..., None], *arguments: Any) -> Pr
         start: called once in each, before any work.
         arguments: of `start`.
     """
-    return _Pool(workers, get_context("spawn"), _begin, (start, arguments))
+    context = get_context("spawn")
+    return _Pool(workers, context, _begin, (start, arguments, context.Lock()))
 
 
 class _Pool(ProcessPoolExecutor):
@@ -25,16 +29,41 @@ class _Pool(ProcessPoolExecutor):
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> "Future[Any]":
         """Begins processes as they are needed."""
-        if threading.current_thread() is not threading.main_thread():
+        with _deaf():
             return super().submit(work, *given, **named)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            return super().submit(work, *given, **named)
-        finally:
-            signal.signal(signal.SIGINT, before)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As of any pool; a second Ctrl-C would leave processes behind that Python then waits for without end."""
+        with _deaf():
+            super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        """Waits for the work that is left; after an exception nobody wants it, and the processes are killed."""
+        with _deaf():
+            if kind is not None:
+                for process in list((self._processes or {}).values()):
+                    process.kill()
+            self.shutdown(cancel_futures=kind is not None)
 
 
-def _begin(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C meanwhile, as processes that are started meanwhile do for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _begin(start: Callable[..., None], arguments: tuple[Any, ...], loud: Lock) -> None:
+    if loud.acquire(block=False):  # all of them have the same to say
+        logging.basicConfig(format="warning: %(message)s")
+    else:
+        logging.disable()
     threading.Thread(target=_follow, daemon=True).start()
     start(*arguments)
 

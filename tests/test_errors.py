@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -26,13 +27,19 @@ def test_require_names_the_pip_command(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "error"),
-    [("import no_such_module_9", ModuleNotFoundError), ("raise OSError('libfoo.so')", OSError)],
+    ("source", "message", "hint"),
+    [
+        ("import no_such_module_9.part", "no_such_module_9, which it needs, is not installed", "pip install"),
+        ("raise ImportError('libGL.so.1: cannot open\\nmore')", "ImportError: libGL.so.1: cannot open$", "doctor"),
+        ("raise RuntimeError('Failed to load libllama.so')", "RuntimeError: Failed to load libllama.so", "doctor"),
+    ],
 )
-def test_require_does_not_hide_a_broken_installation(
-    source: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_require_tells_what_is_wrong_with_a_broken_installation(
+    source: str, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "installed_but_broken.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(error):
+    with pytest.raises(ScoreEdgeError) as caught:
         require("installed_but_broken", "export")
+    assert re.search(f"^installed_but_broken .*cannot be imported: {message}", caught.value.message)
+    assert hint in caught.value.hint

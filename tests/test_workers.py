@@ -1,5 +1,6 @@
 """Worker processes: what they are started with, and that they do not outlive the process that wants their work."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -39,6 +40,16 @@ def greeted() -> str:
 def test_each_is_started_with_what_it_needs() -> None:
     with worker_pool(1, greet, "hello") as pool:
         assert pool.submit(greeted).result() == "hello"
+
+
+def warn() -> None:
+    logging.getLogger("score_edge.somewhere").warning("this CPU overflows")
+
+
+def test_what_they_warn_of_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with worker_pool(3, warn) as pool:
+        assert list(pool.map(abs, [-1] * 30)) == [1] * 30
+    assert capfd.readouterr().err == "warning: this CPU overflows\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")

@@ -25,10 +25,11 @@ def open_memory() -> Cuda:
     if importlib.util.find_spec("pycuda") is None:
         return Cuda()
     try:
-        return PycudaMemory()
-    except ImportError as error:  # it was built for another CUDA
-        _log.warning("pycuda is installed and does not load, engines do without it: %s", error)
+        require("pycuda.driver", "pycuda")
+    except ScoreEdgeError as error:  # it was built for another CUDA
+        _log.warning("engines do without pycuda: %s", error.message)
         return Cuda()
+    return PycudaMemory()
 
 
 class PycudaMemory(Cuda):

@@ -17,10 +17,18 @@ import numpy as np
 from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.base import Capabilities, Question
-from score_edge.runtime.language.llama_library import library, open_context, open_model, pointer, reason, system_info
+from score_edge.runtime.language.llama_library import (
+    check_cells,
+    library,
+    open_context,
+    open_model,
+    pointer,
+    reason,
+    system_info,
+)
 from score_edge.runtime.language.llama_sequence import LlamaSequence
 from score_edge.runtime.language.token_rows import TokenRows
-from score_edge.runtime.threads import FreeThreads, usable_cpus
+from score_edge.runtime.threads import FreeThreads, check_threads, usable_cpus
 from score_edge.runtime.turns import Turns
 
 _LEAST_CHUNK = 32
@@ -40,7 +48,8 @@ class LlamaCpp:
         cache: type of the KV cache.
 
     Raises:
-        ScoreEdgeError: llama-cpp-python is missing, or the file is not a model llama.cpp can run.
+        ScoreEdgeError: llama-cpp-python is missing, the file is not a model llama.cpp can run, the KV cache does not
+            fit into memory, or there are more threads than CPUs.
 
     Example:
         >>> with LlamaCpp("bundle/llm.gguf") as model:  # doctest: +SKIP
@@ -63,12 +72,18 @@ class LlamaCpp:
         gpu_layers: int = -1,
         cache: Literal["f16", "f32"] = "f16",
     ) -> None:
+        check_threads(threads)
+        # First, so that the load of others is known when the first call comes.
+        self._threads = FreeThreads(usable_cpus()) if threads is None else None
         self.llama = llama = library()
         self._path = Path(path)
         model = open_model(self._path, gpu_layers)
         # A recurrent state cannot go back: such a model gets a spare place beside each sequence, see `SavedState`.
         self.spares = bool(llama.llama_model_is_hybrid(model))
+        on_gpu = gpu_layers != 0 and llama.llama_supports_gpu_offload()
+        cell_bytes = _cell_bytes(llama, model, 4 if cache == "f32" else 2)
         try:
+            check_cells(context * sequences, None if on_gpu else cell_bytes)
             handle = open_context(
                 model,
                 context=context,
@@ -77,7 +92,7 @@ class LlamaCpp:
                 batch=batch,
                 threads=threads or usable_cpus(),
                 # On a CPU it makes a question over a filled cache four times slower.
-                flash_attention=gpu_layers != 0 and llama.llama_supports_gpu_offload(),
+                flash_attention=on_gpu,
                 cache=cache,
             )
         except ScoreEdgeError:
@@ -90,7 +105,6 @@ class LlamaCpp:
         self.vocab = llama.llama_model_get_vocab(model)
         self.vocab_size = int(llama.llama_vocab_n_tokens(self.vocab))
         self.batch = int(llama.llama_n_batch(handle))  # llama.cpp may have made it smaller
-        self._threads = FreeThreads(usable_cpus()) if threads is None else None
         self._in_use = threads or usable_cpus()
         self._sequences = sequences
         self._places = list(range(sequences))[::-1]
@@ -103,7 +117,7 @@ class LlamaCpp:
             context=int(llama.llama_n_ctx(handle)) // sequences,
             keeps_positions=llama.llama_model_rope_type(model) in mrope,
             incremental=self.spares or not llama.llama_model_is_recurrent(model),
-            cell_bytes=_cell_bytes(llama, model, 4 if cache == "f32" else 2),
+            cell_bytes=cell_bytes,
             trained=int(llama.llama_model_n_ctx_train(model)),
         )
 

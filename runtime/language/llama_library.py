@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 
 from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError, require
+from score_edge.runtime.free_memory import free_memory
 
 WARNING, ERROR, CONTINUED = 3, 4, 5
+ASK_FOR_LESS = (
+    "ask for less: fewer steps, a lower retention, a shorter answer, a smaller context, fewer clips or cameras"
+)
+_MOST_CELLS = 2**31 - 1
 
 # llama.cpp gives the reason of a failure only to its log, of which a process has one.
 _log: deque[tuple[int, str]] = deque(maxlen=32)
@@ -108,8 +113,26 @@ def open_context(
     _log.clear()
     handle = llama.llama_init_from_model(model, params)
     if not handle:
-        raise ScoreEdgeError(f"cannot make a context of {context} tokens{reason()}", "ask for a smaller context")
+        raise ScoreEdgeError(f"cannot make a context of {context} tokens{reason()}", ASK_FOR_LESS)
     return handle
+
+
+def check_cells(cells: int, cell_bytes: int | None) -> None:
+    """Refuse a KV cache that does not fit into memory: Linux would kill this process, or another, without a word.
+
+    Args:
+        cells: of all sequences.
+        cell_bytes: of one; None where it is not known.
+
+    Raises:
+        ScoreEdgeError: it takes more than is free, or has more cells than llama.cpp can count.
+    """
+    if cells > _MOST_CELLS:
+        raise ScoreEdgeError(f"a KV cache of {cells} cells is more than llama.cpp can count", ASK_FOR_LESS)
+    free, needed = free_memory(), cells * (cell_bytes or 0)
+    if free is not None and needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free"
+        raise ScoreEdgeError(f"a KV cache of {cells} cells takes {sizes}", ASK_FOR_LESS)
 
 
 def decode(

@@ -15,6 +15,7 @@ from score_edge.runtime.live.memory import VideoMemory
 from score_edge.runtime.live.options import StreamOptions
 from score_edge.runtime.live.perception import Perception, Seen, stream_budget
 from score_edge.runtime.live.query_memory import QueryMemory
+from score_edge.runtime.live.questions import Waiting
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.sources.base import Source
 from score_edge.runtime.sources.capture import Capture, Captured
@@ -190,6 +191,10 @@ class Cameras:
     def asked(self, name: str | None) -> Asked:
         """One camera, if it is still there, or all of them."""
         return Asked([camera for camera in self.all.values() if name in (None, camera.name)])
+
+    def wait_for(self, waiting: Waiting) -> bool:
+        """Whether the next steps wait until a question is answered: it is the stream's own, and no source is live."""
+        return waiting.why != "asked" and not any(camera.source.live for camera in self.all.values())
 
     def drop(self, camera: Camera) -> None:
         """Give back what a camera took; its source is not closed by this."""

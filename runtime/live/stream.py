@@ -295,10 +295,10 @@ class Stream:
         return found
 
     def _catch_up(self, but: Camera | None = None) -> None:
-        """Remember what waits now, of all cameras `but` one."""
+        """Remember what waits now, of all cameras `but` one; of a file, which waits, up to its next question."""
         for _ in range(len(self._seen)):
             with self._changed:
-                found = self._next_seen(but)
+                found = None if self._questions.first(self._cameras.wait_for) else self._next_seen(but)
             if found:
                 self._remember(*found)
 

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -18,6 +19,7 @@ try:
 except KeyboardInterrupt:  # these take a second on a board
     sys.exit(130)
 
+_INTERRUPTED = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
@@ -46,6 +48,8 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", handlers=[_Warnings(logging.WARNING)])
     try:
         code = _run()
+        if code == _INTERRUPTED:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would come while Python ends
         if someone_reads():
             # A thread is inside OpenCV or an encoder: the interpreter would end under it, and abort.
             sys.stdout.flush()
@@ -63,9 +67,9 @@ def _run() -> int:
         sys.stdout.flush()
         return code
     except ScoreEdgeError as error:
-        return _fail(error.message, error.hint)
+        return _INTERRUPTED if _is_interrupted(error) else _fail(error.message, error.hint)
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -74,7 +78,7 @@ def _run() -> int:
             return _fail(f"the output cannot be written: {error.strerror}", "make room, or send it elsewhere")
         return _unforeseen(error)
     except Exception as error:
-        return 130 if _is_interrupted(error) else _unforeseen(error)
+        return _INTERRUPTED if _is_interrupted(error) else _unforeseen(error)
 
 
 def _is_interrupted(error: BaseException | None) -> bool:

@@ -213,6 +213,7 @@ def stream(
     from score_edge.bundle.folder import Bundle
     from score_edge.cli import live_panel, typed_questions
     from score_edge.cli.camera_names import named_sources
+    from score_edge.runtime.live.events import Answered
     from score_edge.runtime.live.recorder import Recorder
     from score_edge.runtime.live.stream import Stream, StreamOptions
     from score_edge.runtime.pipeline import Pipeline
@@ -269,6 +270,8 @@ def stream(
         watching = Stream(pipeline, frames, options)
         for recorder in recorders:
             watching.listen(opening.enter_context(contextlib.closing(recorder)))
+        whys: list[str] = []
+        watching.listen(lambda event: whys.append(event.why) if isinstance(event, Answered) else None)
         with typed_questions.signals(watching):
             live_panel.watch(
                 watching,
@@ -279,6 +282,9 @@ def stream(
                 runs_on=describe_pipeline(pipeline),
                 takes_questions=all(address.scheme != "-" for address in addresses.values()),
             )
+        if ask and not {"every", "surprise"} & set(whys):
+            due = [f"every {every_s:g} s"] * bool(every_s) + ["when something surprises"] * when_surprised
+            say("note", "bold", f"--ask was never due: it is asked {' and '.join(due)}")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """`export --list`: which checkpoints, and what works with each."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -14,13 +14,24 @@ _CAPTION = (
 )
 
 
-def family_table(rows: Iterable[FamilyRow]) -> Table:
-    """One row per kind of checkpoint."""
-    table = Table(box=None, pad_edge=False, caption=_CAPTION, caption_justify="left")
-    for title in ("family", "checkpoints", "frame", "tokens", "live", "learnable", "incremental", "verified"):
+def family_table(rows: Sequence[FamilyRow]) -> Table:
+    """One row per kind of checkpoint; what is the same of all of them stands below, so that the rest has room."""
+    columns = {
+        "family": [row.family for row in rows],
+        "checkpoints": [row.checkpoints for row in rows],
+        "frame": [f"{row.frame[0]}x{row.frame[1]}" for row in rows],
+        "tokens": [str(row.tokens) for row in rows],
+        "live": [row.live for row in rows],
+        "learnable": [row.learnable for row in rows],
+        "incremental": [row.incremental for row in rows],
+        "verified": [row.verified for row in rows],
+    }
+    same = {title: cells[0] for title, cells in columns.items() if len(set(cells)) == 1}
+    caption = f"of all: {', '.join(f'{title} {value}' for title, value in same.items())}. {_CAPTION}"
+    table = Table(box=None, pad_edge=False, caption=caption if same else _CAPTION, caption_justify="left")
+    shown = {title: cells for title, cells in columns.items() if title not in same}
+    for title in shown:
         table.add_column(title, justify="right" if title == "tokens" else "left", no_wrap=title == "family")
-    for row in rows:
-        size = f"{row.frame[0]}x{row.frame[1]}"
-        told = (row.live, row.learnable, row.incremental, row.verified)
-        table.add_row(row.family, row.checkpoints, size, str(row.tokens), *told)
+    for cells in zip(*shown.values(), strict=True):
+        table.add_row(*cells)
     return table

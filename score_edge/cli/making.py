@@ -11,6 +11,7 @@ from score_edge.cli.terminal import err, out, print_json, progress_bar, say
 from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
+_LONGEST_SIDE = 8192  # pixels; no encoder of a board sees more
 
 
 def _list_families(wanted: bool) -> None:
@@ -56,7 +57,7 @@ def export(
     from score_edge.export.bundle_export import export_bundle
 
     sides = () if resolution == "auto" else numbers(resolution.replace("x", ","), int)
-    if len(sides) > 2 or any(side < 1 for side in sides):
+    if len(sides) > 2 or any(not 0 < side <= _LONGEST_SIDE for side in sides):
         raise typer.BadParameter(f"{resolution!r} is no resolution like auto, 448 or 640x360")
     shape = numbers(aspect.replace(":", ","), int) if aspect else ()
     if aspect and (len(shape) != 2 or min(shape) < 1 or not 1 / 8 <= shape[0] / shape[1] <= 8):

@@ -93,7 +93,7 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
             caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
         )
         for name in ("selector", "retention", *kinds, "evidence"):
-            table.add_column(name, justify="left" if name == "selector" else "right", overflow="fold")
+            table.add_column(name, justify="left" if name == "selector" else "right")
         for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
             cells = {row.kind: row for row in chosen if (row.selector, row.retention) == variant}
             overall = cells["overall"]
@@ -118,7 +118,7 @@ def paired_table(rows: "Sequence[PairedDifference]") -> Table:
     )
     names = ("selector", "against", "world", "steps", "retention", "ahead by")
     for name in names:
-        table.add_column(name, justify="left" if name in names[:3] else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in names[:3] else "right")
     for row in rows:
         ahead = f"{row.difference * 100:+.1f} ({row.low * 100:+.1f} to {row.high * 100:+.1f})"
         shown = Text(ahead, style="bold" if row.decided else "")
@@ -243,8 +243,9 @@ def _ms(seconds: float) -> str:
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
+    nested = isinstance(value, list) and value and isinstance(value[0], dict)
+    if nested or (isinstance(value, dict) and value):
+        for key, item in enumerate(value) if nested else value.items():
             yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value

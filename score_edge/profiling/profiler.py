@@ -16,7 +16,14 @@ from score_edge.profiling.report import Report
 from score_edge.profiling.run import ProfilePlan, profile
 from score_edge.profiling.spans import Spans, chrome_trace
 from score_edge.profiling.telemetry import Telemetry
-from score_edge.profiling.workload import SYNTHETIC, BundleWorkload, ShapeWorkload, Workload, bundle_hashes
+from score_edge.profiling.workload import (
+    SYNTHETIC,
+    BundleWorkload,
+    ShapeWorkload,
+    Workload,
+    bundle_hashes,
+    tokens_per_step,
+)
 from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
 from score_edge.runtime.language.context import cells_needed
@@ -24,6 +31,8 @@ from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.runtime.runs_on import describe_pipeline
 from score_edge.runtime.sources.address import Address
+from score_edge.runtime.threads import check_threads
+from score_edge.selection.registry import get_selector
 
 RANDOM = "the language model's weights are random: its speed is that of the shape, its words mean nothing"
 ALONE = "no encoder ran: whole answer and shares are of the language model and the selection alone"
@@ -161,11 +170,15 @@ def _open_bundle(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str
 @contextlib.contextmanager
 def _open_shape(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str], None]) -> Iterator[_Opened]:
     shape = llm_shape(str(subject.llm_shape))
+    # All that can be refused, before gigabytes are written.
+    per_step = tokens_per_step(subject.visual_tokens, subject.steps)
+    get_selector(plan.selector or "score", policy=lambda tokens, previous: tokens[:, 0])
+    check_threads(subject.threads)
     cells = subject.visual_tokens + _PROMPT_CELLS + plan.answer_tokens
     path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_progress(f"writing random weights of {shape.name}"))
     with LlamaCpp(path, context=cells, threads=subject.threads) as model:
         providers = {"language model": model.name}
         about = {"llm shape": shape.name, "visual tokens": str(subject.visual_tokens)}
         environment = Environment.now(providers, about, random_weights=True)
-        workload = ShapeWorkload(model, shape, subject.visual_tokens, subject.steps)
+        workload = ShapeWorkload(model, shape, subject.steps, per_step)
         yield _Opened(workload, environment, f"LLM of the shape of {shape.name}", (RANDOM, ALONE))

@@ -106,23 +106,15 @@ class ShapeWorkload:
     Args:
         model: opened on the file of the shape.
         shape: which.
-        visual_tokens: of the whole clip.
-        steps: the clip is cut into; must divide visual_tokens.
-
-    Raises:
-        ScoreEdgeError: the tokens do not fill the steps.
+        steps: of the clip.
+        per_step: visual tokens of each, see `tokens_per_step`.
     """
 
     frames = 0
     encoded: Mask | None = None
     encoder_cache: int | None = None
 
-    def __init__(self, model: LanguageModel, shape: LlmShape, visual_tokens: int, steps: int) -> None:
-        per_step, rest = divmod(visual_tokens, steps)
-        if rest or not per_step:
-            raise ScoreEdgeError(
-                f"{visual_tokens} visual tokens do not fill {steps} steps evenly", "--steps must divide --visual-tokens"
-            )
+    def __init__(self, model: LanguageModel, shape: LlmShape, steps: int, per_step: int) -> None:
         self.model, self.sequence = model, model.sequence()
         height = max(h for h in range(1, int(per_step**0.5) + 1) if per_step % h == 0)
         self.layout = Layout(Prompt("user: ", "{question}"), Grid(height, per_step // height))
@@ -153,6 +145,20 @@ class ShapeWorkload:
             return keep
 
         return get_selector(name or "score", policy=policy, grid=self.layout.grid)
+
+
+def tokens_per_step(visual_tokens: int, steps: int) -> int:
+    """Into how many a clip's tokens are cut.
+
+    Raises:
+        ScoreEdgeError: they do not fill the steps evenly.
+    """
+    per_step, rest = divmod(visual_tokens, steps)
+    if rest or not per_step:
+        raise ScoreEdgeError(
+            f"{visual_tokens} visual tokens do not fill {steps} steps evenly", "--steps must divide --visual-tokens"
+        )
+    return per_step
 
 
 def _timed(policy: KeepProbability, spans: Spans) -> KeepProbability:

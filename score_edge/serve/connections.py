@@ -43,7 +43,7 @@ class BoundedProtocol(H11Protocol):
 
 
 def connection_config(app: ASGIApp) -> uvicorn.Config:
-    """How a server listens; the address is still to be set."""
+    """How a server answers on a socket that listens."""
     return uvicorn.Config(
         app,
         http=BoundedProtocol,

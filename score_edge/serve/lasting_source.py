@@ -70,7 +70,8 @@ class LastingSource(Source):
         began, wait_s, gap = time.monotonic(), _FIRST_WAIT_S, False
         while not self._closed.is_set():
             if self._paused:
-                self._wait(None)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed.is_set() or not self._paused)
                 self._said, wait_s, gap = CONNECTING, _FIRST_WAIT_S, True
                 continue
             ended = ""

@@ -1,7 +1,9 @@
 """Starting a server and ending it."""
 
 import contextlib
+import errno
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -24,6 +26,11 @@ from score_edge.serve.mqtt_address import Broker
 from score_edge.serve.options import ServeOptions
 
 _CAMERA_TOKENS = 256  # of an answer about a camera where none are asked for; that many cells are kept free
+
+_HINTS: dict[int | None, str] = {
+    errno.EADDRINUSE: "--port 0 takes a free one",
+    errno.EACCES: "take a port above 1023: those below are the administrator's",
+}
 
 
 @contextlib.contextmanager
@@ -83,20 +90,29 @@ def serve(bundle: Bundle, options: ServeOptions, on_ready: Callable[[str, Pipeli
     Raises:
         ScoreEdgeError: the address is taken or not this machine's.
     """
-    with opened(bundle, options) as server:
-        config = connection_config(server.app)
-        config.host, config.port = options.host, options.port
-        try:
-            sock = config.bind_socket()
-        except SystemExit:
-            raise ScoreEdgeError(
-                f"{options.host}:{options.port} cannot be listened at",
-                "is it taken? --port 0 takes a free one",
-            ) from None
-        sock.listen()  # whoever reads the address may connect
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        on_ready(f"http://{host}:{sock.getsockname()[1]}", server.pipeline)
-        _Uvicorn(config, server).run(sockets=[sock])
+    host, port = options.host, options.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with _refusing(host, port):
+            sock.bind((host, port))
+        with opened(bundle, options) as server:
+            with _refusing(host, port):  # another server may have been opening, too
+                sock.listen()  # whoever reads the address may connect
+            shown = f"[{host}]" if ":" in host else host
+            on_ready(f"http://{shown}:{sock.getsockname()[1]}", server.pipeline)
+            _Uvicorn(connection_config(server.app), server).run(sockets=[sock])
+
+
+@contextlib.contextmanager
+def _refusing(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of a machine
+        hint = _HINTS.get(
+            getattr(error, "errno", None), "--host 127.0.0.1 is this machine alone, 0.0.0.0 every address"
+        )
+        reason = getattr(error, "strerror", None) or error
+        raise ScoreEdgeError(f"{host}:{port} cannot be listened at: {reason}", hint) from error
 
 
 class _Uvicorn(uvicorn.Server):

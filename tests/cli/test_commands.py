@@ -241,6 +241,17 @@ def test_evaluate_reports_every_variant_and_length():
     assert all(row["low"] <= row["accuracy"] <= row["high"] for row in rows)
 
 
+def test_evaluate_refuses_a_bundle_whose_tokens_are_not_the_worlds(tmp_path):
+    reference = Bundle.open("reference")
+    vision = dataclasses.replace(reference.manifest.vision, width=192, grid=(6, 12), incremental=None)
+    manifest = dataclasses.replace(reference.manifest, vision=vision)
+    names = {ref.file for ref in manifest.files.values()}
+    files = {name: path for name, path in reference.paths.items() if name in names}
+    write_bundle(tmp_path / "wide", manifest, files)
+    done = score_edge("evaluate", tmp_path / "wide", "--clips", 1, "--steps", "4")
+    assert done.returncode == 1 and "has 6 x 12 per step of 2" in done.stderr and "ask --compare" in done.stderr
+
+
 def test_demo_writes_its_picture(tmp_path):
     picture = tmp_path / "demo.png"
     found = json.loads(score_edge("demo", "--overlay", picture, "--json").stdout)

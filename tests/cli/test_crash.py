@@ -96,7 +96,8 @@ def test_ctrl_c_before_anything_has_begun(tmp_path: Path) -> None:
     assert done.returncode == 130 and done.stderr == ""
 
 
-def test_ctrl_c_at_a_terminal_is_no_crash_of_worker_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 4])
+def test_ctrl_c_at_a_terminal_is_no_crash_of_worker_processes(times: int) -> None:
     pytest.importorskip("llama_cpp")
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "evaluate", "reference"]
     command += ["--steps", "4", "--selectors", "last-kept", "--retention", "0.1"]
@@ -106,8 +107,13 @@ def test_ctrl_c_at_a_terminal_is_no_crash_of_worker_processes(tmp_path: Path) ->
         while len(children.read_text().split()) < 2 and time.monotonic() < until:
             time.sleep(0.02)
         time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        out, err = process.communicate(timeout=60)
+        try:
+            for _ in range(times):
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+                time.sleep(0.02)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (130, "", "")
 
 

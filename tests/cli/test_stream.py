@@ -53,6 +53,12 @@ def test_lines_on_standard_input_are_questions_and_answers_go_to_stdout() -> Non
     assert done.stdout.decode().count(QUESTION) == 2
 
 
+def test_a_stream_that_ends_before_its_question_is_due_says_so() -> None:
+    done = stream("--source", "synthetic://?steps=6", "--ask", QUESTION)
+    assert done.returncode == 0 and not done.stdout
+    assert "--ask was never due: it is asked every 10 s" in done.stderr.decode()
+
+
 def test_answers_of_a_stream_are_drawn_as_it_is_told() -> None:
     def answers(seed: int) -> list[str]:
         drawn = ("--temperature", "50", "--seed", str(seed), "--max-tokens", "8")

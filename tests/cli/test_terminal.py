@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,9 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from score_edge.cli.event_lines import plain_lines
+from score_edge.cli.family_table import family_table
 from score_edge.cli.options import numbers, seconds
+from score_edge.cli.tables import inspection_table
 from score_edge.cli.terminal import Terminal, json_line, plain, print_piece
 from score_edge.cli.typed_questions import TextKeys
+from score_edge.families import ROWS
 from score_edge.runtime.live.events import Notice
 
 EVIL = "a [person] [/INST] :smile: \x1b[2J\x1b]0;title\x07 b\r\x9b1A\u202egnp.exe"
@@ -59,6 +64,21 @@ def test_a_table_in_a_file_is_not_folded_to_a_screen(
     made.add_row(*["97.4 (96-98)"] * 12)
     Terminal().print(made)
     assert capsys.readouterr().out.count("97.4 (96-98)") == 12
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_no_cell_is_cut_off_on_a_narrow_screen(width: int) -> None:
+    console = Terminal()
+    console.file, console.width = io.StringIO(), width
+    path, checksum = "/home/ann/models/" + "v" * 60, "0123456789abcdef" * 4
+    console.print(inspection_table({"folder": path, "files": [{"file": "encoder.onnx", "sha256": checksum}]}))
+    console.print(family_table(ROWS))
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    joined = re.sub(r"\s+", "", shown)
+    assert path in joined and checksum in joined and "files.0.file" in joined
+    if width == 80:
+        assert all(f" {name} " in shown for name in ("LLaVA-OneVision", "Qwen2.5-VL", "Cosmos-Reason2"))
 
 
 def test_lines_and_pieces(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,3 +174,13 @@ def test_no_command_writes_markup() -> None:
 
     for path in Path(score_edge.cli.__file__).parent.glob("*.py"):
         assert "[/" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize(("words", "code"), [(["inspect", "reference"], 0), (["inspect", "nowhere"], 1)])
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_streams_that_are_closed_change_nothing(words: list[str], code: int, closed: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", *words]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == code
+    assert not any(tmp_path.iterdir())  # no report of a crash, and nothing written in the place of a stream

@@ -44,7 +44,7 @@ def test_resolution(called: dict[str, Any], given: list[str], size: Any) -> None
     assert called["size"] == size and called["llm"] == Path("llm.gguf") and called["precision"] == "fp32"
 
 
-@pytest.mark.parametrize("resolution", ["big", "1x2x3", "0", "-4"])
+@pytest.mark.parametrize("resolution", ["big", "1x2x3", "0", "-4", "640x360000"])
 def test_what_is_no_resolution_is_a_wrong_usage(called: dict[str, Any], resolution: str) -> None:
     assert run("--resolution", resolution).exit_code == 2
     assert not called

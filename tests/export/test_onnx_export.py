@@ -44,9 +44,13 @@ def test_large_weights_go_beside_the_graph(
 
 
 def test_a_graph_that_disagrees_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ScoreEdgeError, match=r"net\.onnx: on random input ONNX Runtime is .* away from torch"):
+    with pytest.raises(ScoreEdgeError, match=r"net\.onnx: on random input ONNX Runtime is .* away from torch") as wrong:
         export_onnx(Net(lies=0.01), EXAMPLE, "y", tmp_path / "net.onnx")
+    assert "fault of the export" in wrong.value.hint
     export_onnx(Net(lies=0.01), EXAMPLE, "y", tmp_path / "net.onnx", tolerance=0.1)
+    with pytest.raises(ScoreEdgeError) as asked_too_much:
+        export_onnx(Net(), EXAMPLE, "y", tmp_path / "net.onnx", tolerance=1e-12)
+    assert "--tolerance" in asked_too_much.value.hint
 
 
 def test_a_graph_that_overflows_on_some_inputs_only_is_an_error(tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import logging
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,9 @@ def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
 
     odds = Score(keep).score(tokens.numpy(), 1)
     assert np.allclose(1 / (1 + np.exp(-odds)), expected, atol=1e-6)
+
+
+def test_the_exporter_says_nothing_to_whoever_trains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        export_policy(PolicyNetwork(16), tmp_path / "policy.onnx")
+    assert not caplog.messages

@@ -209,11 +209,21 @@ def test_all_is_measured_unpruned_and_nowhere_else():
     assert report.variants[0].kept == report.variants[0].total
 
 
-def test_tokens_must_fill_the_steps(tmp_path, monkeypatch):
-    pytest.importorskip("gguf")
+@pytest.mark.parametrize(
+    ("subject", "plan", "message"),
+    [
+        ({"steps": 7}, {}, "do not fill 7 steps"),
+        ({"threads": 10_000}, {}, "10000 threads are more than"),
+        ({}, {"selector": "scroe"}, "there is no selector 'scroe'"),
+        ({}, {"retentions": (2.0,)}, "not in"),
+    ],
+)
+def test_what_a_shape_cannot_do_is_refused_before_gigabytes_are_written(subject, plan, message, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ScoreEdgeError, match="do not fill 7 steps"):
-        run_profile(Subject("reference", steps=7, llm_shape="tiny", visual_tokens=96), ProfilePlan(runs=1))
+    with pytest.raises(ScoreEdgeError, match=message):
+        asked = Subject("reference", **{"steps": 8, "llm_shape": "tiny", "visual_tokens": 96, **subject})
+        run_profile(asked, ProfilePlan(**{"runs": 1, **plan}))
+    assert not any(tmp_path.rglob("*.gguf"))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "{", '{"schema": 99}', '{"schema": 1, "variants": 5}', "\0"])

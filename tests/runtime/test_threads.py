@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from score_edge.errors import ScoreEdgeError
 from score_edge.runtime import threads
 from score_edge.runtime.threads import FreeThreads, OtherLoad, other_load, usable_cpus
 
@@ -98,6 +99,15 @@ def test_looks_too_close_together_change_nothing(tmp_path: Path, monkeypatch: py
 def test_a_kernel_that_tells_nothing_leaves_every_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_STAT", tmp_path / "nothing")
     assert FreeThreads(3).count() == 3 and other_load(0.2) == 0
+
+
+def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3})
+    for fine in (None, 1, 2):
+        threads.check_threads(fine)
+    with pytest.raises(ScoreEdgeError, match="3 threads are more than the 2 CPUs") as caught:
+        threads.check_threads(3)
+    assert caught.value.hint.startswith("--threads 2")
 
 
 def test_a_busy_process_is_seen_and_our_own_work_is_not() -> None:

@@ -99,13 +99,28 @@ def test_the_command_says_where_answers_and_ends(tmp_path: Path) -> None:
             taken = subprocess.run(
                 [*command[:-1], address.rsplit(":", 1)[1].split("/")[0]], capture_output=True, text=True, timeout=60
             )
-            assert taken.returncode == 1 and "cannot be listened at" in taken.stderr and "Traceback" not in taken.stderr
+            assert taken.returncode == 1 and "listened at: Address already in use\nhint: --port 0" in taken.stderr
+            assert taken.stderr.startswith("error: ")
         finally:
             server.send_signal(signal.SIGINT)
         rest = server.stderr.read()
         assert (
             server.wait(30) in (0, 130) and "private" not in rest and "secret" not in rest and "Traceback" not in rest
         )
+
+
+@pytest.mark.parametrize("host", ["256.1.1.1", "no such machine", "203.0.113.9", f"{'a' * 70}.example"])
+def test_an_address_of_another_machine_is_refused_before_the_model_is_opened(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from score_edge.bundle.folder import Bundle
+    from score_edge.serve import run
+    from score_edge.serve.options import ServeOptions
+
+    monkeypatch.setattr(run, "opened", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(ScoreEdgeError, match=r"cannot be listened at: .") as error:
+        run.serve(Bundle.open("reference"), ServeOptions(host=host, key="k"), lambda *_: None)
+    assert "--host 127.0.0.1" in error.value.hint
 
 
 def test_a_systemd_unit(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from score_edge.core import Float32, Grid, KeptTokens
 from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.language import llama_library, llama_sequence
+from score_edge.runtime.language import llama_cpp, llama_library, llama_sequence
 from score_edge.runtime.language.base import LanguageModel, Mark, Question, Rows
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.language.llama_sequence import LlamaSequence
@@ -607,3 +607,34 @@ def test_a_llama_cpp_that_lies_elsewhere(tmp_path: Path) -> None:
     places = {"PYTHONPATH": str(tmp_path), "LLAMA_CPP_LIB_PATH": str(package / "lib")}
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **places}, capture_output=True, text=True)
     assert done.stdout == f"{tmp_path}/llama_cpp/__init__.py (2, 192) True\n", done.stderr
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_linux_kills(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LlamaCpp(gguf_files["plain"], context=256, threads=1) as small:
+        cell_bytes = small.capabilities.cell_bytes
+    assert cell_bytes
+    monkeypatch.setattr(llama_library, "free_memory", lambda: 2**30)
+    monkeypatch.setattr(llama_cpp, "open_context", lambda *_, **__: pytest.fail("memory would have been taken"))
+    fitting = 2**30 // cell_bytes // 2
+    with pytest.raises(pytest.fail.Exception):
+        LlamaCpp(gguf_files["plain"], context=fitting, sequences=2)
+    with pytest.raises(ScoreEdgeError, match=r"takes 1\.0 GiB, and 1\.0 GiB of memory are free") as caught:
+        LlamaCpp(gguf_files["plain"], context=fitting + 1, sequences=2)
+    assert "fewer steps" in caught.value.hint
+    monkeypatch.setattr(llama_library, "free_memory", lambda: None)
+    with pytest.raises(ScoreEdgeError, match=r"more than llama\.cpp can count"):
+        LlamaCpp(gguf_files["plain"], context=2**32 + 256)  # the remainder would have been taken
+
+
+def test_the_load_of_others_is_known_when_the_first_call_comes(
+    gguf_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look cannot tell a load: were it taken after opening, the first prefill would use every CPU."""
+    order: list[str] = []
+    really_open = llama_cpp.open_model
+    monkeypatch.setattr(llama_cpp, "FreeThreads", lambda most: order.append("look") or FreeThreads(most))
+    monkeypatch.setattr(llama_cpp, "open_model", lambda *given: order.append("open") or really_open(*given))
+    with LlamaCpp(gguf_files["plain"], context=256):
+        assert order == ["look", "open"]

@@ -116,6 +116,20 @@ def test_questions_on_a_schedule_in_stream_time(pipeline: Pipeline) -> None:
     assert all(answer.text and not answer.error for answer in answers_of(events))
 
 
+def test_of_a_file_every_question_is_asked_at_its_time_however_long_answers_take(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*given: Any) -> Answered:
+        time.sleep(0.3)  # meanwhile many more steps are seen
+        return give_answer(*given)
+
+    give_answer = stream_module.give_answer
+    monkeypatch.setattr(stream_module, "give_answer", slowly)
+    _, events = watch(pipeline, "synthetic://?steps=24", question=QUESTION, every_s=2.0)
+    assert [round(answer.time_s) for answer in answers_of(events)] == [2, 4, 6, 8, 10]
+    assert [step.step for step in steps_of(events)] == list(range(24))
+
+
 def test_surprise_asks_by_itself_and_not_too_often(pipeline: Pipeline) -> None:
     _, events = watch(pipeline, "synthetic://?steps=60&scene=15", question=QUESTION, when_surprised=True)
     cuts = [answer for answer in answers_of(events) if answer.why == "surprise"]
