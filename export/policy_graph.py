@@ -1,4 +1,4 @@
-"""The policy network as a graph: tokens and what they are compared with in, keep probabilities out."""
+"""The policy network as a graph: tokens and the tokens before them in, keep probabilities out."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,12 @@ from score_edge.export.onnx_export import export_onnx
 from score_edge.onnx_files.difference import Difference
 
 LIMIT = 8.0  # no logit leaves (-LIMIT, LIMIT): beyond about 16 a float32 sigmoid is exactly 1, and ranks are lost
-BACKGROUND_SHARE = 0.25  # of the log-odds; chosen on validation clips, see docs/results.md
 
 
 class PolicyNetwork(nn.Module):
     """SCORE's token-local policy: p = sigmoid(MLP([x; x - previous])) (arXiv 2603.26365, method figure).
 
-    Width, depth, the normalisation of the input and the bound on the logits are not published; these are ours. So is
-    that the network, which learns on the change since the step before, is asked about the change against the background
-    as well: what moves slowly changes too little in one step to be told from noise.
+    Width, depth, the normalisation of the input and the bound on the logits are not published; these are ours.
 
     Args:
         width: D of a visual token.
@@ -52,15 +49,15 @@ class PolicyNetwork(nn.Module):
         raw: torch.Tensor = last(activation(hidden)).squeeze(-1)
         return raw / (1 + raw.abs() / LIMIT)
 
-    def forward(self, tokens: torch.Tensor, previous: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-        """Keep probabilities (...): the weighted mean of the log-odds against both reference rows (..., D)."""
-        odds = torch.lerp(self.logits(tokens, previous), self.logits(tokens, background), BACKGROUND_SHARE)
-        return torch.sigmoid(odds)
+    def forward(self, tokens: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """Keep probabilities, same shapes as `logits`."""
+        return torch.sigmoid(self.logits(tokens, previous))
 
 
 def export_policy(policy: PolicyNetwork, path: Path) -> Difference:
-    """Write `tokens`, `previous`, `background` (M, D) -> `keep` (M,), the contract of the selector `score`."""
+    """Write `tokens` (M, D), `previous` (M, D) -> `keep` (M,), the contract of the selector `score`."""
     width = policy.mean.numel() // 2
     generator = torch.Generator().manual_seed(0)
-    example = {name: torch.randn(7, width, generator=generator) for name in ("tokens", "previous", "background")}
-    return export_onnx(policy, example, "keep", path, dynamic={name: {0: "rows"} for name in example})[0]
+    example = {name: torch.randn(7, width, generator=generator) for name in ("tokens", "previous")}
+    rows = {0: "rows"}
+    return export_onnx(policy, example, "keep", path, dynamic={"tokens": rows, "previous": rows})[0]

@@ -23,7 +23,7 @@ from score_edge.runtime.pipeline import Pipeline
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import OWN_DITHER
 
-WEIGHTS = (0, 0.25, 0.5, OWN_DITHER["score"])
+WEIGHTS = (0, 0.25, OWN_DITHER["score"], 1)
 
 
 def first(scores: Float32, before_others: Mask) -> Float32:

@@ -149,9 +149,9 @@ def learn_policy(training: Any, chosen: argparse.Namespace, log: Any) -> None:
     save_file(state, chosen.folder / "policy.safetensors")
     log({"part": "policy learned"})
 
-    def keep_probability(*seen: Any) -> Any:
+    def keep_probability(tokens: Any, previous: Any) -> Any:
         with torch.no_grad():
-            found = policy(*(torch.from_numpy(np.ascontiguousarray(part)) for part in seen))
+            found = policy(*(torch.from_numpy(np.ascontiguousarray(part)) for part in (tokens, previous)))
         return found.numpy()
 
     per_regime = 1 if chosen.tiny else 20
@@ -221,7 +221,7 @@ def write_bundle(folder: Path, bundle: Path) -> None:
         query = None
         if (folder / "query.safetensors").exists():
             state = load_file(folder / "query.safetensors")
-            knowing = QueryNetwork(state["mean"].numel() // 3, len(state["first.bias"]))
+            knowing = QueryNetwork(state["mean"].numel() // 2, len(state["first.bias"]))
             knowing.load_state_dict(state)
             query = Path(scratch) / "query.onnx"
             export_query(knowing, query)

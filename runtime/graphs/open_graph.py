@@ -69,8 +69,9 @@ def open_policy(bundle: Bundle, provider: Provider = "auto", *, threads: int | N
         return None
     graph, _ = open_graph(bundle, "policy", provider, threads=threads)
 
-    def keep_probability(tokens: Float32, previous: Float32, background: Float32) -> Float32:
-        return _keep(graph, tokens=tokens, previous=previous, background=background)
+    def keep_probability(tokens: Float32, previous: Float32) -> Float32:
+        keep: Float32 = graph.run(tokens=tokens, previous=previous)["keep"]
+        return keep
 
     return keep_probability
 
@@ -92,15 +93,11 @@ def open_query(bundle: Bundle, *, threads: int | None = None) -> QueryPolicy:
     graph = OnnxGraph(bundle.query_path, threads=threads)
     check_shapes(bundle.manifest, "query", graph.inputs, graph.outputs)
 
-    def keep_probability(tokens: Float32, previous: Float32, background: Float32, question: Float32) -> Float32:
-        return _keep(graph, tokens=tokens, previous=previous, background=background, question=question)
+    def keep_probability(tokens: Float32, previous: Float32, question: Float32) -> Float32:
+        keep: Float32 = graph.run(tokens=tokens, previous=previous, question=question)["keep"]
+        return keep
 
     return keep_probability
-
-
-def _keep(graph: Graph, **given: Float32) -> Float32:
-    keep: Float32 = graph.run(**{name: given[name] for name in graph.inputs})["keep"]  # older ones see no background
-    return keep
 
 
 def _tensorrt(bundle: Bundle, name: GraphName, threads: int | None) -> Graph:

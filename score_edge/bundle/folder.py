@@ -225,10 +225,7 @@ def check_shapes(manifest: Manifest, graph: GraphName, inputs: Shapes, outputs: 
         expected = _incremental_shapes(vision)
     else:
         asked: Shapes = {"question": (1, vision.dim)} if graph == "query" else {}
-        seen: tuple[str, ...] = ("tokens", "previous", "background")
-        if "background" not in inputs:  # a policy of before 2026-11-27
-            seen = seen[:2]
-        expected = {**dict.fromkeys(seen, ("M", vision.dim)), **asked}, {"keep": ("M",)}
+        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim), **asked}, {"keep": ("M",)}
     for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
         if wanted.keys() != found.keys():
             names = f"{', '.join(found) or 'none'}, expected {', '.join(wanted)}"

@@ -174,7 +174,7 @@ class Selection:
 
     Attributes:
         name: a selector's name, for example ``"score"``.
-        policy: ONNX of the learned policy; ``tokens``, ``previous``, ``background`` (M, dim) to ``keep`` (M,).
+        policy: ONNX of the learned policy; ``tokens``, ``previous`` (M, dim) to ``keep`` (M,).
         query: ONNX of one that knows the question, too: ``question`` (1, dim), the mean of its words' rows.
         retention: kept / all visual tokens, in (0, 1].
     """

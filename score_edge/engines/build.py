@@ -41,7 +41,6 @@ from score_edge.runtime.graphs.engine_files import (
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.graphs.tensorrt_library import load_tensorrt
 from score_edge.runtime.sources.sample_steps import cells_of, sample_steps
-from score_edge.selection.residual import background_tokens, previous_tokens
 
 # Largest difference from ONNX Runtime on the CPU, over its largest value. Chosen, not measured: no engine ran here yet.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 5e-2}
@@ -290,7 +289,7 @@ def _compare(bundle: Bundle, plan: GraphPlan, folder: Path, steps: list[dict[str
     if plan.graph == "incremental":
         expected, got = (list(_cell_by_cell(bundle, graph, steps)) for graph in (reference, engine))
     else:
-        inputs = steps if plan.graph == "encoder" else _policy_inputs(bundle, reference, steps)
+        inputs = steps if plan.graph == "encoder" else _policy_inputs(bundle, steps)
         expected, got = ([graph.run(**given)[output] for given in inputs] for graph in (reference, engine))
     found = worst(compare_outputs(output, *pair, data) for pair in zip(expected, got, strict=True))
     allowed = TOLERANCE[plan.precision]
@@ -312,12 +311,11 @@ def _cell_by_cell(bundle: Bundle, graph: CachedGraph, steps: list[dict[str, Arra
         yield graph.run_cached(cache, patches=cells_of(vision, step)[cells], cells=cells)["tokens"]
 
 
-def _policy_inputs(bundle: Bundle, policy: OnnxGraph, steps: list[dict[str, Array]]) -> list[dict[str, Array]]:
-    """What the policy sees of each step."""
+def _policy_inputs(bundle: Bundle, steps: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    """The policy sees a step and the one before it."""
     encoder = OnnxGraph(bundle.encoder_path)
-    tokens = np.stack([encoder.run(**step)["tokens"] for step in steps])
-    seen = {"tokens": tokens, "previous": previous_tokens(tokens), "background": background_tokens(tokens)}
-    return [{name: seen[name][i] for name in policy.inputs} for i in range(len(tokens))]
+    tokens = [encoder.run(**step)["tokens"] for step in steps]
+    return [{"tokens": tokens[i], "previous": tokens[max(i - 1, 0)]} for i in range(len(tokens))]
 
 
 def _filed(bundle: Bundle, plan: GraphPlan, folder: Path, difference: Difference) -> Engine:

@@ -60,8 +60,8 @@ def plan_graphs(bundle: Bundle, precision: Precision | None = None, *, implicit:
         plans.append(_plan("incremental", bundle.incremental_path, load(bundle.incremental_path), wanted, profiles))
     if bundle.policy_path is not None:
         least, usual, most = ((rows, vision.dim) for rows in (1, vision.token_grid.tokens, POLICY_ROWS))
+        shapes = dict.fromkeys(("tokens", "previous"), Profile(least, usual, most))
         policy = load(bundle.policy_path)
-        shapes = {given.name: Profile(least, usual, most) for given in policy.graph.input}
         plans.append(_plan("policy", bundle.policy_path, policy, "fp32", shapes))
     return plans
 

@@ -172,7 +172,7 @@ def _open_shape(subject: Subject, plan: ProfilePlan, on_progress: Callable[[str]
     shape = llm_shape(str(subject.llm_shape))
     # All that can be refused, before gigabytes are written.
     per_step = tokens_per_step(subject.visual_tokens, subject.steps)
-    get_selector(plan.selector or "score", policy=lambda tokens, previous, background: tokens[:, 0])
+    get_selector(plan.selector or "score", policy=lambda tokens, previous: tokens[:, 0])
     check_threads(subject.threads)
     cells = subject.visual_tokens + _PROMPT_CELLS + plan.answer_tokens
     path = shaped_gguf(shape, tokens=cells, on_write=lambda: on_progress(f"writing random weights of {shape.name}"))

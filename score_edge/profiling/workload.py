@@ -132,16 +132,13 @@ class ShapeWorkload:
         first *= np.float32(len(first) ** -0.5)
         second = rng.standard_normal(_POLICY_HIDDEN, np.float32)
 
-        def policy(tokens: Float32, previous: Float32, background: Float32) -> Float32:
+        def policy(tokens: Float32, previous: Float32) -> Float32:
             keep = np.empty(len(tokens), np.float32)
             with spans.stage("policy"):
                 for start in range(0, len(tokens), _ROWS):
                     part = slice(start, start + _ROWS)
-                    odds = np.zeros(len(keep[part]), np.float32)
-                    for seen, share in ((previous, 0.75), (background, 0.25)):
-                        state = np.concatenate([tokens[part], tokens[part] - seen[part]], axis=1)
-                        odds += np.float32(share) * (np.maximum(state @ first, 0) @ second)
-                    keep[part] = 1 / (1 + np.exp(-odds))
+                    state = np.concatenate([tokens[part], tokens[part] - previous[part]], axis=1)
+                    keep[part] = 1 / (1 + np.exp(-(np.maximum(state @ first, 0) @ second)))
             return keep
 
         return get_selector(name or "score", policy=policy, grid=self.layout.grid)
@@ -162,9 +159,9 @@ def tokens_per_step(visual_tokens: int, steps: int) -> int:
 
 
 def _timed(policy: KeepProbability, spans: Spans) -> KeepProbability:
-    def timed(tokens: Float32, previous: Float32, background: Float32) -> Float32:
+    def timed(tokens: Float32, previous: Float32) -> Float32:
         with spans.stage("policy"):
-            return policy(tokens, previous, background)
+            return policy(tokens, previous)
 
     return timed
 

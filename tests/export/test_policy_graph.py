@@ -31,8 +31,7 @@ def test_confident_tokens_are_still_ranked(gain, tmp_path):
     export_policy(planted(gain), path)
     tokens = np.zeros((161, 4), np.float32)
     tokens[:, 0] = np.linspace(-4, 4, 161)
-    nothing = np.zeros_like(tokens)
-    keep = OnnxGraph(path).run(tokens=tokens, previous=nothing, background=nothing)["keep"]
+    keep = OnnxGraph(path).run(tokens=tokens, previous=np.zeros_like(tokens))["keep"]
     assert (np.diff(keep) > 0).all()
     assert keep[0] > 0 and keep[-1] < 1
 
@@ -42,16 +41,10 @@ def test_the_state_that_is_never_written_down_is_the_papers():
     policy = PolicyNetwork(6).double()
     policy.mean.normal_()
     policy.scale.uniform_(0.5, 2)
-    tokens, previous, background = torch.randn(3, 9, 6, dtype=torch.float64)
-
-    def odds(reference):
-        state = torch.cat([tokens, tokens - reference], dim=1)
-        raw = policy.layers((state - policy.mean) * policy.scale)[:, 0]
-        return raw / (1 + raw.abs() / 8)
-
-    assert torch.allclose(policy.logits(tokens, previous), odds(previous), atol=1e-12)
-    expected = torch.sigmoid(0.75 * odds(previous) + 0.25 * odds(background))
-    assert torch.allclose(policy(tokens, previous, background), expected, atol=1e-12)
+    tokens, previous = torch.randn(2, 9, 6, dtype=torch.float64)
+    state = torch.cat([tokens, tokens - previous], dim=1)
+    raw = policy.layers((state - policy.mean) * policy.scale)[:, 0]
+    assert torch.allclose(policy(tokens, previous), torch.sigmoid(raw / (1 + raw.abs() / 8)), atol=1e-12)
 
 
 def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
@@ -60,16 +53,9 @@ def test_the_graph_has_the_contract_and_the_values_of_the_module(tmp_path):
     policy.mean.normal_()
     export_policy(policy, tmp_path / "policy.onnx")
     tokens = torch.randn(3, 5, 6)
-    previous = torch.cat([torch.zeros(1, 5, 6), tokens[:-1]])
-    background = torch.stack([torch.zeros(5, 6), tokens[0], tokens[0] + (tokens[1] - tokens[0]) / 8])
-    expected = policy(tokens, previous, background).detach()
+    expected = policy(tokens, torch.cat([torch.zeros(1, 5, 6), tokens[:-1]])).detach()
     graph = OnnxGraph(tmp_path / "policy.onnx")
-    assert set(graph.inputs) == {"tokens", "previous", "background"}
-
-    def keep(rows, previous, background):
-        return graph.run(tokens=rows, previous=previous, background=background)["keep"]
-
-    odds = Score(keep).score(tokens.numpy(), 1)
+    odds = Score(lambda rows, previous: graph.run(tokens=rows, previous=previous)["keep"]).score(tokens.numpy(), 1)
     assert np.allclose(1 / (1 + np.exp(-odds)), expected, atol=1e-6)
 
 

@@ -33,7 +33,7 @@ def clip(steps: int = 12, grid: Grid = GRID, width: int = 8, seed: int = 0) -> n
 
 def open_selector(name: str, grid: Grid = GRID) -> Selector:
     if name in ("score", "score-query"):
-        return Score(lambda tokens, previous, background: 1 - np.exp(-np.abs(tokens - previous).mean(axis=1)))
+        return Score(lambda tokens, previous: 1 - np.exp(-np.abs(tokens - previous).mean(axis=1)))
     return get_selector(name, grid=grid)
 
 
@@ -310,13 +310,12 @@ def test_names(name: str) -> None:
 
 def test_score_asks_the_policy_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
-    for_token, for_residual, for_drift = rng.standard_normal((3, 8), dtype=np.float32)
+    for_token, for_residual = rng.standard_normal((2, 8), dtype=np.float32)
     sizes = []
 
-    def policy(tokens: np.ndarray, previous: np.ndarray, background: np.ndarray) -> np.ndarray:
+    def policy(tokens: np.ndarray, previous: np.ndarray) -> np.ndarray:
         sizes.append(len(tokens))
-        drift = (tokens - background) @ for_drift
-        return 1 / (1 + np.exp(-(tokens @ for_token + (tokens - previous) @ for_residual + drift)))
+        return 1 / (1 + np.exp(-(tokens @ for_token + (tokens - previous) @ for_residual)))
 
     monkeypatch.setattr("score_edge.selection.score._ROWS", 7)
     tokens = clip()
@@ -325,17 +324,13 @@ def test_score_asks_the_policy_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
     for t, i in np.ndindex(scores.shape):
         x = tokens[t, i].astype(float)
         residual = x - tokens[t - 1, i] if t else x
-        # The running average written out: older steps weigh less and less, the first has what is left.
-        past = tokens[:t, i].astype(float)
-        weights = [(1 / 8 if k else 1) * (7 / 8) ** (t - 1 - k) for k in range(t)]
-        drift = x - weights @ past if t else x
         noise = (0.5 + t * 0.6180339887498949 + i * 1.4142135623730951) % 1
-        odds = x @ for_token + residual @ for_residual + drift @ for_drift
-        assert scores[t, i] == pytest.approx(odds - math.log(-math.log(noise)), abs=1e-4, rel=1e-4)
+        odds = x @ for_token + residual @ for_residual
+        assert scores[t, i] == pytest.approx(odds - 0.5 * math.log(-math.log(noise)), abs=1e-4, rel=1e-4)
 
 
 def test_score_refuses_what_does_not_fit() -> None:
     with pytest.raises(ScoreEdgeError, match="needs a learned policy"):
         get_selector("score")
     with pytest.raises(ScoreEdgeError, match="not one value each"):
-        Score(lambda tokens, previous, background: tokens).score(clip(), 20)
+        Score(lambda tokens, previous: tokens).score(clip(), 20)

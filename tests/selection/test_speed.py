@@ -56,7 +56,7 @@ def clip() -> np.ndarray:
 def without_policy(name: str) -> Selector:
     """``score`` here costs what it adds to the policy's own arithmetic, which depends on the policy."""
     return (
-        Score(lambda tokens, previous, background: tokens[:, 0] - previous[:, 0])
+        Score(lambda tokens, previous: tokens[:, 0] - previous[:, 0])
         if name.startswith("score")
         else get_selector(name)
     )
