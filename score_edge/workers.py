@@ -29,17 +29,17 @@ class _Pool(ProcessPoolExecutor):
 
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> "Future[Any]":
         """Begins processes as they are needed."""
-        with _deaf():
+        with _ignoring_interrupts():
             return super().submit(work, *given, **named)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As of any pool; a second Ctrl-C would leave processes behind that Python then waits for without end."""
-        with _deaf():
+        with _ignoring_interrupts():
             super().shutdown(wait, cancel_futures=cancel_futures)
 
     def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
         """Waits for the work that is left; after an exception nobody wants it, and the processes are killed."""
-        with _deaf():
+        with _ignoring_interrupts():
             if kind is not None:
                 for process in list((self._processes or {}).values()):
                     process.kill()
@@ -47,7 +47,7 @@ class _Pool(ProcessPoolExecutor):
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def _ignoring_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C meanwhile, as processes that are started meanwhile do for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield
