@@ -12,7 +12,7 @@ from score_edge.onnx_files.difference import Difference
 
 
 class QueryNetwork(nn.Module):
-    """p = sigmoid(MLP([x; x - previous], mean of the question's word vectors)); all of it ours.
+    """p = sigmoid(MLP([x; x - previous; x - background], mean of the question's word vectors)); all of it ours.
 
     Args:
         width: D of a visual token and of a word vector.
@@ -25,33 +25,39 @@ class QueryNetwork(nn.Module):
 
     def __init__(self, width: int, hidden: int = 64) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(2 * width))
-        self.register_buffer("scale", torch.ones(2 * width))
+        self.register_buffer("mean", torch.zeros(3 * width))
+        self.register_buffer("scale", torch.ones(3 * width))
         self.register_buffer("word_scale", torch.ones(()))
-        self.first, self.second = nn.Linear(2 * width, hidden), nn.Linear(hidden, hidden)
+        self.first, self.second = nn.Linear(3 * width, hidden), nn.Linear(hidden, hidden)
         self.asked_first, self.asked_second = (nn.Linear(width, hidden, bias=False) for _ in range(2))
         self.last = nn.Linear(hidden, 1)
         self.activation = nn.GELU()
 
-    def logits(self, tokens: torch.Tensor, previous: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, tokens: torch.Tensor, previous: torch.Tensor, background: torch.Tensor, question: torch.Tensor
+    ) -> torch.Tensor:
         """(..., D) tokens, their reference rows and the question's (..., D) mean word vector -> (...) logits."""
-        state = (torch.cat([tokens, tokens - previous], dim=-1) - self.mean) * self.scale
+        state = (torch.cat([tokens, tokens - previous, tokens - background], dim=-1) - self.mean) * self.scale
         asked = question * self.word_scale
         hidden = self.activation(self.first(state) + self.asked_first(asked))
         hidden = self.activation(self.second(hidden) + self.asked_second(asked))
         raw: torch.Tensor = self.last(hidden).squeeze(-1)
         return raw / (1 + raw.abs() / LIMIT)
 
-    def forward(self, tokens: torch.Tensor, previous: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, previous: torch.Tensor, background: torch.Tensor, question: torch.Tensor
+    ) -> torch.Tensor:
         """Keep probabilities; see `logits`."""
-        return torch.sigmoid(self.logits(tokens, previous, question))
+        return torch.sigmoid(self.logits(tokens, previous, background, question))
 
 
 def export_query(policy: QueryNetwork, path: Path) -> Difference:
-    """Write `tokens` (M, D), `previous` (M, D), `question` (1, D) -> `keep` (M,)."""
-    width = policy.mean.numel() // 2
+    """Write `tokens`, `previous`, `background` (M, D), `question` (1, D) -> `keep` (M,)."""
+    width = policy.mean.numel() // 3
     generator = torch.Generator().manual_seed(0)
-    example: dict[str, Any] = {name: torch.randn(7, width, generator=generator) for name in ("tokens", "previous")}
+    example: dict[str, Any] = {
+        name: torch.randn(7, width, generator=generator) for name in ("tokens", "previous", "background")
+    }
+    dynamic: dict[str, Any] = {name: {0: "rows"} for name in example} | {"question": {}}
     example["question"] = torch.randn(1, width, generator=generator)
-    rows = {0: "rows"}
-    return export_onnx(policy, example, "keep", path, dynamic={"tokens": rows, "previous": rows, "question": {}})[0]
+    return export_onnx(policy, example, "keep", path, dynamic=dynamic)[0]

@@ -145,8 +145,8 @@ class Pipeline:
         elif knows_question(chosen) and question is not None:
             query_policy, words = self.query_policy, self.words(question)
 
-            def policy(tokens: Float32, previous: Float32) -> Float32:
-                return query_policy(tokens, previous, words)
+            def policy(tokens: Float32, previous: Float32, background: Float32) -> Float32:
+                return query_policy(tokens, previous, background, words)
 
         return get_selector(chosen, policy=policy, seed=seed, grid=self.layout.grid)
 
@@ -184,9 +184,9 @@ class Pipeline:
         """
         policy = open_query(self.bundle, threads=self._threads)
 
-        def in_turn(tokens: Float32, previous: Float32, question: Float32) -> Float32:
+        def in_turn(tokens: Float32, previous: Float32, background: Float32, question: Float32) -> Float32:
             with self.turn:
-                return policy(tokens, previous, question)
+                return policy(tokens, previous, background, question)
 
         return in_turn
 

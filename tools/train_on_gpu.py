@@ -221,7 +221,7 @@ def write_bundle(folder: Path, bundle: Path) -> None:
         query = None
         if (folder / "query.safetensors").exists():
             state = load_file(folder / "query.safetensors")
-            knowing = QueryNetwork(state["mean"].numel() // 2, len(state["first.bias"]))
+            knowing = QueryNetwork(state["mean"].numel() // 3, len(state["first.bias"]))
             knowing.load_state_dict(state)
             query = Path(scratch) / "query.onnx"
             export_query(knowing, query)

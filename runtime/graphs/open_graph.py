@@ -93,8 +93,9 @@ def open_query(bundle: Bundle, *, threads: int | None = None) -> QueryPolicy:
     graph = OnnxGraph(bundle.query_path, threads=threads)
     check_shapes(bundle.manifest, "query", graph.inputs, graph.outputs)
 
-    def keep_probability(tokens: Float32, previous: Float32, question: Float32) -> Float32:
-        keep: Float32 = graph.run(tokens=tokens, previous=previous, question=question)["keep"]
+    def keep_probability(tokens: Float32, previous: Float32, background: Float32, question: Float32) -> Float32:
+        given = {"tokens": tokens, "previous": previous, "background": background, "question": question}
+        keep: Float32 = graph.run(**given)["keep"]
         return keep
 
     return keep_probability

@@ -224,8 +224,9 @@ def check_shapes(manifest: Manifest, graph: GraphName, inputs: Shapes, outputs: 
     elif graph == "incremental":
         expected = _incremental_shapes(vision)
     else:
-        asked: Shapes = {"question": (1, vision.dim)} if graph == "query" else {}
-        expected = {"tokens": ("M", vision.dim), "previous": ("M", vision.dim), **asked}, {"keep": ("M",)}
+        rows = ("M", vision.dim)
+        asked: Shapes = {"background": rows, "question": (1, vision.dim)} if graph == "query" else {}
+        expected = {"tokens": rows, "previous": rows, **asked}, {"keep": ("M",)}
     for kind, wanted, found in zip(("input", "output"), expected, (inputs, outputs), strict=True):
         if wanted.keys() != found.keys():
             names = f"{', '.join(found) or 'none'}, expected {', '.join(wanted)}"

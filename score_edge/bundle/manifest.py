@@ -175,7 +175,8 @@ class Selection:
     Attributes:
         name: a selector's name, for example ``"score"``.
         policy: ONNX of the learned policy; ``tokens``, ``previous`` (M, dim) to ``keep`` (M,).
-        query: ONNX of one that knows the question, too: ``question`` (1, dim), the mean of its words' rows.
+        query: ONNX of one that knows the question: ``background`` (M, dim), too, and ``question`` (1, dim), the mean of
+            its words' rows.
         retention: kept / all visual tokens, in (0, 1].
     """
 

@@ -25,6 +25,7 @@ from score_edge.learning.rewards import standardise
 from score_edge.learning.rollouts import group_loss, rate_bias
 from score_edge.learning.world_data import Prompts
 from score_edge.selection.dither import dithered
+from score_edge.selection.residual import BACKGROUND_RATE
 
 NORMALISING = 48  # clips whose tokens the input is normalised by
 
@@ -79,8 +80,8 @@ class QueryTraining:
         self._device = clips[0].tokens.device
         self._stream = torch.Generator(self._device).manual_seed(recipe.seed)
         self._dice = torch.Generator().manual_seed(recipe.seed)
-        tokens, previous = token_pairs(clips[:NORMALISING])
-        state = torch.cat([tokens, tokens - previous], dim=-1).flatten(0, 1)
+        tokens, previous, background = batched_inputs(clips[:NORMALISING])
+        state = torch.cat([tokens, tokens - previous, tokens - background], dim=-1).flatten(0, 1)
         self.policy = QueryNetwork(tokens.shape[-1]).to(self._device)
         self.policy.mean.copy_(state.mean(dim=0))
         self.policy.scale.copy_(1 / state.std(dim=0).clamp(min=1e-3 * float(state.std())))
@@ -103,21 +104,19 @@ class QueryTraining:
                 earned.clear()
         return self.policy
 
-    def _drawn(self, count: int) -> tuple[list[LongClip], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Clips, a question of each (B,), its words (B, D), tokens and the tokens before them (B, n, D)."""
+    def _drawn(self, count: int) -> tuple[list[LongClip], torch.Tensor, torch.Tensor]:
+        """Clips, a question of each (B,), and the logits (B, n) of their tokens for it."""
         numbers = torch.randint(len(self._clips), (count,), generator=self._dice).tolist()
         chosen = [self._clips[i] for i in numbers]
         asked = torch.stack([clip.asked[:, -3] for clip in chosen]) > 0
         slots = torch.multinomial(asked.float(), 1, generator=self._stream)[:, 0]
         words = word_vectors(self._model, self._prompts, chosen)[torch.arange(count, device=self._device), slots]
-        tokens, previous = token_pairs(chosen)
-        return chosen, slots, words, tokens, previous
+        return chosen, slots, self.policy.logits(*batched_inputs(chosen), words[:, None])
 
     def _warm(self) -> None:
         for _ in range(self._recipe.warm_steps):
-            chosen, slots, words, tokens, previous = self._drawn(4)
+            chosen, slots, logits = self._drawn(4)
             carries = torch.stack([clip.evidence for clip in chosen]).int() >> slots[:, None] & 1
-            logits = self.policy.logits(tokens, previous, words[:, None])
             loss = functional.binary_cross_entropy_with_logits(logits, carries.float())
             self._optimizer.zero_grad()
             loss.backward()
@@ -125,8 +124,7 @@ class QueryTraining:
 
     def _update(self) -> torch.Tensor:
         recipe = self._recipe
-        chosen, slots, words, tokens, previous = self._drawn(recipe.clips)
-        logits = self.policy.logits(tokens, previous, words[:, None])
+        chosen, slots, logits = self._drawn(recipe.clips)
         spread = recipe.highest / recipe.lowest
         rate = recipe.lowest * spread ** torch.rand(recipe.clips, 1, generator=self._stream, device=self._device)
         shifted = logits + rate_bias(logits, rate)
@@ -177,12 +175,11 @@ def right_answers(
     right = []
     for clip in clips:
         slots = torch.nonzero(clip.asked[:, -3])[:, 0]
-        tokens, previous = token_pairs([clip])
         words = word_vectors(model, prompts, [clip])[0, slots]
-        odds = policy.logits(tokens, previous, words[:, None]).view(len(slots), -1, GRID**2).cpu().numpy()
+        odds = policy.logits(*batched_inputs([clip]), words[:, None]).view(len(slots), -1, GRID**2).cpu().numpy()
         scores = np.stack([dithered(part, 0, dither) for part in odds]).reshape(len(slots), -1)
-        chosen = torch.from_numpy(scores).topk(count, dim=1).indices.to(tokens.device)
-        masks = torch.zeros(len(slots), tokens.shape[1], dtype=torch.bool, device=tokens.device).scatter(
+        chosen = torch.from_numpy(scores).topk(count, dim=1).indices.to(clip.tokens.device)
+        masks = torch.zeros(len(slots), len(clip.tokens), dtype=torch.bool, device=chosen.device).scatter(
             1, chosen, True
         )
         first, answers = answered(model, prompts, [clip] * len(slots), slots, masks)
@@ -190,8 +187,13 @@ def right_answers(
     return torch.cat(right).cpu()
 
 
-def token_pairs(clips: Sequence[LongClip]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, n, D) float32 tokens and the tokens at the same places one step earlier, zeros before the first."""
+def batched_inputs(clips: Sequence[LongClip]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(B, n, D) float32 tokens, the tokens before them and the background, as `selection.residual` defines them."""
     tokens = torch.stack([clip.tokens for clip in clips]).float()
+    steps = tokens.unflatten(1, (-1, GRID**2))
+    average, before = steps[:, 0], [torch.zeros_like(steps[:, 0])]
+    for step in steps.unbind(dim=1)[:-1]:
+        average = average + float(BACKGROUND_RATE) * (step - average)
+        before.append(average)
     previous = functional.pad(tokens, (0, 0, GRID**2, 0))[:, : tokens.shape[1]]
-    return tokens, previous
+    return tokens, previous, torch.stack(before, dim=1).flatten(1, 2)

@@ -14,7 +14,7 @@ from score_edge.selection.evs import Evs
 from score_edge.selection.last_kept import LastKept
 from score_edge.selection.newest import Newest
 from score_edge.selection.random_tokens import RandomTokens
-from score_edge.selection.score import KeepProbability, Score
+from score_edge.selection.score import KeepProbability, Score, ScoreQuery
 from score_edge.selection.surge import Surge
 from score_edge.selection.uniform import Uniform
 from score_edge.selection.vidcom2 import VidCom2
@@ -41,7 +41,7 @@ def _score_query(settings: _Settings) -> Selector:
             "selector score-query chooses for one question, and none is known here",
             "`ask`, `stream` and `evaluate` know it; elsewhere, as in `serve`, take score",
         )
-    return Score(settings.policy)
+    return ScoreQuery(settings.policy)
 
 
 _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {

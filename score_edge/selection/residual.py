@@ -1,13 +1,19 @@
-"""What a visual token is compared with: the token at the same place one step earlier.
+"""What a visual token is compared with: the token at the same place one step earlier, and the background there.
 
-This is the one definition of the reference; the policy's graph forms the residual ``x - previous`` itself. At step 0
-the reference is zero, so that the residual of the first step is the step itself.
+This is the one definition of both references; the policy's graph forms the residuals itself. At step 0 a reference is
+zero, so that the residual of the first step is the step itself.
+
+The residual to the step before is the paper's. It does not see what moves slowly: over one step a drift is no more
+than noise. The background is the running average of what was at a place, as in background subtraction: there a drift
+adds up.
 """
 
 import numpy as np
 
 from score_edge.core import Float32
 from score_edge.errors import ScoreEdgeError
+
+BACKGROUND_RATE = np.float32(1 / 8)  # share of a step in the running average: eight steps are remembered
 
 
 def previous_tokens(tokens: Float32) -> Float32:
@@ -27,6 +33,51 @@ def previous_tokens(tokens: Float32) -> Float32:
     previous[:1] = 0
     previous[1:] = tokens[:-1]
     return previous
+
+
+def background_tokens(tokens: Float32) -> Float32:
+    """The running average of what stood at every place before each step of a clip.
+
+    b[1] = x[0], then b[t + 1] = b[t] + BACKGROUND_RATE * (x[t] - b[t]).
+
+    Args:
+        tokens: (T, N, D) float32.
+
+    Returns:
+        (T, N, D) float32: zeros at step 0.
+
+    Example:
+        >>> background_tokens(np.array([[[0]], [[8]], [[0]]], np.float32)).ravel()
+        array([0., 0., 1.], dtype=float32)
+    """
+    stream, found = Background(), np.empty_like(tokens)
+    for step, background in zip(tokens, found, strict=True):
+        background[:] = stream.advance(step)
+    return found
+
+
+class Background:
+    """The same for an endless stream: one step is held."""
+
+    def __init__(self) -> None:
+        self._average: Float32 | None = None
+        self._before: Float32 | None = None
+
+    def advance(self, step: Float32) -> Float32:
+        """Take the next step in and give back the average before it.
+
+        Args:
+            step: (N, D) float32; copied, so the caller may reuse it.
+
+        Returns:
+            (N, D) float32, zeros for the first step; overwritten by the next call.
+        """
+        if self._average is None or self._before is None:
+            self._average, self._before = step.astype(np.float32), np.zeros_like(step)
+            return self._before
+        np.copyto(self._before, self._average)
+        self._average += BACKGROUND_RATE * (step - self._before)
+        return self._before
 
 
 class Residual:

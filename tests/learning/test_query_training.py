@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,7 +12,7 @@ from score_edge.learning.query_training import (  # noqa: E402
     QueryRecipe,
     QueryTraining,
     answered,
-    token_pairs,
+    batched_inputs,
     word_vectors,
 )
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
@@ -19,7 +20,7 @@ from score_edge.learning.reference_model import build_model, step_encoder  # noq
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.reference.clip_farm import ClipFarm, Wanted  # noqa: E402
-from score_edge.selection.residual import previous_tokens  # noqa: E402
+from score_edge.selection.residual import background_tokens, previous_tokens  # noqa: E402
 
 STEPS = 6
 
@@ -47,10 +48,12 @@ def test_the_words_of_a_question_are_its_own(model, clips):
         assert int((clip.asked[:, -3] > 0).sum()) == slot + 1
 
 
-def test_pairs_are_those_of_the_policy_that_does_not_know_the_question(clips):
-    tokens, previous = token_pairs(clips)
+def test_it_sees_what_the_policy_sees_that_does_not_know_the_question(clips):
+    tokens, previous, background = batched_inputs(clips)
     whole = tokens.view(3, STEPS, -1, tokens.shape[-1]).numpy()
-    assert all((previous[i].numpy() == previous_tokens(whole[i]).reshape(previous[i].shape)).all() for i in range(3))
+    for i in range(3):
+        assert np.array_equal(previous[i].numpy(), previous_tokens(whole[i]).reshape(previous[i].shape))
+        assert np.allclose(background[i].numpy(), background_tokens(whole[i]).reshape(previous[i].shape), atol=1e-6)
 
 
 def test_one_question_is_answered_as_if_all_were_asked(model, clips):
@@ -77,9 +80,9 @@ def test_before_any_reward_it_learns_where_the_answer_is_seen(model, clips):
     torch.manual_seed(0)
     run = QueryTraining(model, Prompts(), clips, QueryRecipe(0, warm_steps=60))
     policy = run.run()
-    tokens, previous = token_pairs(clips)
+    tokens, previous, background = batched_inputs(clips)
     words = word_vectors(model, Prompts(), clips)
     carries = torch.stack([clip.evidence for clip in clips]).int() & 1 > 0  # to the first question
     with torch.no_grad():
-        logits = policy.logits(tokens, previous, words[:, :1])
+        logits = policy.logits(tokens, previous, background, words[:, :1])
     assert logits[carries].mean() > logits[~carries].mean() + 2

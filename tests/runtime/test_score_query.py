@@ -16,7 +16,7 @@ from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.runtime.pipeline import Pipeline  # noqa: E402
 from score_edge.selection.dither import log_odds  # noqa: E402
-from score_edge.selection.residual import previous_tokens  # noqa: E402
+from score_edge.selection.residual import background_tokens, previous_tokens  # noqa: E402
 
 REFERENCE = Bundle.open("reference")
 QUESTIONS = ("how many things moved fast?", "what color is the ring that moved?")
@@ -53,7 +53,8 @@ def test_what_is_kept_depends_on_the_question_as_the_policy_says(pipeline, polic
         kept.append(pipeline.select(tokens, selector, 0.2))
         with torch.no_grad():
             asked = torch.from_numpy(pipeline.words(question))
-            keep = policy(*(torch.from_numpy(part) for part in (tokens, previous_tokens(tokens))), asked).numpy()
+            seen = (tokens, previous_tokens(tokens), background_tokens(tokens))
+            keep = policy(*map(torch.from_numpy, seen), asked).numpy()
         assert np.allclose(selector.score(tokens, 40), log_odds(keep), atol=1e-3)
     assert not np.array_equal(*kept)
 

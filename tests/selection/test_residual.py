@@ -1,4 +1,4 @@
-"""The residual reference: the clip version, the streaming version, and that they agree."""
+"""What a token is compared with: the clip version, the streaming version, and that they agree."""
 
 import tracemalloc
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.selection.residual import Residual, previous_tokens
+from score_edge.selection.residual import Background, Residual, background_tokens, previous_tokens
 
 
 def clip(steps: int = 7, seed: int = 0) -> np.ndarray:
@@ -25,6 +25,26 @@ def test_first_residual_is_the_step_itself() -> None:
 def test_short_clips(steps: int) -> None:
     assert previous_tokens(clip(steps)).shape == (steps, 6, 5)
     assert not previous_tokens(clip(steps)).any()
+    assert background_tokens(clip(steps)).shape == (steps, 6, 5)
+    assert not background_tokens(clip(steps)).any()
+
+
+def test_the_background_is_a_running_average_that_remembers_eight_steps() -> None:
+    tokens = clip(30)
+    found = background_tokens(tokens)
+    assert not found[0].any() and np.array_equal(found[1], tokens[0])
+    for t in (2, 9, 29):
+        weights = np.array([1.0] + [1 / 8] * (t - 1)) * (7 / 8) ** np.arange(t - 1, -1, -1)
+        assert weights.sum() == pytest.approx(1)
+        assert np.allclose(found[t], np.einsum("t,tnd->nd", weights, tokens[:t].astype(float)), atol=1e-6)
+
+
+def test_a_stream_has_the_background_of_its_clip() -> None:
+    tokens, background = clip(12), Background()
+    frame = np.empty_like(tokens[0])
+    for step, expected in zip(tokens, background_tokens(tokens), strict=True):
+        np.copyto(frame, step)
+        assert np.array_equal(background.advance(frame), expected)
 
 
 def test_stream_equals_clip() -> None:

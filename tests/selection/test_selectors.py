@@ -11,7 +11,8 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.selection.base import Selector
 from score_edge.selection.budget import clip_top_k, token_count
 from score_edge.selection.registry import get_selector, selector_names
-from score_edge.selection.score import Score
+from score_edge.selection.residual import background_tokens, previous_tokens
+from score_edge.selection.score import Score, ScoreQuery
 
 GRID = Grid(3, 5)
 RETENTIONS = [1.0, 0.5, 0.25, 0.17, 0.1, 0.05]
@@ -33,7 +34,8 @@ def clip(steps: int = 12, grid: Grid = GRID, width: int = 8, seed: int = 0) -> n
 
 def open_selector(name: str, grid: Grid = GRID) -> Selector:
     if name in ("score", "score-query"):
-        return Score(lambda tokens, previous: 1 - np.exp(-np.abs(tokens - previous).mean(axis=1)))
+        opened = Score if name == "score" else ScoreQuery
+        return opened(lambda tokens, previous, *rest: 1 - np.exp(-np.abs(tokens - previous).mean(axis=1)))
     return get_selector(name, grid=grid)
 
 
@@ -327,6 +329,16 @@ def test_score_asks_the_policy_in_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
         noise = (0.5 + t * 0.6180339887498949 + i * 1.4142135623730951) % 1
         odds = x @ for_token + residual @ for_residual
         assert scores[t, i] == pytest.approx(odds - 0.5 * math.log(-math.log(noise)), abs=1e-4, rel=1e-4)
+
+
+def test_the_policy_that_knows_the_question_sees_the_background() -> None:
+    tokens = clip()
+    seen = []
+    ScoreQuery(lambda *rows: (seen.append(rows), rows[0][:, 0] * 0 + 0.5)[1]).score(tokens, 20)
+    ((rows, previous, background),) = seen
+    assert np.array_equal(rows.reshape(tokens.shape), tokens)
+    assert np.array_equal(previous.reshape(tokens.shape), previous_tokens(tokens))
+    assert np.array_equal(background.reshape(tokens.shape), background_tokens(tokens))
 
 
 def test_score_refuses_what_does_not_fit() -> None:
