@@ -19,8 +19,6 @@ from score_edge.cli.options import (
     refuse_unused,
 )
 from score_edge.cli.terminal import err, out, print_json, progress_bar
-from score_edge.core import Grid
-from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
@@ -74,7 +72,6 @@ def evaluate(
     check_outputs([plot], [bundle])
     if plot:
         check_picture(plot)
-    _check_grid(bundle)
     plan = accuracy.EvaluationPlan(
         tuple(selectors.split(",")),
         numbers(retention, float),
@@ -114,21 +111,6 @@ def evaluate(
         for row in paired:
             row["against"] = plan.asked(row["against"], row["retention"])[0]
         plot_retention(drawn, plot, paired)
-
-
-def _check_grid(bundle: str) -> None:
-    """Which tokens carry an answer is known in the cells of the reference world alone."""
-    from score_edge.bundle.folder import Bundle
-    from score_edge.reference import world
-
-    vision, side = Bundle.open(bundle).manifest.vision, world.SIZE // world.CELL
-    if (vision.token_grid, vision.frames_per_step) != (Grid(side, side), world.FRAMES_PER_STEP):
-        height, width = vision.grid
-        raise ScoreEdgeError(
-            f"rendered clips are judged in {side} x {side} tokens per step of {world.FRAMES_PER_STEP} frames, "
-            f"and {bundle} has {height} x {width} per step of {vision.frames_per_step}",
-            "ask about footage of your own with `score-edge ask --compare`, or give --video and --boxes",
-        )
 
 
 def _selectivity(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Float32, Mask
+from score_edge.core import Float32, Grid, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.evaluation.intervals import over_clips, wilson
 from score_edge.reference import world
@@ -189,6 +189,14 @@ def _check(bundle: Bundle, plan: EvaluationPlan) -> None:
         if len(set(named)) < len(named):
             twice = ",".join(map(str, named))
             raise ScoreEdgeError(f"{twice} names the same clips twice", "the same answers twice tell no more")
+    vision, side = bundle.manifest.vision, world.SIZE // world.CELL
+    if (vision.token_grid, vision.frames_per_step) != (Grid(side, side), world.FRAMES_PER_STEP):
+        height, width = vision.grid
+        raise ScoreEdgeError(
+            f"rendered clips are judged in {side} x {side} tokens per step of {world.FRAMES_PER_STEP} frames, "
+            f"and {bundle.folder} has {height} x {width} per step of {vision.frames_per_step}",
+            "ask about footage of your own with `score-edge ask --compare`, or give --video and --boxes",
+        )
     policy = open_policy(bundle, "cpu")
     for name in dict.fromkeys(name for name, _ in plan.variants()):
         if knows_question(name):

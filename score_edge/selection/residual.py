@@ -50,38 +50,15 @@ def background_tokens(tokens: Float32) -> Float32:
         >>> background_tokens(np.array([[[0]], [[8]], [[0]]], np.float32)).ravel()
         array([0., 0., 1.], dtype=float32)
     """
-    stream, found = Background(), np.empty_like(tokens)
-    for step, background in zip(tokens, found, strict=True):
-        background[:] = stream.advance(step)
+    found = np.zeros_like(tokens)
+    found[1:2] = tokens[:1]
+    for t in range(2, len(tokens)):
+        found[t] = found[t - 1] + BACKGROUND_RATE * (tokens[t - 1] - found[t - 1])
     return found
 
 
-class Background:
-    """The same for an endless stream: one step is held."""
-
-    def __init__(self) -> None:
-        self._average: Float32 | None = None
-        self._before: Float32 | None = None
-
-    def advance(self, step: Float32) -> Float32:
-        """Take the next step in and give back the average before it.
-
-        Args:
-            step: (N, D) float32; copied, so the caller may reuse it.
-
-        Returns:
-            (N, D) float32, zeros for the first step; overwritten by the next call.
-        """
-        if self._average is None or self._before is None:
-            self._average, self._before = step.astype(np.float32), np.zeros_like(step)
-            return self._before
-        np.copyto(self._before, self._average)
-        self._average += BACKGROUND_RATE * (step - self._before)
-        return self._before
-
-
 class Residual:
-    """The same reference for an endless stream: two buffers of one step, nothing allocated after the first."""
+    """The step before, for an endless stream: two buffers of one step, nothing allocated after the first."""
 
     def __init__(self) -> None:
         self._previous: Float32 | None = None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from score_edge.errors import ScoreEdgeError
-from score_edge.selection.residual import Background, Residual, background_tokens, previous_tokens
+from score_edge.selection.residual import Residual, background_tokens, previous_tokens
 
 
 def clip(steps: int = 7, seed: int = 0) -> np.ndarray:
@@ -37,14 +37,6 @@ def test_the_background_is_a_running_average_that_remembers_eight_steps() -> Non
         weights = np.array([1.0] + [1 / 8] * (t - 1)) * (7 / 8) ** np.arange(t - 1, -1, -1)
         assert weights.sum() == pytest.approx(1)
         assert np.allclose(found[t], np.einsum("t,tnd->nd", weights, tokens[:t].astype(float)), atol=1e-6)
-
-
-def test_a_stream_has_the_background_of_its_clip() -> None:
-    tokens, background = clip(12), Background()
-    frame = np.empty_like(tokens[0])
-    for step, expected in zip(tokens, background_tokens(tokens), strict=True):
-        np.copyto(frame, step)
-        assert np.array_equal(background.advance(frame), expected)
 
 
 def test_stream_equals_clip() -> None:
