@@ -40,10 +40,17 @@ class _Pool(ProcessPoolExecutor):
     def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
         """Waits for the work that is left; after an exception nobody wants it, and the processes are killed."""
         with _ignoring_interrupts():
-            if kind is not None:
-                for process in list((self._processes or {}).values()):
-                    process.kill()
-            self.shutdown(cancel_futures=kind is not None)
+            if kind is None:
+                self.shutdown()
+                return
+            processes = list((self._processes or {}).values())
+            manager: Any = self._executor_manager_thread
+            # Work that waits is given up first: of a pool that breaks, Python fails at work that was cancelled.
+            self.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
+            if manager is not None:
+                manager.join()
 
 
 @contextlib.contextmanager

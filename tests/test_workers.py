@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from score_edge import workers
 from score_edge.workers import worker_pool
 
 PROGRAM = """
@@ -37,6 +39,11 @@ def greeted() -> str:
     return greeting
 
 
+def sleep_but_first(number: int) -> int:
+    time.sleep(30 if number else 0)
+    return number
+
+
 def test_each_is_started_with_what_it_needs() -> None:
     with worker_pool(1, greet, "hello") as pool:
         assert pool.submit(greeted).result() == "hello"
@@ -53,17 +60,36 @@ def test_what_they_warn_of_is_said_once(capfd: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_an_interrupt_while_work_waits_breaks_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, failed = time.monotonic(), list[object]()
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    really = workers._Pool.shutdown
+
+    def late(pool: workers._Pool, *given: bool, **named: bool) -> None:
+        time.sleep(0.3)  # whoever watches the processes sees first that they are gone
+        really(pool, *given, **named)
+
+    monkeypatch.setattr(workers._Pool, "shutdown", late)
+    with pytest.raises(KeyboardInterrupt), worker_pool(2, nothing) as pool:
+        work = [pool.submit(sleep_but_first, number) for number in range(30)]
+        assert work[0].result() == 0
+        for future in work:  # as `map` does where it is interrupted
+            future.cancel()
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 20 and not failed
+
+
 def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, str(program), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        workers = [int(word) for word in process.stdout.readline().split()]
+        began = [int(word) for word in process.stdout.readline().split()]
         process.send_signal(signal.SIGKILL)
-    assert workers
+    assert began
     until = time.monotonic() + 10
-    while left := [worker for worker in workers if alive(worker)]:
+    while left := [worker for worker in began if alive(worker)]:
         assert time.monotonic() < until, f"{left} outlived the process that started them"
         time.sleep(0.05)
 

@@ -67,12 +67,12 @@ class Frames(Source):
 
     def __init__(self, frames: list[Frame], live: bool = False, wait_s: float = 0.0) -> None:
         self.frames, self.live, self.wait_s = frames, live, wait_s
-        self.pause_at, self.go_on = -1, threading.Event()
+        self.pause_at, self.go_on, self.silence = -1, threading.Event(), "no signal from the test"
 
     def read(self, due: Callable[[float], bool]) -> Iterator[Frame]:
         for frame in self.frames:
             if frame.index == self.pause_at:
-                self.state = "no signal from the test"
+                self.state = self.silence
                 self.go_on.wait(20)
                 self.state = ""
             if due(frame.time_s):
@@ -398,7 +398,7 @@ def test_a_question_about_a_camera_of_which_every_step_fails_gets_its_error(
 
     monkeypatch.setattr(any_pipeline.encoder, "run_cached", failing)
     source = Frames(step_frames(any_pipeline, 4))
-    source.pause_at = 3 * any_pipeline.preprocessing.frames_per_step
+    source.pause_at, source.silence = 3 * any_pipeline.preprocessing.frames_per_step, ""
     stream = Stream(any_pipeline, source, StreamOptions())
     answer = stream.ask(QUESTION)
     runner = threading.Thread(target=stream.run)
