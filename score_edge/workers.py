@@ -51,6 +51,8 @@ class _Pool(ProcessPoolExecutor):
                 process.kill()
             if manager is not None:
                 manager.join()
+            del processes, manager  # what they hold ends in Python, which a later Ctrl-C would interrupt
+            self._initargs = ()
 
 
 @contextlib.contextmanager
