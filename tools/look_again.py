@@ -3,7 +3,8 @@
     python tools/look_again.py [--bundle reference] [--clips 100] [--steps 32] [--seed 11]
 
 Every question is asked at 2.5, 5, 10, 20, 40 and 100 % of the tokens; a chain such as 10 > 40 > 100 % goes on while the
-answer's probability is below a threshold, and pays for every look. Clips take turns through the regimes of the world.
+answer's probability is below a threshold, and pays for every look. Beside it stands one look of as many tokens, between
+those asked. Clips take turns through the regimes of the world.
 """
 
 import argparse
@@ -48,7 +49,11 @@ def main() -> None:
             sure = chosen_threshold(validation, chain, most, THRESHOLDS)
             read, share = test.looking(chain, sure)
             steps = " > ".join(f"{part:.3g}" for part in chain)
-            print(f"{steps}, sure from {sure:.2f} on: {share:.1%} {interval(share, asked)} at {read:.1%}")
+            ahead, (least, most_ahead) = test.above_fixed(chain, sure)
+            print(
+                f"{steps}, sure from {sure:.2f} on: {share:.1%} at {read:.1%}, "
+                f"{100 * ahead:+.1f} points ({100 * least:+.1f} to {100 * most_ahead:+.1f}) beside as many in one look"
+            )
 
 
 def interval(share: float, asked: int) -> str:

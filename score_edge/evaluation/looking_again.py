@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from score_edge.evaluation.accuracy import ANSWER_TOKENS
+from score_edge.evaluation.intervals import over_clips
 from score_edge.reference import world
 from score_edge.runtime.pipeline import Pipeline
 from score_edge.selection.registry import Selector
@@ -20,11 +21,13 @@ class Looks:
         retentions: (R,) rising.
         right: (M, R) bool.
         probability: (M, R) of the answer's first token.
+        clips: (M,) number of the clip that a question is about.
     """
 
     retentions: tuple[float, ...]
     right: NDArray[np.bool_]
     probability: NDArray[np.float64]
+    clips: NDArray[np.int64]
 
     def fixed(self) -> list[tuple[float, float]]:
         """(share of tokens read, share of right answers) per budget."""
@@ -37,12 +40,43 @@ class Looks:
             chain: of `retentions`, rising.
             sure: probability from which on an answer is taken.
         """
+        paid, right = self._looked(chain, sure)
+        return float(paid.mean()), float(right.mean())
+
+    def above_fixed(self, chain: Sequence[float], sure: float) -> tuple[float, tuple[float, float]]:
+        """By how much that is ahead of a fixed budget of as many tokens, and the 95 % interval over clips.
+
+        The fixed budget lies between two of `retentions`; its right answers are taken as linear in the logarithm of the
+        tokens there, which is above the straight line that drawing one of the two at random would give.
+
+        Args:
+            chain, sure: as in `looking`, with a mean share of tokens between the first and the last of `retentions`.
+        """
+        paid, right = self._looked(chain, sure)
+        budgets = np.array(self.retentions)
+        above = min(max(int(np.searchsorted(budgets, paid.mean())), 1), len(budgets) - 1)
+        width = float(np.log(budgets[above] / budgets[above - 1]))
+        share = float(np.log(paid.mean() / budgets[above - 1])) / width
+        low, high = self.right[:, above - 1], self.right[:, above]
+        slope = (high.mean() - low.mean()) / width / paid.mean()
+        gained = right - (1 - share) * low - share * high
+        # The mean of what is paid is itself found on these clips: a clip that pays more moves along the curve.
+        spread = gained - slope * (paid - paid.mean())
+        asked = [_OfClip(int(clip)) for clip in self.clips]
+        return float(gained.mean()), over_clips(asked, spread.tolist(), least=-1)
+
+    def _looked(self, chain: Sequence[float], sure: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """(M,) share of tokens read for each question, and whether its last answer was right."""
         columns = [self.retentions.index(retention) for retention in chain]
         enough = self.probability[:, columns] >= sure
         enough[:, -1] = True
         last = enough.argmax(axis=1)
-        paid = np.cumsum(chain)[last]
-        return float(paid.mean()), float(self.right[np.arange(len(last)), np.array(columns)[last]].mean())
+        return np.cumsum(chain)[last], self.right[np.arange(len(last)), np.array(columns)[last]]
+
+
+@dataclass(frozen=True, slots=True)
+class _OfClip:
+    clip: int
 
 
 def ask_at_every_budget(
@@ -79,7 +113,8 @@ def ask_at_every_budget(
         parts = np.split(np.array(values, np.float64), ends)
         return np.concatenate([part.reshape(shape).T for part, shape in zip(parts, shapes, strict=True)])
 
-    return Looks(tuple(retentions), table(right) > 0, table(probability))
+    numbers = np.repeat(np.arange(len(clips)), [len(clip.questions) for clip in clips])
+    return Looks(tuple(retentions), table(right) > 0, table(probability), numbers)
 
 
 def chosen_threshold(looks: Looks, chain: Sequence[float], most: float, thresholds: Sequence[float]) -> float:
