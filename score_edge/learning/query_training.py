@@ -25,6 +25,7 @@ from score_edge.learning.rewards import standardise
 from score_edge.learning.rollouts import group_loss, rate_bias
 from score_edge.learning.world_data import Prompts
 from score_edge.selection.dither import dithered
+from score_edge.selection.registry import OWN_DITHER
 from score_edge.selection.residual import BACKGROUND_RATE
 
 NORMALISING = 48  # clips whose tokens the input is normalised by
@@ -45,7 +46,7 @@ class QueryRecipe:
     clips: int = 8
     rollouts: int = 16
     lowest: float = 0.008
-    highest: float = 0.05
+    highest: float = 0.1
     learning_rate: float = 2e-3
     warm_steps: int = 2000
     logit_penalty: float = 1e-4
@@ -169,7 +170,7 @@ def answered(
 
 @torch.no_grad()
 def right_answers(
-    model: Any, prompts: Prompts, clips: Sequence[LongClip], policy: QueryNetwork, count: int, dither: float = 0.5
+    model: Any, prompts: Prompts, clips: Sequence[LongClip], policy: QueryNetwork, count: int
 ) -> torch.Tensor:
     """(M,) bool: every question of every clip, each with the `count` tokens chosen for it, dithered as at run time."""
     right = []
@@ -177,7 +178,7 @@ def right_answers(
         slots = torch.nonzero(clip.asked[:, -3])[:, 0]
         words = word_vectors(model, prompts, [clip])[0, slots]
         odds = policy.logits(*batched_inputs([clip]), words[:, None]).view(len(slots), -1, GRID**2).cpu().numpy()
-        scores = np.stack([dithered(part, 0, dither) for part in odds]).reshape(len(slots), -1)
+        scores = np.stack([dithered(part, 0, OWN_DITHER["score-query"]) for part in odds]).reshape(len(slots), -1)
         chosen = torch.from_numpy(scores).topk(count, dim=1).indices.to(clip.tokens.device)
         masks = torch.zeros(len(slots), len(clip.tokens), dtype=torch.bool, device=chosen.device).scatter(
             1, chosen, True
