@@ -16,6 +16,7 @@ class Gguf:
     """What a GGUF says about itself.
 
     Attributes:
+        layers: without those behind the model that only draft tokens, as files of Qwen3.5 have one.
         context: tokens it was trained for.
         tokens: its vocabulary by id.
     """
@@ -59,7 +60,7 @@ class Gguf:
             path,
             architecture,
             width=number("embedding_length"),
-            layers=number("block_count"),
+            layers=number("block_count") - number("nextn_predict_layers"),
             context=number("context_length"),
             deepstack=number("n_deepstack_layers"),
             tokens=fields["tokenizer.ggml.tokens"].contents(),
