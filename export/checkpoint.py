@@ -69,9 +69,10 @@ class Checkpoint:
         nested = _read_json(self.folder / "processor_config.json", needed=False)
         parts: list[dict[str, Any]] = [{}, {}]
         for part, kind, file in zip(parts, ("image", "video"), ("preprocessor", "video_preprocessor"), strict=True):
-            with reading_settings(self.name):
-                part.update(nested.get(f"{kind}_processor") or {})
-            part.update(_read_json(self.folder / f"{file}_config.json", needed=False))
+            with reading_settings(self.name):  # of two places the one that transformers reads
+                part.update(
+                    nested.get(f"{kind}_processor") or _read_json(self.folder / f"{file}_config.json", needed=False)
+                )
         transformers = require("transformers", "export")
         with _reading(self.name), _quiet(transformers):
             try:
