@@ -1,14 +1,16 @@
 """The INT8 form of the incremental graph: the layers and ranges of the plain one, and what both savings do together."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.calibration.fidelity import Fidelity, measure_fidelity
-from score_edge.calibration.layers import find_layers
+from score_edge.calibration.layers import Layer, find_layers
 from score_edge.calibration.quantize import Variant, prepare, quantize
 from score_edge.calibration.simulate import simulate
 from score_edge.calibration.trials import Bench
@@ -53,8 +55,8 @@ class QuantisedGraph:
 def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: Collection[str]) -> QuantisedGraph:
     """Quantise the layers of the incremental graph that are quantised in the plain one, with its ranges.
 
-    Its weights are the same and its activations are those of some rows, so nothing new is calibrated. What goes under
-    another name in it, as a convolution that became a product, stays in FP32.
+    Its weights are the same and its activations are those of some rows, so nothing new is calibrated. A layer is found
+    by its name in the checkpoint, or where the graph lost it by its weights; what is found by neither stays in FP32.
 
     Args:
         graph: the FP32 incremental graph.
@@ -65,8 +67,9 @@ def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: 
     folder = bench.scratch / "incremental"
     folder.mkdir()
     plain = prepare(graph, folder)
-    ours = {layer.name.removeprefix("encoder."): layer for layer in find_layers(plain)}
-    pairs = [(ours[layer.name], layer) for layer in bench.layers if layer.name in ours and layer.name not in excluded]
+    ours = dict(_known(plain, find_layers(plain)))
+    theirs = [(key, layer) for key, layer in _known(bench.plain, bench.layers) if layer.name not in excluded]
+    pairs = [(ours[key], layer) for key, layer in theirs if key in ours]
     layers = [layer for layer, _ in pairs]
     ranges = {layer.activation: bench.ranges[other.activation] for layer, other in pairs}
     quantised = quantize(plain, layers, ranges, variant, folder)
@@ -76,6 +79,19 @@ def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: 
         judged = folder / "simulated.onnx"
         save_onnx(simulate(quantised, plain, layers, switched=False), judged)
     return QuantisedGraph(path, judged, len(layers))
+
+
+def _known(model: Any, layers: Sequence[Layer]) -> Iterator[tuple[str | bytes, Layer]]:
+    """Each layer behind what both graphs know it by: not its number, one graph has nodes that the other has not."""
+    from onnx import numpy_helper
+
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for layer in layers:
+        if layer.name != layer.node:
+            yield layer.name.removeprefix("encoder."), layer
+        else:
+            array = numpy_helper.to_array(weights[layer.weight])
+            yield sha256(repr(array.shape).encode() + array.tobytes()).digest(), layer
 
 
 def measure_incremental(
