@@ -119,7 +119,7 @@ def export_bundle(
         on_stage("ONNX graph")
         encoder = family.encoder(model, vision)
         differences = export_encoder(encoder, vision, scratch / ENCODER.file, precision, tolerance, video)
-        if isinstance(encoder, CellEncoder):
+        if isinstance(encoder, CellEncoder) and vision.token_grid.tokens > 1:  # of one token there are no others
             on_stage("incremental graph")
             differences += export_incremental(
                 encoder, vision, scratch / INCREMENTAL.file, precision=precision, tolerance=tolerance

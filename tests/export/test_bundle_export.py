@@ -274,6 +274,12 @@ def test_half_precision_and_one_frame_per_step(checkpoint: Path, llm: Path, tmp_
     assert not (tmp_path / "no").exists()
 
 
+def test_a_frame_of_one_token_is_encoded_as_a_whole(checkpoint: Path, llm: Path, tmp_path: Path) -> None:
+    made = export_bundle(str(checkpoint), tmp_path / "bundle", llm=llm, size=(8, 8))
+    vision = made.bundle.manifest.vision
+    assert vision.grid == (1, 1) and vision.incremental is None
+
+
 def test_a_still_step_is_a_step_of_two_equal_frames(qwen2_vl_case: Any) -> None:
     import torch
 
