@@ -1,6 +1,6 @@
 """The INT8 form of the incremental graph: the layers and ranges of the plain one, and what both savings do together."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -55,8 +55,8 @@ class QuantisedGraph:
 def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: Collection[str]) -> QuantisedGraph:
     """Quantise the layers of the incremental graph that are quantised in the plain one, with its ranges.
 
-    Its weights are the same and its activations are those of some rows, so nothing new is calibrated. A layer is found
-    by its name in the checkpoint, or where the graph lost it by its weights; what is found by neither stays in FP32.
+    Its weights are the same, by which its layers are found, and its activations are those of some rows: so nothing new
+    is calibrated.
 
     Args:
         graph: the FP32 incremental graph.
@@ -67,8 +67,8 @@ def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: 
     folder = bench.scratch / "incremental"
     folder.mkdir()
     plain = prepare(graph, folder)
-    ours = dict(_known(plain, find_layers(plain)))
-    theirs = [(key, layer) for key, layer in _known(bench.plain, bench.layers) if layer.name not in excluded]
+    ours = {_weights_of(layer, plain): layer for layer in find_layers(plain)}
+    theirs = [(_weights_of(layer, bench.plain), layer) for layer in bench.layers if layer.name not in excluded]
     pairs = [(ours[key], layer) for key, layer in theirs if key in ours]
     layers = [layer for layer, _ in pairs]
     ranges = {layer.activation: bench.ranges[other.activation] for layer, other in pairs}
@@ -81,17 +81,16 @@ def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: 
     return QuantisedGraph(path, judged, len(layers))
 
 
-def _known(model: Any, layers: Sequence[Layer]) -> Iterator[tuple[str | bytes, Layer]]:
-    """Each layer behind what both graphs know it by: not its number, one graph has nodes that the other has not."""
+def _weights_of(layer: Layer, model: Any) -> bytes:
+    """What tells a layer in either graph: not its number, and its name is lost where its weights were turned round."""
     from onnx import numpy_helper
 
-    weights = {weight.name: weight for weight in model.graph.initializer}
-    for layer in layers:
-        if layer.name != layer.node:
-            yield layer.name.removeprefix("encoder."), layer
-        else:
-            array = numpy_helper.to_array(weights[layer.weight])
-            yield sha256(repr(array.shape).encode() + array.tobytes()).digest(), layer
+    (weight,) = (weight for weight in model.graph.initializer if weight.name == layer.weight)
+    (node,) = (node for node in model.graph.node if node.name == layer.node)
+    array = numpy_helper.to_array(weight)
+    if layer.operator == "Conv" or any(a.name == "transB" and a.i for a in node.attribute):
+        array = array.reshape(len(array), -1).T
+    return sha256(array.tobytes()).digest()
 
 
 def measure_incremental(
