@@ -1,15 +1,20 @@
-"""The layers of the incremental graph are those of the plain one, whatever number their nodes have."""
+"""The layers of the incremental graph are those of the plain one, and its frames are those it was calibrated on."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from score_edge.bundle.folder import Bundle
+from score_edge.calibration import change_threshold, incremental
 from score_edge.calibration.incremental import quantize_incremental
 from score_edge.calibration.layers import find_layers
 from score_edge.calibration.ranges import Range
 from score_edge.calibration.trials import Bench
+from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.pipeline import Pipeline
 
 onnx = pytest.importorskip("onnx")
 WIDTH = 8
@@ -44,3 +49,20 @@ def test_layers_without_a_name_are_found_by_their_weights(tmp_path: Path) -> Non
     found = {node.input[0]: float(scales[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"}
     assert found == {"x1": pytest.approx(1 / 127), "x2": pytest.approx(100 / 127)}
     assert made.layers == 2
+
+
+def test_frames_that_were_resized_are_not_resized_again() -> None:
+    """SmolVLM resizes a frame twice; once more of each makes another picture of it."""
+    pytest.importorskip("llama_cpp")
+    bundle = Bundle.open("reference")
+    vision = dataclasses.replace(bundle.manifest.vision, longest_edge=250)
+    bundle = Bundle(bundle.folder, dataclasses.replace(bundle.manifest, vision=vision))
+    frames = np.random.default_rng(0).integers(0, 256, (4, 120, 160, 3), dtype=np.uint8)
+    with Pipeline(bundle, threads=1) as pipeline:
+        steps = [pipeline.preprocessing.fit(frames[i : i + 2]) for i in (0, 2)]
+        graph = OnnxGraph(bundle.encoder_path, threads=1)
+        expected = np.stack([graph.run(**pipeline.preprocessing.encoder_input(step))["tokens"] for step in steps])
+        (measured,), _ = incremental._encode(bundle, OnnxGraph(bundle.graphs["incremental"]), -1.0, [steps])
+        tried, _ = change_threshold._encode(pipeline, steps, -1.0)
+    for found in (measured, tried):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
