@@ -98,6 +98,7 @@ def test_ten_thousand_steps_are_never_in_memory_at_once() -> None:
     [
         ([], "no frames"),
         ([[np.zeros((1, 8, 8, 3), np.uint8)]], "gives 1 encoder step, 10 are needed"),
+        ([[np.zeros((1, 8, 8, 3), np.uint8)] * 9] * 20, "gives 9 encoder steps in one piece at most, 10 are needed"),
         ([[np.zeros((1, 8, 8, 3), np.uint8)] * 30], "one plain colour .mean level 0"),
         ([[np.full((1, 8, 8, 3), 77, np.uint8)] * 30], "mean level 77"),
     ],
