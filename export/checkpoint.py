@@ -294,7 +294,7 @@ def reading_settings(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ScoreEdgeError(
             f"{name}: its configs lack something, or hold what does not belong there: "
             f"{type(error).__name__}: {_first_line(error)}",

@@ -98,10 +98,21 @@ def quantised(folder: Path) -> None:
     weights(folder).unlink()  # said whatever its weights look like
 
 
-def odd_setting(folder: Path) -> None:
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / file).is_file():
-            edit(folder / file, lambda config: config.get("image_processor", config).update(patch_size="large"))
+def processing(**settings: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for file in ("preprocessor_config.json", "processor_config.json"):
+            if (folder / file).is_file():
+                edit(folder / file, lambda config: config.get("image_processor", config).update(settings))
+
+    return spoil
+
+
+def no_such_token(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(video_token_id=-1))
+
+
+def odd_decoder(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config["text_config"].update(model_type=[]))
 
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -114,7 +125,14 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "pickle only": (pickled, r"as a pickle only \(pytorch_model\.bin\)"),
     "no weights": (no_weights, "has no weights"),
     "missing shard": (missing_shard, "lacks model-00002-of-00002"),
-    "odd setting": (odd_setting, "its configs lack something, or hold what does not belong there: ValueError: .*large"),
+    "odd setting": (
+        processing(patch_size="large"),
+        "its configs lack something, or hold what does not belong there: ValueError: .*large",
+    ),
+    "nothing merged": (processing(merge_size=0), "what does not belong there: ZeroDivisionError"),
+    "frames below none": (processing(temporal_patch_size=-1), "vision.frames_per_step must be above 0, not -1"),
+    "no such token": (no_such_token, "what does not belong there: OverflowError"),
+    "odd decoder": (odd_decoder, "what does not belong there: TypeError"),
     "not json": (not_json, r"config\.json cannot be read"),
     "no encoder": (
         no_tower,
