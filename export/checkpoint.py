@@ -165,8 +165,9 @@ class Checkpoint:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        text_side = {id(p) for part in (model.get_decoder(), model.get_output_embeddings()) for p in part.parameters()}
-        vision = {key for key, parameter in model.named_parameters() if id(parameter) not in text_side}
+        decoder, held = (model.get_decoder(), model.get_output_embeddings()), model.state_dict(keep_vars=True)
+        text_side = {id(tensor) for part in decoder for tensor in part.state_dict(keep_vars=True).values()}
+        vision = {key for key, tensor in held.items() if id(tensor) not in text_side and tensor.is_floating_point()}
         wrong = vision & ({*report["missing_keys"]} | {key for key, *_ in report["mismatched_keys"]})
         if wrong:
             raise ScoreEdgeError(
