@@ -254,7 +254,7 @@ def _check_length(path: Path) -> None:
         try:
             header = json.loads(file.read(length))
             end = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ScoreEdgeError(f"{path} is damaged: its header cannot be read", again) from error
     if size < end:
         raise ScoreEdgeError(f"{path} is cut off: {size} bytes of {end}", again)
@@ -265,7 +265,7 @@ def _read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ScoreEdgeError(f"{path} cannot be read: {_first_line(error)}", "download it again") from error
     if not isinstance(document, dict):
         raise ScoreEdgeError(f"{path} is no JSON object", "download it again")

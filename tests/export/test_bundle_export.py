@@ -64,6 +64,10 @@ def damaged_header(folder: Path) -> None:
     weights(folder).write_bytes(struct.pack("<Q", 8) + b"notjson!" + bytes(64))
 
 
+def odd_header(text: bytes) -> Callable[[Path], object]:
+    return lambda folder: weights(folder).write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
+
+
 def pickled(folder: Path) -> None:
     weights(folder).rename(folder / "pytorch_model.bin")
 
@@ -115,13 +119,16 @@ def odd_decoder(folder: Path) -> None:
     edit(folder / "config.json", lambda config: config["text_config"].update(model_type=[]))
 
 
-CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text-only": (text_only, "is a text-only checkpoint: its config.json has no vision_config"),
     "unknown family": (unknown, r"did you mean qwen2_5_vl\? known: qwen2_vl, "),
     "quantised": (quantised, r"is a quantised checkpoint \(awq\).*\n.*give the checkpoint it was made from"),
     "cut off": (cut_off, r"model\.safetensors is cut off: \d+ bytes of \d+"),
     "cut header": (cut_header, "is cut off or no safetensors file"),
     "damaged header": (damaged_header, "its header cannot be read"),
+    "no end": (odd_header(b'{"a": {"data_offsets": []}}'), "its header cannot be read"),
+    "deep header": (odd_header(b"[" * 100_000), "its header cannot be read"),
+    "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "cannot be read"),
     "pickle only": (pickled, r"as a pickle only \(pytorch_model\.bin\)"),
     "no weights": (no_weights, "has no weights"),
     "missing shard": (missing_shard, "lacks model-00002-of-00002"),
