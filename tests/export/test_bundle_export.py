@@ -200,6 +200,33 @@ def test_ggufs_that_are_refused(checkpoint: Path, llm: Path, tmp_path: Path, ggu
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("qwen2vl.block_count", "two", "is no complete GGUF: its block_count is 'two'"),
+        ("qwen2vl.embedding_length", 1.5, "is no complete GGUF: its embedding_length is 1.5"),
+        ("tokenizer.ggml.tokens", "none", "is no language model"),
+    ],
+)
+def test_a_gguf_whose_header_holds_something_else(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    import gguf
+
+    from score_edge.export.gguf_check import Gguf
+
+    kinds = {str: gguf.GGUFValueType.STRING, float: gguf.GGUFValueType.FLOAT32}
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "qwen2vl")
+    for name in ("block_count", "embedding_length"):
+        writer.add_uint32(f"qwen2vl.{name}", 4)
+    writer.add_token_list(["a", "b"])
+    writer.kv_data[0][key] = gguf.GGUFValue(value, kinds[type(value)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ScoreEdgeError, match=message):
+        Gguf.read(tmp_path / "odd.gguf")
+
+
 def test_a_gguf_with_other_special_tokens(
     checkpoint: Path, qwen2_vl_case: Any, make_tokenizer: Any, tmp_path: Path
 ) -> None:
