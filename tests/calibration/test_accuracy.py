@@ -1,9 +1,13 @@
 """The report's figures against plain numpy on hand-made tokens."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from score_edge.calibration.fidelity import difference, measure_fidelity
+from score_edge.calibration.trials import best_trial
 from score_edge.core import Grid
 from score_edge.selection.registry import get_selector
 
@@ -84,3 +88,12 @@ def test_rows_of_zeros() -> None:
     rows = np.zeros((2, 3), np.float32)
     assert difference(rows, rows).worst_cosine == 1
     assert difference(rows, rows + 1).worst_cosine == 0
+
+
+@pytest.mark.parametrize(("bound", "taken"), [(0.02, "fast"), (0.002, "exact"), (0.0002, None)])
+def test_the_fastest_within_the_bound_is_taken(bound: float, taken: str | None) -> None:
+    def trial(name: str, loss: float, milliseconds: float) -> Any:
+        return SimpleNamespace(variant=name, accuracy=SimpleNamespace(loss=loss), milliseconds=milliseconds)
+
+    best = best_trial([trial("slow", 0.001, 3), trial("exact", 0.001, 2), trial("fast", 0.01, 1)], bound)
+    assert (best and best.variant) == taken

@@ -1,9 +1,13 @@
 """Two memories of one stream: each is what the live stream's own would be, and their difference is paired."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from score_edge.bundle.folder import Bundle
 from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation import remembering
 from score_edge.evaluation.remembering import MemoryAnswers, MemoryPlan, compare_memories, difference
 from score_edge.reference import world
 from score_edge.reference.moments import TimedQuestion
@@ -59,3 +63,10 @@ def test_one_clip_decides_nothing() -> None:
 def test_nothing_to_compare_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ScoreEdgeError, match="compare nothing"):
         MemoryPlan(**wrong)
+
+
+def test_the_first_word_is_timed_and_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 10.5, 12.0, 14.0])
+    monkeypatch.setattr(remembering.time, "perf_counter", lambda: next(clock))
+    memory: Any = SimpleNamespace(answer=lambda question, most: iter(["Red", " ball ", "\n"]))
+    assert remembering._ask(memory, "what moved?") == ("red ball", 0.5)
