@@ -132,10 +132,11 @@ def test_a_quantised_graph_is_refused(prepared, steps) -> None:
         prepare(folder / "again.onnx", folder)
 
 
-def test_a_weight_that_is_not_finite_is_named(make_encoder, tmp_path) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_named(value, make_encoder, tmp_path) -> None:
     model = make_encoder()
     (weight,) = (w for w in model.graph.initializer if w.name == "embed.weight")
-    weight.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 16), np.nan, np.float32), "embed.weight"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 16), value, np.float32), "embed.weight"))
     onnx.save(model, tmp_path / "nan.onnx")
     with pytest.raises(ScoreEdgeError, match=r"embed.weight of nan.onnx holds values that are not finite"):
         prepare(tmp_path / "nan.onnx", tmp_path)

@@ -185,11 +185,11 @@ def test_the_learning_rate_falls_to_a_tenth_along_a_cosine(step: int, share: flo
 
 
 def test_before_any_reward_what_changed_more_ranks_higher() -> None:
-    clips = [PlantedFeatures().read(scene) for scene in scenes(0)]
-    policy = new_policy(clips, PolicyRecipe(hidden=16))
+    clips = [PlantedFeatures().read(scene) for scene in scenes(0, 12)]
+    policy = new_policy(clips, PolicyRecipe(hidden=16, warm_steps=200))
     tokens, previous = policy_inputs(PlantedFeatures().read(*scenes(6000, 1)))
     with torch.no_grad():
         logits = policy.logits(tokens, previous)
     change = (tokens - previous).norm(dim=1).log()
-    assert torch.corrcoef(torch.stack([logits, change]))[0, 1] > 0.8
+    assert torch.corrcoef(torch.stack([logits, change]))[0, 1] > 0.6
     assert float(logits.std()) == pytest.approx(PolicyRecipe().warm_spread, rel=0.4)
