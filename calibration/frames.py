@@ -121,12 +121,12 @@ def choose_steps(clips: Iterable[Iterable[Uint8]], count: int = 256, seed: int =
         raise ScoreEdgeError(f"{count} calibration frames are too few", "256 is the default")
     spread, rng = Spread(count, seed), np.random.default_rng(seed)
     held: list[list[Uint8]] = []
-    runs = seen = 0
+    runs = seen = longest = 0
     for clip in clips:
         before: Float32 | None = None
         run: list[Uint8] = []
         for index, pixels in enumerate(clip):
-            seen += 1
+            seen, longest = seen + 1, max(longest, index + 1)
             thumbnail = _thumbnail(pixels)
             if index // RUN % CYCLE == 1:
                 run.append(pixels)
@@ -137,7 +137,7 @@ def choose_steps(clips: Iterable[Iterable[Uint8]], count: int = 256, seed: int =
                 held, runs, run = _reservoir(held, run, runs, rng), runs + 1, []
         if len(run) > 1:
             held, runs = _reservoir(held, run, runs, rng), runs + 1
-    _check_enough(seen, held, spread.steps())
+    _check_enough(seen, longest, held, spread.steps())
     return Choice(spread.steps(), held, seen)
 
 
@@ -216,13 +216,14 @@ def _reservoir(held: list[list[Uint8]], run: list[Uint8], runs: int, rng: np.ran
     return [*held[:place], run, *held[place + 1 :]] if place < RUNS else held
 
 
-def _check_enough(seen: int, held: list[list[Uint8]], chosen: list[Uint8]) -> None:
+def _check_enough(seen: int, longest: int, held: list[list[Uint8]], chosen: list[Uint8]) -> None:
     if seen == 0:
         raise ScoreEdgeError("the footage has no frames that fill an encoder step", "give at least some seconds of it")
     if not held:
+        most = " in one piece at most" if longest < seen else ""
         raise ScoreEdgeError(
-            f"the footage gives {seen} encoder step{'s' if seen > 1 else ''}, {RUN + 2} are needed: some calibrate, "
-            "others must judge",
+            f"the footage gives {longest} encoder step{'s' if longest > 1 else ''}{most}, {RUN + 2} are needed: some "
+            "calibrate, others must judge",
             "give longer footage, minutes are better than seconds",
         )
     spans = [float(np.ptp(_thumbnail(pixels))) for pixels in chosen]

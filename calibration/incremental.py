@@ -1,14 +1,16 @@
 """The INT8 form of the incremental graph: the layers and ranges of the plain one, and what both savings do together."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from score_edge.bundle.folder import Bundle
 from score_edge.calibration.fidelity import Fidelity, measure_fidelity
-from score_edge.calibration.layers import find_layers
+from score_edge.calibration.layers import Layer, find_layers
 from score_edge.calibration.quantize import Variant, prepare, quantize
 from score_edge.calibration.simulate import simulate
 from score_edge.calibration.trials import Bench
@@ -53,8 +55,8 @@ class QuantisedGraph:
 def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: Collection[str]) -> QuantisedGraph:
     """Quantise the layers of the incremental graph that are quantised in the plain one, with its ranges.
 
-    Its weights are the same and its activations are those of some rows, so nothing new is calibrated. What goes under
-    another name in it, as a convolution that became a product, stays in FP32.
+    Its weights are the same, by which its layers are found, and its activations are those of some rows: so nothing new
+    is calibrated.
 
     Args:
         graph: the FP32 incremental graph.
@@ -65,8 +67,9 @@ def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: 
     folder = bench.scratch / "incremental"
     folder.mkdir()
     plain = prepare(graph, folder)
-    ours = {layer.name.removeprefix("encoder."): layer for layer in find_layers(plain)}
-    pairs = [(ours[layer.name], layer) for layer in bench.layers if layer.name in ours and layer.name not in excluded]
+    ours = {_weights_of(layer, plain): layer for layer in find_layers(plain)}
+    theirs = [(_weights_of(layer, bench.plain), layer) for layer in bench.layers if layer.name not in excluded]
+    pairs = [(ours[key], layer) for key, layer in theirs if key in ours]
     layers = [layer for layer, _ in pairs]
     ranges = {layer.activation: bench.ranges[other.activation] for layer, other in pairs}
     quantised = quantize(plain, layers, ranges, variant, folder)
@@ -76,6 +79,18 @@ def quantize_incremental(graph: Path, bench: Bench, variant: Variant, excluded: 
         judged = folder / "simulated.onnx"
         save_onnx(simulate(quantised, plain, layers, switched=False), judged)
     return QuantisedGraph(path, judged, len(layers))
+
+
+def _weights_of(layer: Layer, model: Any) -> bytes:
+    """What tells a layer in either graph: not its number, and its name is lost where its weights were turned round."""
+    from onnx import numpy_helper
+
+    (weight,) = (weight for weight in model.graph.initializer if weight.name == layer.weight)
+    (node,) = (node for node in model.graph.node if node.name == layer.node)
+    array = numpy_helper.to_array(weight)
+    if layer.operator == "Conv" or any(a.name == "transB" and a.i for a in node.attribute):
+        array = array.reshape(len(array), -1).T
+    return sha256(array.tobytes()).digest()
 
 
 def measure_incremental(
@@ -107,7 +122,8 @@ def _encode(
 ) -> tuple[list[Float32], float]:
     """(T, N, D) float32 of each run, and the share of the cells that were encoded."""
     vision = bundle.manifest.vision
-    encoder = VisionEncoder(Preprocessing.of(vision), vision.dim, graph, threshold)
+    resized = replace(Preprocessing.of(vision), longest_edge=None)  # they are, and SmolVLM would resize them twice more
+    encoder = VisionEncoder(resized, vision.dim, graph, threshold)
     runs, shares = [], []
     for run in held:
         state = encoder.start()

@@ -1,5 +1,6 @@
 """The layers of a graph that can be quantised, under the names they had in the checkpoint."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,7 +20,7 @@ class Layer:
         node: name of the node.
         activation: the tensor it reads.
         weight: the initializer it multiplies with.
-        outputs: channels it makes.
+        products: multiplications per value that it reads, those with padding included.
         operator: one of OPERATORS.
     """
 
@@ -27,7 +28,7 @@ class Layer:
     node: str
     activation: str
     weight: str
-    outputs: int
+    products: float
     operator: str
 
 
@@ -46,12 +47,10 @@ def find_layers(model: Any) -> list[Layer]:
         shape = weights[node.input[1]]
         if len(shape) < 2:
             continue
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        outputs = shape[0] if node.op_type == "Conv" or transposed else shape[-1]
         name = _known_as(node, weights, readers)
         if any(layer.name == name for layer in layers):
             name = node.name
-        layers.append(Layer(name, node.name, node.input[0], node.input[1], outputs, node.op_type))
+        layers.append(Layer(name, node.name, node.input[0], node.input[1], _products(node, shape), node.op_type))
     return layers
 
 
@@ -77,6 +76,15 @@ def pick(layers: Sequence[Layer], patterns: Sequence[str]) -> set[str]:
             raise ScoreEdgeError(f"no layer is called {pattern!r}", did_you_mean(pattern, names))
         found |= matches
     return found
+
+
+def _products(node: Any, shape: tuple[int, ...]) -> float:
+    """See `Layer`; a filter of a depthwise convolution reads one channel only, one with strides not every place."""
+    if node.op_type != "Conv":
+        return shape[0] if any(a.name == "transB" and a.i for a in node.attribute) else shape[-1]
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
+    return shape[0] * math.prod(shape[2:]) / (groups * math.prod(strides))
 
 
 def _ends(pattern: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,12 +139,17 @@ def _static(model: Any, layers: Sequence[Layer], ranges: Mapping[str, Range], va
         },
     )
     quantizer.quantize_model()
-    _spare_other_readers(quantizer.model.model)
+    _spare_other_readers(quantizer.model.model, {layer.node for layer in layers})
     return quantizer.model.model
 
 
-def _spare_other_readers(model: Any) -> None:
-    """What reads the same tensor as a quantised layer, such as a residual sum, goes on reading it unrounded."""
+def _spare_other_readers(model: Any, layers: Collection[str]) -> None:
+    """What reads the same tensor as a quantised layer, such as a residual sum or a layer in FP32, reads it unrounded.
+
+    Args:
+        model: onnx.ModelProto; changed.
+        layers: names of the nodes that are quantised.
+    """
     quantised = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     rounded = {
         node.output[0]: quantised[node.input[0]]
@@ -152,7 +157,7 @@ def _spare_other_readers(model: Any) -> None:
         if node.op_type == "DequantizeLinear" and node.input[0] in quantised
     }
     for node in model.graph.node:
-        if node.op_type not in OPERATORS:
+        if node.name not in layers:
             node.input[:] = [rounded.get(name, name) for name in node.input]
 
 

@@ -59,8 +59,7 @@ def measure_layers(
         return _error(plain, [board.run(inputs, on) for inputs in steps])
 
     everything = error(names)
-    # For a matrix product this is exact; for a patch convolution, whose patches do not overlap, too.
-    work = {layer.name: ranges[layer.activation].values * layer.outputs for layer in layers}
+    work = {layer.name: ranges[layer.activation].values * layer.products for layer in layers}
     total = sum(work.values())
     found = []
     for name in names:

@@ -89,8 +89,8 @@ def export_bundle(
     tokenizer = checkpoint.tokenizer()
     on_stage("language model")
     gguf = Gguf.read(Path(llm))
-    check_gguf(gguf, checkpoint.config, tokenizer)
     with reading_settings(checkpoint.name):
+        check_gguf(gguf, checkpoint.config, tokenizer)
         vision = family.vision(checkpoint, size or _size(family, checkpoint, aspect), frames_per_step)
         prompt = family.prompt(checkpoint, tokenizer)
     manifest = Manifest(
@@ -110,6 +110,7 @@ def export_bundle(
         prompt=prompt,
         provenance=Provenance.now(f"{model}, {precision}, opset {OPSET}", *PACKAGES),
     )
+    manifest.check()  # before minutes of work, as it will be when it is written
     if policy is not None:
         graph = OnnxGraph(policy)
         check_shapes(manifest, "policy", graph.inputs, graph.outputs)
@@ -117,9 +118,10 @@ def export_bundle(
     model = checkpoint.load(family.model_class)
     with scratch_beside(Path(folder)) as scratch:
         on_stage("ONNX graph")
-        encoder = family.encoder(model, vision)
+        with reading_settings(checkpoint.name):
+            encoder = family.encoder(model, vision)
         differences = export_encoder(encoder, vision, scratch / ENCODER.file, precision, tolerance, video)
-        if isinstance(encoder, CellEncoder):
+        if isinstance(encoder, CellEncoder) and vision.token_grid.tokens > 1:  # of one token there are no others
             on_stage("incremental graph")
             differences += export_incremental(
                 encoder, vision, scratch / INCREMENTAL.file, precision=precision, tolerance=tolerance

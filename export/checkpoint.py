@@ -69,9 +69,10 @@ class Checkpoint:
         nested = _read_json(self.folder / "processor_config.json", needed=False)
         parts: list[dict[str, Any]] = [{}, {}]
         for part, kind, file in zip(parts, ("image", "video"), ("preprocessor", "video_preprocessor"), strict=True):
-            with reading_settings(self.name):
-                part.update(nested.get(f"{kind}_processor") or {})
-            part.update(_read_json(self.folder / f"{file}_config.json", needed=False))
+            with reading_settings(self.name):  # of two places the one that transformers reads
+                part.update(
+                    nested.get(f"{kind}_processor") or _read_json(self.folder / f"{file}_config.json", needed=False)
+                )
         transformers = require("transformers", "export")
         with _reading(self.name), _quiet(transformers):
             try:
@@ -164,8 +165,9 @@ class Checkpoint:
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        text_side = {id(p) for part in (model.get_decoder(), model.get_output_embeddings()) for p in part.parameters()}
-        vision = {key for key, parameter in model.named_parameters() if id(parameter) not in text_side}
+        decoder, held = (model.get_decoder(), model.get_output_embeddings()), model.state_dict(keep_vars=True)
+        text_side = {id(tensor) for part in decoder for tensor in part.state_dict(keep_vars=True).values()}
+        vision = {key for key, tensor in held.items() if id(tensor) not in text_side and tensor.is_floating_point()}
         wrong = vision & ({*report["missing_keys"]} | {key for key, *_ in report["mismatched_keys"]})
         if wrong:
             raise ScoreEdgeError(
@@ -252,7 +254,7 @@ def _check_length(path: Path) -> None:
         try:
             header = json.loads(file.read(length))
             end = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ScoreEdgeError(f"{path} is damaged: its header cannot be read", again) from error
     if size < end:
         raise ScoreEdgeError(f"{path} is cut off: {size} bytes of {end}", again)
@@ -263,7 +265,7 @@ def _read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ScoreEdgeError(f"{path} cannot be read: {_first_line(error)}", "download it again") from error
     if not isinstance(document, dict):
         raise ScoreEdgeError(f"{path} is no JSON object", "download it again")
@@ -293,7 +295,7 @@ def reading_settings(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ScoreEdgeError(
             f"{name}: its configs lack something, or hold what does not belong there: "
             f"{type(error).__name__}: {_first_line(error)}",

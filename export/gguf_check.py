@@ -16,6 +16,7 @@ class Gguf:
     """What a GGUF says about itself.
 
     Attributes:
+        layers: without those behind the model that only draft tokens, as files of Qwen3.5 have one.
         context: tokens it was trained for.
         tokens: its vocabulary by id.
     """
@@ -48,9 +49,13 @@ class Gguf:
 
         def number(name: str, otherwise: int = 0) -> int:
             field = values.get(f"{architecture}.{name}")
-            return otherwise if field is None else int(field.contents())
+            found = otherwise if field is None else field.contents()
+            if not isinstance(found, int):
+                raise ScoreEdgeError(f"{path} is no complete GGUF: its {name} is {found!r}", "convert it again")
+            return found
 
-        if "tokenizer.ggml.tokens" not in fields or not number("embedding_length"):
+        tokens = fields["tokenizer.ggml.tokens"].contents() if "tokenizer.ggml.tokens" in fields else None
+        if not isinstance(tokens, list) or not number("embedding_length"):
             raise ScoreEdgeError(
                 f"{path} is no language model: its architecture is {architecture or 'not named'}",
                 "an mmproj file is not needed; give the GGUF of the text model",
@@ -59,10 +64,10 @@ class Gguf:
             path,
             architecture,
             width=number("embedding_length"),
-            layers=number("block_count"),
+            layers=number("block_count") - number("nextn_predict_layers"),
             context=number("context_length"),
             deepstack=number("n_deepstack_layers"),
-            tokens=fields["tokenizer.ggml.tokens"].contents(),
+            tokens=tokens,
         )
 
 

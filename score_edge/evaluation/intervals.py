@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 
 _Z = 1.959964  # of 95 %
+# Student's t at 95 % up to so many clips: of few the spread between them is known badly.
+_STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 12: 2.26, 16: 2.18, 30: 2.12}
 
 
 class OfClip(Protocol):
@@ -32,9 +34,9 @@ def over_clips(asked: Sequence[OfClip], values: Sequence[float], least: float) -
     """95 % interval of the mean of a value per question, clips drawn anew.
 
     Questions about one clip are right and wrong together, also under other regimes: the interval is that of a ratio of
-    sums over clips (linearised). Where all clips are alike, as where every answer is right, that would have no width.
-    Then as many clips of any other value may have been missed as Wilson's interval allows, with each clip as one trial.
-    One clip tells nothing of others.
+    sums over clips (linearised), of few clips by Student's t. Where all clips are alike, as where every answer is
+    right, that would have no width. Then as many clips of any other value may have been missed as Wilson's interval
+    allows, with each clip as one trial. One clip tells nothing of others.
 
     Args:
         asked: the questions.
@@ -51,4 +53,5 @@ def over_clips(asked: Sequence[OfClip], values: Sequence[float], least: float) -
         _, missed = wilson(0, len(clips))
         return mean + missed * (least - mean), mean + missed * (1 - mean)
     error = math.sqrt(float((spread**2).sum()) * len(clips) / (len(clips) - 1)) / float(counts.sum())
-    return max(least, mean - _Z * error), min(1.0, mean + _Z * error)
+    error *= next((t for most, t in _STUDENT.items() if len(clips) <= most), _Z)
+    return max(least, mean - error), min(1.0, mean + error)

@@ -52,7 +52,8 @@ class FrozenModel:
         manifest = bundle.manifest
         self.bundle = bundle
         self.width, self.grid = manifest.vision.dim, manifest.vision.grid
-        self.fingerprint = f"{manifest.vision} {_language_of(bundle)} {backend} {manifest.prompt}"
+        weights = "".join(f" {ref.sha256}" for ref in manifest.extra if not ref.file.endswith(".json"))  # beside graphs
+        self.fingerprint = f"{manifest.vision}{weights} {_language_of(bundle)} {backend} {manifest.prompt}"
         # A step's own text is some dozen tokens at most.
         cells = steps * (manifest.vision.token_grid.tokens + 32) + _TEXT_CELLS
         self._pipeline = Pipeline(

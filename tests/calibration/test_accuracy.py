@@ -1,9 +1,13 @@
 """The report's figures against plain numpy on hand-made tokens."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from score_edge.calibration.fidelity import difference, measure_fidelity
+from score_edge.calibration.trials import best_trial
 from score_edge.core import Grid
 from score_edge.selection.registry import get_selector
 
@@ -58,7 +62,38 @@ def test_agreement_is_the_share_of_tokens_kept_by_both() -> None:
     assert row.overlap == pytest.approx(2 / 3) and row.by_chance == pytest.approx(0.3)
 
 
+def test_the_tenth_that_changed_most_is_measured_by_itself() -> None:
+    run = np.stack([np.ones((20, 1)), 2 + np.arange(20)[:, None]]).astype(np.float32)  # changes of 1 to 20
+    off = run.copy()
+    off[1, [18, 19]] += 1
+    found = measure_fidelity([run], [off], selector, ())
+    assert found.residual_kept == pytest.approx(np.sqrt(2 / (19**2 + 20**2)))
+
+
+def test_a_selector_that_keeps_the_first_step_has_as_many_tokens_left_for_the_others() -> None:
+    asked = []
+
+    class Counting:
+        name = "counting"
+
+        def score(self, tokens: np.ndarray, count: int) -> np.ndarray:
+            asked.append(count)
+            return np.zeros(tokens.shape[:2], np.float32)
+
+    measure_fidelity(RUNS[:1], RUNS[:1], Counting, (0.2,))
+    assert asked == [9 + 9] * 2  # the first step, and a fifth of five more
+
+
 def test_rows_of_zeros() -> None:
     rows = np.zeros((2, 3), np.float32)
     assert difference(rows, rows).worst_cosine == 1
     assert difference(rows, rows + 1).worst_cosine == 0
+
+
+@pytest.mark.parametrize(("bound", "taken"), [(0.02, "fast"), (0.002, "exact"), (0.0002, None)])
+def test_the_fastest_within_the_bound_is_taken(bound: float, taken: str | None) -> None:
+    def trial(name: str, loss: float, milliseconds: float) -> Any:
+        return SimpleNamespace(variant=name, accuracy=SimpleNamespace(loss=loss), milliseconds=milliseconds)
+
+    best = best_trial([trial("slow", 0.001, 3), trial("exact", 0.001, 2), trial("fast", 0.01, 1)], bound)
+    assert (best and best.variant) == taken

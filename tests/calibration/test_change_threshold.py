@@ -60,6 +60,30 @@ def test_a_threshold_of_nothing_changes_nothing_that_is_kept(pipeline: Pipeline,
     assert trial.threshold == 0 and trial.agreement > 0.95 and trial.divergence < 1e-3 and trial.error < 0.01
 
 
+def test_a_trial_is_of_every_prompt_and_of_the_last_quarter_by_itself(
+    pipeline: Pipeline, footage: Footage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = footage.tokens.copy()
+    off[17] += 1  # of 24 steps the last six are late
+    seen: list[int] = []
+
+    def words(pipeline: Pipeline, tokens: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        seen.append(len(tokens))
+        return np.log([[0.5, 0.5]])
+
+    monkeypatch.setattr(change_threshold, "_encode", lambda *given: (off, np.ones(off.shape[:2], bool)))
+    monkeypatch.setattr(change_threshold, "_next_words", words)
+    trial = change_threshold._try(pipeline, footage, 1.0)
+    assert trial.error > 0 and trial.late_error == 0
+    assert seen == [16] * 4  # steps 0 to 15 and 8 to 23, of either encoding
+
+
+def test_the_divergence_is_how_much_likelier_the_words_of_full_encoding_are() -> None:
+    full, other = np.log([[0.5, 0.5]]), np.log([[0.9, 0.1]])
+    expected = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
+    assert change_threshold._divergence(full, other) == pytest.approx(expected)
+
+
 def test_prompts_in_which_nothing_is_kept_can_be_compared(
     pipeline: Pipeline, footage: Footage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

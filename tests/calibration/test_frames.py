@@ -8,7 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from score_edge.calibration.frames import CYCLE, RUN, RUNS, choose_steps, frames_of, group_steps, read_clips
+from score_edge.calibration.frames import (
+    CYCLE,
+    RUN,
+    RUNS,
+    choose_steps,
+    frames_of,
+    group_steps,
+    read_clips,
+    signature,
+)
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.preprocess import Preprocessing
@@ -29,6 +38,12 @@ def scenes(lengths: list[int], seed: int = 0, side: int = 32, noise: float = 1.0
 
 def scene_of(pixels: np.ndarray) -> int:
     return int(pixels[0, 0, 0, 0])
+
+
+def test_a_step_is_told_by_what_it_shows_and_by_what_changed() -> None:
+    before, now = np.float32([1, 5]), np.float32([4, 5])
+    np.testing.assert_array_equal(signature(now, before), [4, 5, 3, 0])
+    np.testing.assert_array_equal(signature(now, None), [4, 5, 4, 5])
 
 
 def test_more_may_be_asked_for_than_there_are_or_fit_in_memory() -> None:
@@ -98,6 +113,7 @@ def test_ten_thousand_steps_are_never_in_memory_at_once() -> None:
     [
         ([], "no frames"),
         ([[np.zeros((1, 8, 8, 3), np.uint8)]], "gives 1 encoder step, 10 are needed"),
+        ([[np.zeros((1, 8, 8, 3), np.uint8)] * 9] * 20, "gives 9 encoder steps in one piece at most, 10 are needed"),
         ([[np.zeros((1, 8, 8, 3), np.uint8)] * 30], "one plain colour .mean level 0"),
         ([[np.full((1, 8, 8, 3), 77, np.uint8)] * 30], "mean level 77"),
     ],

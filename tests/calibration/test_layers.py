@@ -1,5 +1,6 @@
 """Layers under the names of the checkpoint, and patterns that pick some."""
 
+import numpy as np
 import pytest
 
 from score_edge.calibration.layers import Layer, find_layers, pick
@@ -8,11 +9,27 @@ from score_edge.errors import ScoreEdgeError
 
 def test_layers_are_named_as_in_the_checkpoint(make_encoder) -> None:
     layers = find_layers(make_encoder())
-    assert [(layer.name, layer.node, layer.outputs) for layer in layers] == [
+    assert [(layer.name, layer.node, layer.products) for layer in layers] == [
         ("embed", "embed", 16),
         ("mlp.fc1", "node_1", 32),
         ("mlp.fc2", "node_3", 8),
     ]
+
+
+@pytest.mark.parametrize(
+    ("weight", "settings", "values", "multiplications"),
+    [
+        ((8, 3, 4, 4), {"strides": [4, 4]}, 3 * 16 * 16, 8 * 4 * 4 * 3 * 16),  # patches
+        ((6, 1, 3, 3), {"group": 6, "pads": [1] * 4}, 6 * 16 * 16, 6 * 16 * 16 * 9),  # FastViT's depthwise ones
+        ((12, 6, 1, 1), {}, 6 * 16 * 16, 12 * 16 * 16 * 6),
+    ],
+)
+def test_the_work_of_a_convolution(weight, settings, values, multiplications) -> None:
+    onnx = pytest.importorskip("onnx")
+    filters = onnx.numpy_helper.from_array(np.zeros(weight, np.float32), "filters.weight")
+    node = onnx.helper.make_node("Conv", ["x", "filters.weight"], ["y"], "node", **settings)
+    (layer,) = find_layers(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [], [filters])))
+    assert values * layer.products == multiplications
 
 
 @pytest.mark.parametrize(

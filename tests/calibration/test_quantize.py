@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from score_edge.calibration.layers import find_layers
 from score_edge.calibration.quantize import VARIANTS, prepare, quantize
+from score_edge.calibration.ranges import Range
 from score_edge.calibration.simulate import Switchboard, simulate
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.rules import lint
@@ -101,6 +103,23 @@ def test_a_layer_left_out_keeps_its_weights(prepared, steps, variant) -> None:
     assert layers[0].weight in kept and layers[1].weight not in kept
 
 
+@pytest.mark.parametrize("variant", STATIC)
+def test_a_layer_left_out_reads_what_it_read(variant, tmp_path) -> None:
+    """Queries, keys and values read one tensor: of two such layers the one in FP32 goes on reading it unrounded."""
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    weights = [onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), f"{name}.weight") for name in "qk"]
+    nodes = [helper.make_node("MatMul", ["x", f"{name}.weight"], [name], name) for name in "qk"]
+    ends = [helper.make_tensor_value_info(name, float32, [2, 4]) for name in "xqk"]
+    graph = helper.make_graph(nodes, "heads", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    layers = find_layers(model)
+    made = quantize(model, layers[:1], {"x": Range(-1, 1, 8)}, variant, tmp_path)
+    save_onnx(made, tmp_path / "made.onnx")
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 4)).astype(np.float32)
+    found = OnnxGraph(tmp_path / "made.onnx").run(x=x)
+    assert np.array_equal(found["k"], x) and 0 < np.abs(found["q"] - x).max() < 0.02
+
+
 def test_no_layers_is_the_same_graph(prepared, steps) -> None:
     plain, _, ranges, folder = prepared(steps)
     assert quantize(plain, [], ranges, "s8s8", folder) == plain
@@ -113,10 +132,11 @@ def test_a_quantised_graph_is_refused(prepared, steps) -> None:
         prepare(folder / "again.onnx", folder)
 
 
-def test_a_weight_that_is_not_finite_is_named(make_encoder, tmp_path) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_named(value, make_encoder, tmp_path) -> None:
     model = make_encoder()
     (weight,) = (w for w in model.graph.initializer if w.name == "embed.weight")
-    weight.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 16), np.nan, np.float32), "embed.weight"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full((16, 16), value, np.float32), "embed.weight"))
     onnx.save(model, tmp_path / "nan.onnx")
     with pytest.raises(ScoreEdgeError, match=r"embed.weight of nan.onnx holds values that are not finite"):
         prepare(tmp_path / "nan.onnx", tmp_path)

@@ -49,3 +49,13 @@ def test_a_value_that_is_not_finite_is_named() -> None:
 
     with pytest.raises(ScoreEdgeError, match="not finite: x on calibration step 0"):
         collect_ranges(Broken(), ["x"], STEPS)
+
+
+def test_every_step_counts() -> None:
+    class Falling:
+        def run(self, patches):
+            return {"x": patches * np.float32([-1, 1])}
+
+    steps = [{"patches": np.full((1, 2), size, np.float32)} for size in (3, 5, 2)]
+    found = collect_ranges(Falling(), ["x"], steps)["x"]
+    assert (found.low, found.high) == (-5, 5)

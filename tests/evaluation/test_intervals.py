@@ -1,6 +1,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from score_edge.evaluation.intervals import over_clips, wilson
@@ -41,9 +42,18 @@ def test_where_no_clip_differs_as_many_may_as_wilson_allows():
 
 
 def test_where_clips_differ_it_is_that_of_their_mean():
-    low, high = over_clips(*of_clips([1.0], [0.0], [1.0], [1.0]), 0.0)
-    assert high == 1.0
-    assert 0.75 - low == pytest.approx(1.959964 * math.sqrt(3 * 0.25**2 + 0.75**2) / math.sqrt(12))
+    for clips, deviations in ((4, 3.18), (40, 1.959964)):
+        low, high = over_clips(*of_clips(*[[0.0], [0.2], [0.0], [0.0]] * (clips // 4)), -1.0)
+        wide = deviations * math.sqrt(clips * (3 * 0.05**2 + 0.15**2) / 4) / math.sqrt(clips * (clips - 1))
+        assert (low, high) == pytest.approx((0.05 - wide, 0.05 + wide))
+
+
+@pytest.mark.parametrize("clips", [2, 3, 5, 10, 12, 16, 29])
+def test_of_few_clips_too_it_holds_in_95_cases_of_100(clips):
+    rng = np.random.default_rng(clips)
+    trials = [of_clips(*(rng.normal(center, 0.05, 4) for center in rng.normal(0, 0.1, clips))) for _ in range(1000)]
+    held = sum(low <= 0 <= high for low, high in (over_clips(*trial, -1.0) for trial in trials))
+    assert 930 <= held <= 975
 
 
 def test_one_clip_tells_nothing_of_others():

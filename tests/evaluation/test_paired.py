@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from score_edge.errors import ScoreEdgeError
+from score_edge.evaluation import tuning
 from score_edge.evaluation.accuracy import EvaluationPlan, QuestionResult
 from score_edge.evaluation.paired import paired_differences
 from score_edge.evaluation.tuning import candidates, tune
@@ -104,3 +105,19 @@ def test_a_selector_is_written_as_it_is_read(text: str) -> None:
 def test_options_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ScoreEdgeError, match="is not an option"):
         SelectorSpec.read(text)
+
+
+def test_selectors_are_tuned_on_clips_that_nothing_is_evaluated_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[EvaluationPlan] = []
+
+    def ask(bundle: str, plan: EvaluationPlan, on_clip: object) -> list[QuestionResult]:
+        asked.append(plan)
+        return [
+            QuestionResult(name, 0.1, 8, 0, "count", 1.0, name == "evs:dither=1:first=scored", 1.0)
+            for name in candidates("evs")
+        ]
+
+    monkeypatch.setattr(tuning, "ask_everything", ask)
+    plan = tune("reference", EvaluationPlan(("evs",), (0.1, 1.0), (8, 32)), clips=7)
+    assert [(each.seed, each.clips, each.steps) for each in asked] == [(world.VALIDATION_SEED, 7, (8,))]
+    assert plan.tuned == {0.1: ("evs:dither=1:first=scored",)} and plan.seed == world.TEST_SEED

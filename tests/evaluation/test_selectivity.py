@@ -44,8 +44,8 @@ def test_cover_is_the_union_of_the_boxes():
 
 
 def test_a_step_takes_the_last_label_since_the_step_before():
-    boxes = Boxes({frame: np.zeros((0, 4), np.float32) for frame in (0, 4, 6, 7, 30)}, (1, 1))
-    assert _labelled_steps([3, 5, 9, 11], boxes) == {0: 0, 1: 4, 2: 7}
+    boxes = Boxes({frame: np.zeros((0, 4), np.float32) for frame in (0, 4, 6, 7, 9, 30)}, (1, 1))
+    assert _labelled_steps([3, 5, 9, 11], boxes) == {0: 0, 1: 4, 2: 9}
 
 
 def test_the_ratio_says_how_much_denser_it_is_inside():

@@ -64,6 +64,10 @@ def damaged_header(folder: Path) -> None:
     weights(folder).write_bytes(struct.pack("<Q", 8) + b"notjson!" + bytes(64))
 
 
+def odd_header(text: bytes) -> Callable[[Path], object]:
+    return lambda folder: weights(folder).write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
+
+
 def pickled(folder: Path) -> None:
     weights(folder).rename(folder / "pytorch_model.bin")
 
@@ -98,23 +102,44 @@ def quantised(folder: Path) -> None:
     weights(folder).unlink()  # said whatever its weights look like
 
 
-def odd_setting(folder: Path) -> None:
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / file).is_file():
-            edit(folder / file, lambda config: config.get("image_processor", config).update(patch_size="large"))
+def processing(**settings: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for file in ("preprocessor_config.json", "processor_config.json"):
+            if (folder / file).is_file():
+                edit(folder / file, lambda config: config.get("image_processor", config).update(settings))
+
+    return spoil
 
 
-CHECKPOINTS: dict[str, tuple[Callable[[Path], None], str]] = {
+def no_such_token(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(video_token_id=-1))
+
+
+def odd_decoder(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config["text_config"].update(model_type=[]))
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text-only": (text_only, "is a text-only checkpoint: its config.json has no vision_config"),
     "unknown family": (unknown, r"did you mean qwen2_5_vl\? known: qwen2_vl, "),
     "quantised": (quantised, r"is a quantised checkpoint \(awq\).*\n.*give the checkpoint it was made from"),
     "cut off": (cut_off, r"model\.safetensors is cut off: \d+ bytes of \d+"),
     "cut header": (cut_header, "is cut off or no safetensors file"),
     "damaged header": (damaged_header, "its header cannot be read"),
+    "no end": (odd_header(b'{"a": {"data_offsets": []}}'), "its header cannot be read"),
+    "deep header": (odd_header(b"[" * 100_000), "its header cannot be read"),
+    "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "cannot be read"),
     "pickle only": (pickled, r"as a pickle only \(pytorch_model\.bin\)"),
     "no weights": (no_weights, "has no weights"),
     "missing shard": (missing_shard, "lacks model-00002-of-00002"),
-    "odd setting": (odd_setting, "its configs lack something, or hold what does not belong there: ValueError: .*large"),
+    "odd setting": (
+        processing(patch_size="large"),
+        "its configs lack something, or hold what does not belong there: ValueError: .*large",
+    ),
+    "nothing merged": (processing(merge_size=0), "what does not belong there: ZeroDivisionError"),
+    "frames below none": (processing(temporal_patch_size=-1), "vision.frames_per_step must be above 0, not -1"),
+    "no such token": (no_such_token, "what does not belong there: OverflowError"),
+    "odd decoder": (odd_decoder, "what does not belong there: TypeError"),
     "not json": (not_json, r"config\.json cannot be read"),
     "no encoder": (
         no_tower,
@@ -173,6 +198,33 @@ def test_ggufs_that_are_refused(checkpoint: Path, llm: Path, tmp_path: Path, ggu
     with pytest.raises(ScoreEdgeError, match="is no complete GGUF"):
         export_bundle(str(checkpoint), tmp_path / "bundle", llm=damaged)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("qwen2vl.block_count", "two", "is no complete GGUF: its block_count is 'two'"),
+        ("qwen2vl.embedding_length", 1.5, "is no complete GGUF: its embedding_length is 1.5"),
+        ("tokenizer.ggml.tokens", "none", "is no language model"),
+    ],
+)
+def test_a_gguf_whose_header_holds_something_else(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    import gguf
+
+    from score_edge.export.gguf_check import Gguf
+
+    kinds = {str: gguf.GGUFValueType.STRING, float: gguf.GGUFValueType.FLOAT32}
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "qwen2vl")
+    for name in ("block_count", "embedding_length"):
+        writer.add_uint32(f"qwen2vl.{name}", 4)
+    writer.add_token_list(["a", "b"])
+    writer.kv_data[0][key] = gguf.GGUFValue(value, kinds[type(value)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ScoreEdgeError, match=message):
+        Gguf.read(tmp_path / "odd.gguf")
 
 
 def test_a_gguf_with_other_special_tokens(
@@ -272,6 +324,12 @@ def test_half_precision_and_one_frame_per_step(checkpoint: Path, llm: Path, tmp_
     with pytest.raises(ScoreEdgeError, match="allow more with --tolerance"):
         export_bundle(str(checkpoint), tmp_path / "no", precision="fp16", tolerance=1e-7, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "no").exists()
+
+
+def test_a_frame_of_one_token_is_encoded_as_a_whole(checkpoint: Path, llm: Path, tmp_path: Path) -> None:
+    made = export_bundle(str(checkpoint), tmp_path / "bundle", llm=llm, size=(8, 8))
+    vision = made.bundle.manifest.vision
+    assert vision.grid == (1, 1) and vision.incremental is None
 
 
 def test_a_still_step_is_a_step_of_two_equal_frames(qwen2_vl_case: Any) -> None:

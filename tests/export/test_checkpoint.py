@@ -89,6 +89,29 @@ def test_processors_as_the_hub_has_them(files: Any, expected: Any, tmp_path: Pat
     assert {key: found[key] for key in expected} == expected
 
 
+def test_of_two_files_the_one_that_transformers_reads(tmp_path: Path) -> None:
+    """Saving with transformers 5 leaves the older files of the folder where they are, and reads its own."""
+    import transformers
+
+    older = {"image_processor_type": "Qwen2VLImageProcessor", "image_mean": CLIP, "image_std": CLIP, "fps": 4}
+    nested = {"image_processor": {"image_processor_type": "Qwen2VLImageProcessor", "image_mean": HALF}}
+    made = write(tmp_path, config={"model_type": "qwen2_vl"}, preprocessor_config=older, processor_config=nested)
+    found = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    assert list(found.image_mean) == HALF
+    assert list(made.normalisation["mean"]) == HALF
+    assert list(made.normalisation["std"]) == pytest.approx(found.image_std)
+    nested = {"video_processor": {"fps": 1}}
+    video = {"image_mean": HALF, "fps": 2}
+    made = write(
+        tmp_path,
+        config={"model_type": "qwen2_vl"},
+        preprocessor_config=older,
+        video_preprocessor_config=video,
+        processor_config=nested,
+    )
+    assert (made.setting("image_mean"), made.setting("fps")) == (CLIP, 1)
+
+
 def test_a_setting_that_is_nowhere(tmp_path: Path) -> None:
     config = {"model_type": "internvl"}
     made = write(tmp_path, config=config, preprocessor_config={"image_processor_type": "GotOcr2ImageProcessor"})

@@ -1,6 +1,7 @@
 """What the families of 2026 refuse, and where they part from their processors."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_a_large_gemma_is_refused(gemma4_case: Any, tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(str(tmp_path))
     with pytest.raises(ScoreEdgeError, match="large Gemma 4: its visual tokens attend to each other"):
         find_family("gemma4").vision(checkpoint, None, None)
+
+
+@pytest.mark.parametrize("missing", ["std_scale", "patch_embedder.position_embedding_table"])
+def test_what_is_no_parameter_may_not_be_missing_either(missing: str, gemma4_case: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(gemma4_case.folder, tmp_path / "checkpoint"))
+    weights = load_file(folder / "model.safetensors")
+    del weights[f"model.vision_tower.{missing}"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ScoreEdgeError, match=f"1 weights of the vision encoder are missing .*{missing}"):
+        Checkpoint.open(str(folder)).load(find_family("gemma4").model_class)
 
 
 @pytest.mark.parametrize("layers", [2, 1])

@@ -23,7 +23,7 @@ gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp")
 
 from score_edge.export.bundle_export import export_bundle  # noqa: E402
-from score_edge.export.gguf_check import Gguf  # noqa: E402
+from score_edge.export.gguf_check import Gguf, check_gguf  # noqa: E402
 from score_edge.export.gguf_model import write_gguf  # noqa: E402
 
 TEXT = "The red ball moved to the left, then it stopped."
@@ -156,3 +156,38 @@ def test_a_checkpoint_in_shards_of_bfloat16_with_a_tied_head(
     expected = torch.cat(levels, dim=-1).numpy()[None]
     assert np.abs(tokens - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(unrounded.numpy() - expected[0, :, : unrounded.shape[1]]).max() > 1e-3  # bfloat16 is another model
+
+
+def with_next_token_layer(path: Path, out: Path) -> Path:
+    """The same model with a layer behind its own that drafts tokens, as llama.cpp converts Qwen3.5."""
+    reader = gguf.GGUFReader(path)
+    architecture = reader.fields["general.architecture"].contents()
+    count = reader.fields[f"{architecture}.block_count"].contents()
+    writer = gguf.GGUFWriter(out, architecture)
+    writer.kv_data[0].clear()
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF."):
+            value = count + 1 if key.endswith(".block_count") else field.contents()
+            writer.add_key_value(key, value, field.types[0], field.types[-1] if len(field.types) > 1 else None)
+    writer.add_nextn_predict_layers(1)
+    width = reader.fields[f"{architecture}.embedding_length"].contents()
+    for tensor in reader.tensors:
+        data = np.array(tensor.data)
+        writer.add_tensor(tensor.name, data)
+        if tensor.name.startswith(f"blk.{count - 1}."):  # the last layer is one of full attention
+            writer.add_tensor(tensor.name.replace(f"blk.{count - 1}.", f"blk.{count}."), data)
+    for name, shape in {"eh_proj": (width, 2 * width), "enorm": (width,), "hnorm": (width,)}.items():
+        writer.add_tensor(f"blk.{count}.nextn.{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def test_a_layer_that_drafts_tokens_is_none_of_the_model(qwen3_5_case: Any, tmp_path: Path) -> None:
+    case = qwen3_5_case
+    plain = write_gguf(case.model, case.tokenizer, tmp_path / "plain.gguf", dtype="f32")
+    drafting = with_next_token_layer(plain, tmp_path / "drafting.gguf")
+    check_gguf(Gguf.read(drafting), case.model.config, case.tokenizer)
+    assert np.array_equal(logits(drafting, as_rows=False), logits(plain, as_rows=False))

@@ -115,6 +115,17 @@ def test_a_bundle_that_does_not_know_its_language_model_goes_by_place_and_size(t
     assert fingerprint(old) != first
 
 
+def test_the_fingerprint_is_that_of_the_weights_beside_a_large_graph(tmp_path: Path) -> None:
+    """Of an encoder of more than 1.8 GB, whose graph is the same whatever they are."""
+
+    def beside(name: str, content: bytes) -> str:
+        return fingerprint(write_bundle(tmp_path / str(len(content)), BUNDLE.manifest, {**BUNDLE.paths, name: content}))
+
+    first = beside("encoder.onnx.data", b"weights")
+    assert beside("encoder.onnx.data", b"other weights") != first
+    assert beside("int8.json", b"{}") == fingerprint(BUNDLE)
+
+
 def test_features_are_made_once_and_bounded(model: Any, tmp_path: Any) -> None:
     loaded = []
     (still,) = world_stills(1, 3)

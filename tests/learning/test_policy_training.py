@@ -16,7 +16,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning.policy_start import new_policy, policy_inputs  # noqa: E402
-from score_edge.learning.policy_training import Scenes, train_policy  # noqa: E402
+from score_edge.learning.policy_training import Scenes, _set_rate, train_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 from score_edge.selection.residual import previous_tokens  # noqa: E402
 
@@ -175,3 +175,21 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         assert one == pytest.approx(two, abs=1e-5)
     one, two = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (50, 0.55), (100, 0.1)])
+def test_the_learning_rate_falls_to_a_tenth_along_a_cosine(step: int, share: float) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    _set_rate(optimizer, PolicyRecipe(steps=100, learning_rate=0.5), step)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * share)
+
+
+def test_before_any_reward_what_changed_more_ranks_higher() -> None:
+    clips = [PlantedFeatures().read(scene) for scene in scenes(0, 12)]
+    policy = new_policy(clips, PolicyRecipe(hidden=16, warm_steps=200))
+    tokens, previous = policy_inputs(PlantedFeatures().read(*scenes(6000, 1)))
+    with torch.no_grad():
+        logits = policy.logits(tokens, previous)
+    change = (tokens - previous).norm(dim=1).log()
+    assert torch.corrcoef(torch.stack([logits, change]))[0, 1] > 0.6
+    assert float(logits.std()) == pytest.approx(PolicyRecipe().warm_spread, rel=0.4)

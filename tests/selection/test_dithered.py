@@ -5,6 +5,7 @@ import pytest
 
 from score_edge.selection.budget import clip_top_k
 from score_edge.selection.causal_budget import CausalBudget, select_causally
+from score_edge.selection.last_kept import LastKept
 from score_edge.selection.registry import get_selector, step_scorer
 
 STEPS, N = 40, 36
@@ -20,6 +21,18 @@ def test_without_the_first_step_the_budget_goes_to_the_others(name: str) -> None
     )
     assert whole[0].all() and not scored[0].any()
     assert whole.sum() == scored.sum() == count
+
+
+def test_without_the_first_step_a_selector_that_keeps_it_is_asked_for_as_many_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    scored = LastKept.score
+    monkeypatch.setattr(LastKept, "score", lambda self, *given: asked.append(given[1]) or scored(self, *given))
+    tokens = np.random.default_rng(0).standard_normal((5, 8, 3)).astype(np.float32)
+    for name, count in (("last-kept:first=scored", 10), ("last-kept:first=scored", 36), ("last-kept:first=whole", 10)):
+        get_selector(name).score(tokens, count)
+    assert asked == [18, 40, 10]
 
 
 def test_dithering_keeps_others_in_every_step() -> None:
