@@ -19,6 +19,8 @@ _RESERVE: Final = 16 << 20
 _ANSWER_STEPS: Final = 8
 _SLOWEST: Final = 0.01
 """Frames per second of a file: OpenCV rounds to 0.001, and writes none of 0."""
+_STILL_S: Final = 10.0
+"""Where steps are missing the last one is shown longer, but no longer than this: a night without signal is no film."""
 _SUFFIXES: Final = (".mp4", ".mkv")
 
 
@@ -28,7 +30,7 @@ class Recorder:
     Args:
         path: of the file; an older one is replaced.
         grid: visual tokens of one step.
-        fps: steps per second; below 0.01 the video plays faster than what it shows.
+        fps: steps per second that are expected; below 0.01 the video plays faster than what it shows.
         camera: whose steps; answers to all cameras are shown too.
 
     Raises:
@@ -46,6 +48,8 @@ class Recorder:
         self._grid, self._fps, self._camera = grid, max(fps, _SLOWEST), camera
         self._writer: Any = None
         self._size = 0, 0
+        self._last: Any = None
+        self._time_s = self._behind = 0.0
         self._answer, self._shown = "", 0
         self._check_room()
 
@@ -76,7 +80,14 @@ class Recorder:
         self._shown -= 1
         caption = self._answer if self._shown >= 0 else None
         painted = painted_frame(event.frame, keep, *self._size, caption, encoded)
-        self._writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+        if self._last is not None:
+            self._behind += (event.frame.time_s - self._time_s) * self._fps - 1
+            self._behind = min(self._behind, _STILL_S * self._fps)
+            for _ in range(round(self._behind)):
+                self._writer.write(self._last)
+                self._behind -= 1
+        self._last, self._time_s = cv2.cvtColor(painted, cv2.COLOR_RGB2BGR), event.frame.time_s
+        self._writer.write(self._last)
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.path.parent).free
