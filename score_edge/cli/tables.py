@@ -56,11 +56,7 @@ def answer_line(reply: Reply) -> str:
         parts.append(f"{reply.encoded.mean():.0%} of the cells encoded")
     if looks := reply.answer.looks:
         parts.append("sure to " + " then ".join(f"{look.probability:.0%} of {look.kept}" for look in looks))
-    parts += [
-        f"{STAGES[name]} {_ms(getattr(timings, name))}"
-        for name in STAGES
-        if name not in ("read", "preprocess", "whole")
-    ]
+    parts += [f"{STAGES[name]} {_ms(getattr(timings, name))}" for name in STAGES if name != "whole"]
     return " · ".join(parts)
 
 
