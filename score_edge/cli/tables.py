@@ -48,15 +48,15 @@ def reply_json(reply: Reply) -> dict[str, Any]:
     }
 
 
-def answer_line(reply: Reply) -> str:
-    """Tokens kept and where the time went, on one line."""
+def answer_line(reply: Reply, *, times: bool = True) -> str:
+    """Tokens kept and, where no table says it, where the time went, on one line."""
     timings = reply.answer.timings
     parts = [f"{reply.answer.kept}/{reply.answer.total} tokens kept by {reply.selector}"]
     if not reply.encoded.all():
         parts.append(f"{reply.encoded.mean():.0%} of the cells encoded")
     if looks := reply.answer.looks:
         parts.append("sure to " + " then ".join(f"{look.probability:.0%} of {look.kept}" for look in looks))
-    parts += [f"{STAGES[name]} {_ms(getattr(timings, name))}" for name in STAGES if name != "whole"]
+    parts += [f"{STAGES[name]} {_ms(getattr(timings, name))}" for name in STAGES if times and name != "whole"]
     return " · ".join(parts)
 
 
@@ -72,8 +72,7 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_row("visual tokens", str(pruned.answer.kept), str(unpruned.answer.kept), "")
     for name, label in STAGES.items():
         ratio = f"{comparison.speedup[name]:.1f}x" if name in comparison.speedup else ""
-        times = comparison.seconds.get(name) or [getattr(r.answer.timings, name) for r in (pruned, unpruned)]
-        table.add_row(label, *(_ms(seconds) for seconds in times), ratio)
+        table.add_row(label, *(_ms(seconds) for seconds in comparison.seconds[name]), ratio)
     return table
 
 
