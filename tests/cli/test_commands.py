@@ -168,6 +168,8 @@ def test_a_bad_video_is_a_message_and_a_hint(name, tmp_path, video):
         (["ask", "reference", "x.mp4"], 2, "'question'"),
         (["ask", "reference", "x.mp4", " "], 2, "the question is empty"),
         (["ask", "reference", "x.mp4", "what?", "--compare", "--look-again", "0.8"], 2, "--look-again does nothing"),
+        (["calibrate", "reference", "--video", "x.mp4", "-o", "./reference"], 2, "choose another name"),
+        (["export", "x", "-o", "reference", "--llm", "x.gguf"], 2, "choose another name"),
         (["ask", "reference", "x.mp4", "what?", "--look-again", "1.5"], 2, "look-again"),
         (["evaluate", "reference", "--retention", "ten"], 2, "ten"),
         (
