@@ -3,9 +3,10 @@
 An .mp4 can be played once it is closed; an .mkv also when the program was killed or the power went.
 """
 
+import fcntl
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
@@ -34,8 +35,8 @@ class Recorder:
         camera: whose steps; answers to all cameras are shown too.
 
     Raises:
-        ScoreEdgeError: another suffix, no such folder, no room; while recording: the disk is nearly full. What was
-            recorded up to then can be played.
+        ScoreEdgeError: another suffix, no such folder, no room, a file that is being recorded to; while recording: the
+            disk is nearly full. What was recorded up to then can be played.
     """
 
     def __init__(self, path: str | Path, grid: Grid, fps: float, camera: str = "") -> None:
@@ -47,11 +48,14 @@ class Recorder:
         self._place = native_path(self.path)
         self._grid, self._fps, self._camera = grid, max(fps, _SLOWEST), camera
         self._writer: Any = None
+        self._held: IO[bytes] | None = None
         self._size = 0, 0
         self._last: Any = None
         self._time_s = self._behind = 0.0
         self._answer, self._shown = "", 0
         self._check_room()
+        if self.path.is_file():
+            _hold(self.path).close()
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
@@ -65,11 +69,15 @@ class Recorder:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _write(self, event: StepSeen) -> None:
         self._check_room()
         cv2 = quiet_cv2()
         if self._writer is None:
+            self._held = _hold(self.path)
             self._size = video_size(event.frame.image)
             fourcc, (height, width) = cv2.VideoWriter.fourcc(*"mp4v"), self._size
             self._writer = cv2.VideoWriter(self._place, cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
@@ -97,3 +105,23 @@ class Recorder:
                 f"recording to {self.path} stopped: {free / 1e6:.0f} MB are left on its disk",
                 "make room, or record to another disk",
             )
+
+
+def _hold(path: Path) -> IO[bytes]:
+    """Open a file without changing it; while it is open no other recorder writes it: two would mix their frames.
+
+    Raises:
+        ScoreEdgeError: another one writes it, or it cannot be written.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise ScoreEdgeError(f"{path} cannot be written: {error.strerror}", "choose another place") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ScoreEdgeError(f"{path} is being recorded to by another command", "name another file") from error
+    except OSError:
+        pass  # a file system without locks
+    return file

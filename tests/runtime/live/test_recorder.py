@@ -80,6 +80,23 @@ def test_what_cannot_be_recorded_to(tmp_path: Path, name: str, message: str) -> 
         Recorder(tmp_path / name, GRID, 2.0)
 
 
+def test_two_recordings_to_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "seen.mp4"
+    late = Recorder(path, GRID, 2.0)
+    with contextlib.closing(Recorder(path, GRID, 2.0)) as first:
+        first(step(0))
+        with pytest.raises(ScoreEdgeError, match="is being recorded to by another command"):
+            Recorder(path, GRID, 2.0)
+        with pytest.raises(ScoreEdgeError, match="is being recorded to by another command"):
+            late(step(0))
+        late.close()
+        first(step(1))
+    assert len(frames_in(path)) == 2
+    with contextlib.closing(Recorder(path, GRID, 2.0)) as again:
+        again(step(0))
+    assert len(frames_in(path)) == 1
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 24 MB where this user may mount one."""
