@@ -53,6 +53,27 @@ def test_options_that_would_do_nothing(words: list[str], said: str) -> None:
     assert refused.exit_code == 2 and said in refused.output
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SCORE_EDGE_KEEY", "SCORE_EDGE_KEY"),
+        ("SCORE_EDGE_API_KEY", "SCORE_EDGE_KEY"),
+        ("SCORE_EDGE_MQQT", "SCORE_EDGE_MQTT"),
+        ("SCORE_EDGE_KEY", ""),
+        ("SCORE_EDGE_SHARED", ""),
+    ],
+)
+def test_a_misspelt_variable_is_named(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from score_edge.cli.serving import _say_misspelt
+
+    monkeypatch.setenv(name, "secret")
+    _say_misspelt()
+    said = capsys.readouterr().err
+    assert said == (f"note: {name} is not read; did you mean {meant}?\n" if meant else "") and "secret" not in said
+
+
 def test_others_may_connect_with_a_key() -> None:
     from score_edge.serve.options import ServeOptions
 
