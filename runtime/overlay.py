@@ -186,6 +186,7 @@ def _write_mp4(
     height, width = video_size(frames[0].image)
     writer = cv2.VideoWriter(native_path(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
+        path.write_bytes(bytes(1 << 16))  # raises what OpenCV does not say: that the disk is full
         raise ScoreEdgeError(f"OpenCV cannot encode a {width}x{height} video at {fps} fps", "write a .png instead")
     try:
         for frame, keep, fresh in zip(frames, keeps, encoded, strict=True):

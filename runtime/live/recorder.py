@@ -3,9 +3,10 @@
 An .mp4 can be played once it is closed; an .mkv also when the program was killed or the power went.
 """
 
+import fcntl
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
@@ -19,6 +20,8 @@ _RESERVE: Final = 16 << 20
 _ANSWER_STEPS: Final = 8
 _SLOWEST: Final = 0.01
 """Frames per second of a file: OpenCV rounds to 0.001, and writes none of 0."""
+_STILL_S: Final = 10.0
+"""Where steps are missing the last one is shown longer, but no longer than this: a night without signal is no film."""
 _SUFFIXES: Final = (".mp4", ".mkv")
 
 
@@ -28,12 +31,12 @@ class Recorder:
     Args:
         path: of the file; an older one is replaced.
         grid: visual tokens of one step.
-        fps: steps per second; below 0.01 the video plays faster than what it shows.
+        fps: steps per second that are expected; below 0.01 the video plays faster than what it shows.
         camera: whose steps; answers to all cameras are shown too.
 
     Raises:
-        ScoreEdgeError: another suffix, no such folder, no room; while recording: the disk is nearly full. What was
-            recorded up to then can be played.
+        ScoreEdgeError: another suffix, no such folder, no room, a file that is being recorded to; while recording: the
+            disk is nearly full. What was recorded up to then can be played.
     """
 
     def __init__(self, path: str | Path, grid: Grid, fps: float, camera: str = "") -> None:
@@ -45,9 +48,14 @@ class Recorder:
         self._place = native_path(self.path)
         self._grid, self._fps, self._camera = grid, max(fps, _SLOWEST), camera
         self._writer: Any = None
+        self._held: IO[bytes] | None = None
         self._size = 0, 0
+        self._last: Any = None
+        self._time_s = self._behind = 0.0
         self._answer, self._shown = "", 0
         self._check_room()
+        if self.path.is_file():
+            _hold(self.path).close()
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
@@ -61,11 +69,15 @@ class Recorder:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _write(self, event: StepSeen) -> None:
         self._check_room()
         cv2 = quiet_cv2()
         if self._writer is None:
+            self._held = _hold(self.path)
             self._size = video_size(event.frame.image)
             fourcc, (height, width) = cv2.VideoWriter.fourcc(*"mp4v"), self._size
             self._writer = cv2.VideoWriter(self._place, cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
@@ -76,7 +88,14 @@ class Recorder:
         self._shown -= 1
         caption = self._answer if self._shown >= 0 else None
         painted = painted_frame(event.frame, keep, *self._size, caption, encoded)
-        self._writer.write(cv2.cvtColor(painted, cv2.COLOR_RGB2BGR))
+        if self._last is not None:
+            self._behind += (event.frame.time_s - self._time_s) * self._fps - 1
+            self._behind = min(self._behind, _STILL_S * self._fps)
+            for _ in range(round(self._behind)):
+                self._writer.write(self._last)
+                self._behind -= 1
+        self._last, self._time_s = cv2.cvtColor(painted, cv2.COLOR_RGB2BGR), event.frame.time_s
+        self._writer.write(self._last)
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self.path.parent).free
@@ -86,3 +105,23 @@ class Recorder:
                 f"recording to {self.path} stopped: {free / 1e6:.0f} MB are left on its disk",
                 "make room, or record to another disk",
             )
+
+
+def _hold(path: Path) -> IO[bytes]:
+    """Open a file without changing it; while it is open no other recorder writes it: two would mix their frames.
+
+    Raises:
+        ScoreEdgeError: another one writes it, or it cannot be written.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise ScoreEdgeError(f"{path} cannot be written: {error.strerror}", "choose another place") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ScoreEdgeError(f"{path} is being recorded to by another command", "name another file") from error
+    except OSError:
+        pass  # a file system without locks
+    return file

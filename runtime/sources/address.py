@@ -11,6 +11,7 @@ from score_edge.native_path import printable
 _LOCAL: Final = frozenset({"file", "v4l2", "csi", "synthetic"})
 """Schemes whose addresses hold no secret."""
 _ONCE: Final = frozenset({"-", "v4l2", "csi", "rtsp", "rtsps", "http", "https"})
+SCHEMES: Final = (_LOCAL | _ONCE) - {"-"}
 
 
 class Address:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from score_edge.core import Frame
-from score_edge.errors import ScoreEdgeError
-from score_edge.runtime.sources.address import Address
+from score_edge.errors import ScoreEdgeError, did_you_mean
+from score_edge.runtime.sources.address import SCHEMES, Address
 from score_edge.runtime.sources.ahead import read_ahead
 from score_edge.runtime.sources.base import Source, Ticks, sample, stop_reading
 
@@ -46,10 +46,8 @@ def open_source(uri: str | Path | Address) -> Source:
 
         return open_path(path)
     if address.scheme not in _SCHEMES:
-        known = ", ".join(f"{name}://" for name in ("file", *_SCHEMES) if name != "-")
-        raise ScoreEdgeError(
-            f"{address.scheme}:// is not a source this version can open", f"give a path, - or one of: {known}"
-        )
+        hint = did_you_mean(address.scheme, sorted(SCHEMES))
+        raise ScoreEdgeError(f"{address.scheme}:// is not a source this version can open", f"{hint}; or a path, or -")
     return _SCHEMES[address.scheme](address)
 
 

@@ -41,7 +41,9 @@ class RawFrames(Source):
         size = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", options["size"])
         width, height = (int(side) for side in size.groups()) if size else (0, 0)
         if not width * height:
-            raise ScoreEdgeError(f"{address}: raw frames need a size", "for example '-?size=640x480&fps=25'")
+            raise ScoreEdgeError(
+                f"{address}: raw frames need a size", "for example '-?size=640x480&fps=25'; `ask` takes it behind --"
+            )
         refuse_huge(address, width, height)
         try:
             self._fps = float(options["fps"])

@@ -11,8 +11,8 @@ from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.native_path import native_path, printable
 from score_edge.runtime.sources.base import DecodedSource, Ticks
-from score_edge.runtime.sources.hdr import transfer
 from score_edge.runtime.sources.opencv import quiet_cv2, refuse_huge, rgb
+from score_edge.runtime.sources.video_header import shown_seconds, transfer
 
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
 """Of the files that are taken for videos where a folder is searched for them; one that is named may have any."""
@@ -31,12 +31,13 @@ class VideoFile(DecodedSource):
         name: what messages call it.
         connect: opens a capture of OpenCV.
         note: what is known to be wrong with it.
+        shown_s: seconds that its container shows of it; infinite where it does not say.
 
     Raises:
         ScoreEdgeError: not one frame can be decoded.
     """
 
-    def __init__(self, name: str, connect: Callable[[], Any], note: str = "") -> None:
+    def __init__(self, name: str, connect: Callable[[], Any], note: str = "", shown_s: float = math.inf) -> None:
         super().__init__()
         self._name, self._connect, self._note = name, connect, note
         self.warning = note
@@ -51,6 +52,8 @@ class VideoFile(DecodedSource):
         credible = 0 < fps <= 1000
         self._interval = 1 / (fps if credible else _NOMINAL_FPS)
         self._promised = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT))) if credible else 0
+        if shown_s < self._promised * self._interval:
+            self._promised = round(shown_s / self._interval)
         self.duration_s = self._promised * self._interval
 
     def _check(self) -> None:
@@ -219,7 +222,7 @@ def open_video(path: Path) -> VideoFile:
     place = native_path(path)
     hdr = transfer(path, head)
     note = f"{printable(path.name)} is HDR ({hdr}) and not tone-mapped: its colours are flat and dim" if hdr else ""
-    return VideoFile(printable(path), lambda: cv2.VideoCapture(place, cv2.CAP_FFMPEG), note)
+    return VideoFile(printable(path), lambda: cv2.VideoCapture(place, cv2.CAP_FFMPEG), note, shown_seconds(path))
 
 
 def _refuse_unreadable(path: Path) -> bytes:

@@ -166,6 +166,28 @@ def scratch_folder(target: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder whose files are written bit by bit, as those of a training run, against a second command.
+
+    Raises:
+        ScoreEdgeError: another process writes into it.
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"another command writes into {folder}"
+                raise ScoreEdgeError(message, "wait for its end, or choose another folder") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def remove_leftovers(target: Path) -> None:
     """Clear away what killed writers of this target left, and undo a swap that one of them did not finish."""
     # mkdtemp draws no dots, so that the leftovers of `bundle` are never confused with those of `bundle.old`.

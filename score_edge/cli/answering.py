@@ -152,7 +152,7 @@ def ask(
             out.print(comparison_table(result))
         else:
             print()
-        err.print(f"{answer_line(reply)} · {runs_on}", soft_wrap=True)
+        err.print(f"{answer_line(reply, times=not compare)} · {runs_on}", soft_wrap=True)
     if save_overlay:  # last: the answer is shown whatever becomes of the picture
         grid = opened.manifest.vision.token_grid
         keeps, encoded = (list(mask.reshape(-1, grid.height, grid.width)) for mask in (reply.keep, reply.encoded))

@@ -88,7 +88,8 @@ def _layers(report: Calibration) -> Table:
     quantised = len(report.layers) - len(report.excluded)
     table = Table(
         title=f"the plan: {quantised} of {len(report.layers)} layers in INT8",
-        caption=f"error of the output; with every layer quantised {report.layers[0].everything:.2%}",
+        caption="error of the output in a simulation of int8, whatever the form; "
+        f"with every layer quantised {report.layers[0].everything:.2%}",
     )
     for name in ("layer", "alone quantised", "alone not", "FP32 us", "stays FP32"):
         table.add_column(name, justify="left" if name == "layer" else "right")

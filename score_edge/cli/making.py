@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from score_edge.cli.options import BundleArgument, Json, check_outputs, finite, numbers, refuse_unused
+from score_edge.cli.options import BundleArgument, BundleOut, Json, check_outputs, finite, numbers, refuse_unused
 from score_edge.cli.terminal import err, out, print_json, progress_bar, say
 from score_edge.errors import ScoreEdgeError
 
@@ -26,7 +26,7 @@ def _list_families(wanted: bool) -> None:
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Checkpoint: a folder, or a Hugging Face id (OWNER/NAME).")],
-    folder: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="The bundle to write.")],
+    folder: BundleOut,
     llm: Annotated[Path, typer.Option(help="GGUF of the checkpoint's language model; the bundle points to it.")],
     resolution: Annotated[
         str, typer.Option(help="Pixels of a frame, WIDTHxHEIGHT or one SIDE. auto: the family's, at --aspect.")
@@ -137,7 +137,7 @@ def calibrate(
     video: Annotated[
         list[str], typer.Option(help="Footage: a video, a folder of videos or images; may be given several times.")
     ],
-    folder: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="The bundle to write.")],
+    folder: BundleOut,
     form: Annotated[
         Literal["int8", "int8-cpu"], typer.Option(help="int8: for TensorRT. int8-cpu: for ONNX Runtime on this CPU.")
     ] = "int8",

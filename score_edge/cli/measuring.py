@@ -93,7 +93,7 @@ def evaluate(
         paired = [dataclasses.asdict(row) for row in differences]
         print_json({"plan": dataclasses.asdict(plan), "rows": plain, "differences": paired})
     else:
-        for table in accuracy_tables(rows):
+        for table in accuracy_tables(rows, out.width):
             out.print(table)
         if differences:
             out.print(paired_table(differences))

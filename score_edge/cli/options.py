@@ -24,8 +24,18 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def not_reference(folder: Path | None) -> Path | None:
+    """Refuse to write a bundle under the name by which every command takes the shipped one."""
+    if str(folder) == "reference":
+        raise typer.BadParameter("'reference' is the shipped bundle in every command: choose another name")
+    return folder
+
+
 BundleArgument = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or 'reference' for the shipped one.")
+]
+BundleOut = Annotated[
+    Path, typer.Option("--out", "-o", metavar="BUNDLE", callback=not_reference, help="The bundle to write.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Retention = Annotated[

@@ -1,5 +1,7 @@
 """The command that serves."""
 
+import difflib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +18,7 @@ from score_edge.cli.options import (
     refuse_retention_of_all,
     refuse_unused,
 )
-from score_edge.cli.terminal import err
+from score_edge.cli.terminal import err, say
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources.address import Address
 
@@ -85,6 +87,7 @@ def serve(
     from score_edge.serve.run import serve as run
     from score_edge.serve.systemd import systemd_unit
 
+    _say_misspelt()
     others = ("bundle", "config", "systemd", "source")
     named = {name: value for name, value in context_.params.items() if name not in others}
     given = {name: value for name, value in named.items() if value is not None}
@@ -106,6 +109,15 @@ def serve(
             soft_wrap=True,
         ),
     )
+
+
+def _say_misspelt() -> None:
+    """Name variables of the environment that are nearly ours: one that is misspelt does nothing, silently."""
+    ours = ("KEY", "MQTT")
+    for name in sorted(os.environ):
+        given = name.removeprefix("SCORE_EDGE_")
+        if given != name and given not in ours and (close := difflib.get_close_matches(given, ours, n=1)):
+            say("note", "bold", f"{name} is not read; did you mean SCORE_EDGE_{close[0]}?")
 
 
 def _arguments(bundle: str, config: Path | None, given: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Results as people read them: rich tables for the terminal, plain dictionaries for --json."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -48,19 +48,15 @@ def reply_json(reply: Reply) -> dict[str, Any]:
     }
 
 
-def answer_line(reply: Reply) -> str:
-    """Tokens kept and where the time went, on one line."""
+def answer_line(reply: Reply, *, times: bool = True) -> str:
+    """Tokens kept and, where no table says it, where the time went, on one line."""
     timings = reply.answer.timings
     parts = [f"{reply.answer.kept}/{reply.answer.total} tokens kept by {reply.selector}"]
     if not reply.encoded.all():
         parts.append(f"{reply.encoded.mean():.0%} of the cells encoded")
     if looks := reply.answer.looks:
         parts.append("sure to " + " then ".join(f"{look.probability:.0%} of {look.kept}" for look in looks))
-    parts += [
-        f"{STAGES[name]} {_ms(getattr(timings, name))}"
-        for name in STAGES
-        if name not in ("read", "preprocess", "whole")
-    ]
+    parts += [f"{STAGES[name]} {_ms(getattr(timings, name))}" for name in STAGES if times and name != "whole"]
     return " · ".join(parts)
 
 
@@ -76,38 +72,60 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_row("visual tokens", str(pruned.answer.kept), str(unpruned.answer.kept), "")
     for name, label in STAGES.items():
         ratio = f"{comparison.speedup[name]:.1f}x" if name in comparison.speedup else ""
-        times = comparison.seconds.get(name) or [getattr(r.answer.timings, name) for r in (pruned, unpruned)]
-        table.add_row(label, *(_ms(seconds) for seconds in times), ratio)
+        table.add_row(label, *(_ms(seconds) for seconds in comparison.seconds[name]), ratio)
     return table
 
 
-def accuracy_tables(rows: Sequence[Accuracy]) -> Iterator[Table]:
-    """One table per clip length and regime: a row per variant, a column per question type."""
+def accuracy_tables(rows: Sequence[Accuracy], width: int) -> Iterator[Table]:
+    """One table per clip length and regime: a row per variant, a column per question type; more where they do not fit.
+
+    Args:
+        rows: to show.
+        width: characters of a line.
+    """
     regimes = list(dict.fromkeys(row.world for row in rows))
     for steps, regime in dict.fromkeys((row.steps, row.world) for row in rows):
         chosen = [row for row in rows if (row.steps, row.world) == (steps, regime)]
         where = f", {regime}" if len(regimes) > 1 else ""
         kinds = list(dict.fromkeys(row.kind for row in chosen))
-        table = Table(
-            title=f"accuracy in % at {steps} steps{where}, with 95 % interval; evidence = evidence tokens kept",
-            caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
-        )
-        for name in ("selector", "retention", *kinds, "evidence"):
-            table.add_column(name, justify="left" if name == "selector" else "right")
-        for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
-            cells = {row.kind: row for row in chosen if (row.selector, row.retention) == variant}
-            overall = cells["overall"]
-            table.add_row(
-                variant[0],
-                f"{variant[1]:g}{'*' if overall.steps_kept < 1 else ''}",
-                Text.assemble(
-                    (f"{overall.accuracy * 100:.1f}", "bold"),
-                    f" ({overall.low * 100:.1f}-{overall.high * 100:.1f})",
-                ),
-                *(f"{cells[kind].accuracy * 100:.1f}" if kind in cells else "-" for kind in kinds if kind != "overall"),
-                f"{overall.recall * 100:.0f}",
+        longest = max(len(name) for name in ("selector", *(row.selector for row in chosen)))
+        first = len(f"│ {min(20, longest) * ' '} │ retention │")
+        for names in _fitting([*kinds, "evidence"], width - first):
+            table = Table(
+                title=f"accuracy in % at {steps} steps{where}, with 95 % interval; evidence = evidence tokens kept",
+                caption=LESS_THAN_A_STEP if any(row.steps_kept < 1 for row in chosen) else None,
             )
-        yield table
+            for name in ("selector", "retention", *names):
+                table.add_column(name, justify="left" if name == "selector" else "right")
+            for variant in dict.fromkeys((row.selector, row.retention) for row in chosen):
+                cells = {row.kind: row for row in chosen if (row.selector, row.retention) == variant}
+                less = "*" if cells["overall"].steps_kept < 1 else ""
+                table.add_row(variant[0], f"{variant[1]:g}{less}", *(_accuracy(name, cells) for name in names))
+            yield table
+
+
+def _fitting(names: Sequence[str], room: int) -> Iterator[list[str]]:
+    """Columns in groups that fit beside each other: an interval has 11 characters, other figures at most 5."""
+    group: list[str] = []
+    left = room
+    for name in names:
+        needed = max(len(name), 11 if name == "overall" else 5) + 3
+        if group and needed > left:
+            yield group
+            group, left = [], room
+        group.append(name)
+        left -= needed
+    yield group
+
+
+def _accuracy(name: str, cells: Mapping[str, Accuracy]) -> str | Text:
+    overall = cells["overall"]
+    if name == "evidence":
+        return f"{overall.recall * 100:.0f}"
+    if name != "overall":
+        return f"{cells[name].accuracy * 100:.1f}" if name in cells else "-"
+    interval = f" ({overall.low * 100:.1f}-{overall.high * 100:.1f})"
+    return Text.assemble((f"{overall.accuracy * 100:.1f}", "bold"), interval)
 
 
 def paired_table(rows: "Sequence[PairedDifference]") -> Table:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from score_edge.bundle.atomic import check_writable
+from score_edge.bundle.atomic import check_writable, only_writer
 from score_edge.cli.options import BackendName, ProviderName, finite, refuse_unused
 from score_edge.cli.terminal import err, progress_bar
 from score_edge.errors import ScoreEdgeError
@@ -26,6 +26,12 @@ def train_reference(
     if device not in ("auto", "cpu", "cuda"):
         raise ScoreEdgeError(f"there is no device {device!r}", "cpu, cuda, or auto")
     check_writable(folder / "metrics.jsonl")
+    with only_writer(folder):
+        _train_reference(folder, threads, start, device)
+
+
+def _train_reference(folder: Path, threads: int, start: str | None, device: str) -> None:
+    """Go on from whatever the folder holds."""
     from safetensors.torch import load_file
 
     from score_edge.bundle.folder import Bundle

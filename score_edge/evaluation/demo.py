@@ -106,7 +106,7 @@ def run_demo(source: str | None, overlay: Path, *, on_stage: Callable[[str], Non
         runs=RUNS,
         answers=answers,
         accuracy=accuracy,
-        seconds=speed.seconds,
+        seconds={stage: speed.seconds[stage] for stage in comparison.COMPARED},
         overlay=str(overlay),
         note="" if rendered else FOREIGN_VIDEO,
         problem=problem,

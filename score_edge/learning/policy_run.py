@@ -1,5 +1,6 @@
 """`score-edge train policy`: from a bundle and some clips to the same bundle with a policy learned for it."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from score_edge.bundle.atomic import write_text
+from score_edge.bundle.atomic import only_writer, write_text
 from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
 from score_edge.bundle.manifest import FileRef, Selection
 from score_edge.errors import ScoreEdgeError, require
@@ -78,7 +79,8 @@ def learn_policy(
         on_log: told what is written to metrics.jsonl.
 
     Raises:
-        ScoreEdgeError: unreadable or missing input, a loss that is not a number.
+        ScoreEdgeError: unreadable or missing input, a loss that is not a number, a folder that another run
+            writes into.
     """
     opened = Bundle.open(bundle)
     state = require("accelerate", "train").PartialState(cpu=True)
@@ -89,7 +91,10 @@ def learn_policy(
         raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
     if resume and not held.exists():
         raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
-    with FrozenModel(opened, steps=data.clip_steps, backend=backend, provider=provider, threads=threads) as model:
+    with (
+        only_writer(folder) if state.is_main_process else contextlib.nullcontext(),
+        FrozenModel(opened, steps=data.clip_steps, backend=backend, provider=provider, threads=threads) as model,
+    ):
         features = Features(folder / "features", model, data.cache_mb << 20)
         scenes = _scenes(model, features, recipe, data)
         todo = [*(scenes.stills if recipe.still_steps() else ()), *scenes.moving]

@@ -13,6 +13,7 @@ import numpy as np
 
 from score_edge.core import Frame
 from score_edge.errors import ScoreEdgeError
+from score_edge.native_path import printable
 from score_edge.runtime.sources.image_header import read_header
 from score_edge.runtime.sources.open_source import sample_clip
 from score_edge.runtime.sources.opencv import quiet_cv2, rgb
@@ -93,14 +94,22 @@ def video_clip(url: str, root: str | None, fps: float, frames: int, param: str) 
         found = place.stat()
     except (OSError, RuntimeError) as error:
         raise refusal from error
-    return Clip(f"{place} {found.st_mtime_ns} {found.st_size}", lambda: sample_clip(place, fps, frames))
+    return Clip(f"{place} {found.st_mtime_ns} {found.st_size}", lambda: _read(place, fps, frames))
 
 
 def _of_bytes(data: bytes, fps: float, frames: int) -> Iterator[Frame]:
     with tempfile.NamedTemporaryFile(suffix=".video") as file:
         file.write(data)
         file.flush()
-        yield from sample_clip(file.name, fps, frames)
+        yield from _read(Path(file.name), fps, frames)
+
+
+def _read(place: Path, fps: float, frames: int) -> Iterator[Frame]:
+    """The frames of a file; where it lies is no client's concern."""
+    try:
+        yield from sample_clip(place, fps, frames)
+    except ScoreEdgeError as error:
+        raise ScoreEdgeError(error.message.replace(printable(place), "the video"), error.hint) from error
 
 
 def _data(url: str, param: str) -> bytes | None:

@@ -113,10 +113,16 @@ def read_options(path: Path | None, given: dict[str, Any]) -> ServeOptions:
     if path is not None:
         toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", "serve")
         try:
-            document = toml.loads(path.read_text(encoding="utf-8"))
+            document = toml.loads(path.read_text(encoding="utf-8-sig"))  # Windows begins its files with a mark
         except OSError as error:
             raise ScoreEdgeError(f"{path} cannot be read: {error.strerror}", "check the path") from error
         except ValueError as error:
             raise ScoreEdgeError(f"{path} is no TOML: {error}", "see docs/serve.md for an example") from error
-    options = read_record(ServeOptions, document, str(path))
+    if not isinstance(document.get("source", {}), dict):
+        raise ScoreEdgeError(f"{path}: source must be a table", 'write [source], and below it front = "rtsp://..."')
+    try:
+        options = read_record(ServeOptions, document, str(path))
+    except ScoreEdgeError as error:
+        what, value, _ = error.message.partition(", not ")  # it may be a password
+        raise ScoreEdgeError(what, "see docs/serve.md for an example" if value else error.hint) from None
     return dataclasses.replace(options, **given)

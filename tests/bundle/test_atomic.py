@@ -16,6 +16,7 @@ from score_edge.bundle.atomic import (
     atomic_folder,
     check_writable,
     make_folder,
+    only_writer,
     remove_leftovers,
     scratch_folder,
     write_text,
@@ -219,3 +220,13 @@ def umask() -> int:
     found = os.umask(0)
     os.umask(found)
     return found
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with only_writer(tmp_path / "run"):
+        with pytest.raises(ScoreEdgeError, match="another command writes into"), only_writer(tmp_path / "run"):
+            pytest.fail("two writers")
+        with only_writer(tmp_path / "other"):
+            pass
+    with only_writer(tmp_path / "run"):
+        pass

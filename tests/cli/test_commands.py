@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,9 @@ def test_ask_streams_the_answer_to_stdout_and_the_cost_to_stderr(video):
     assert done.returncode == 0
     assert done.stdout.strip()
     assert "29/288 tokens kept" in done.stderr and "prefill" in done.stderr
+    spent = re.findall(r" ([\d.]+) (ms|s) ·", done.stderr)
+    *parts, first_token, _ = (float(number) / (1e3 if unit == "ms" else 1) for number, unit in spent)
+    assert sum(parts) == pytest.approx(first_token, abs=0.01)
 
 
 def test_ask_json_prints_one_object_and_nothing_else(video):
@@ -164,6 +168,8 @@ def test_a_bad_video_is_a_message_and_a_hint(name, tmp_path, video):
         (["ask", "reference", "x.mp4"], 2, "'question'"),
         (["ask", "reference", "x.mp4", " "], 2, "the question is empty"),
         (["ask", "reference", "x.mp4", "what?", "--compare", "--look-again", "0.8"], 2, "--look-again does nothing"),
+        (["calibrate", "reference", "--video", "x.mp4", "-o", "./reference"], 2, "choose another name"),
+        (["export", "x", "-o", "reference", "--llm", "x.gguf"], 2, "choose another name"),
         (["ask", "reference", "x.mp4", "what?", "--look-again", "1.5"], 2, "look-again"),
         (["evaluate", "reference", "--retention", "ten"], 2, "ten"),
         (

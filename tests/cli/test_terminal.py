@@ -21,9 +21,10 @@ from rich.text import Text
 from score_edge.cli.event_lines import plain_lines
 from score_edge.cli.family_table import family_table
 from score_edge.cli.options import numbers, seconds
-from score_edge.cli.tables import inspection_table
+from score_edge.cli.tables import accuracy_tables, inspection_table
 from score_edge.cli.terminal import Terminal, json_line, plain, print_piece
 from score_edge.cli.typed_questions import TextKeys
+from score_edge.evaluation.accuracy import Accuracy
 from score_edge.families import ROWS
 from score_edge.runtime.live.events import Notice
 
@@ -79,6 +80,23 @@ def test_no_cell_is_cut_off_on_a_narrow_screen(width: int) -> None:
     assert path in joined and checksum in joined and "files.0.file" in joined
     if width == 80:
         assert all(f" {name} " in shown for name in ("LLaVA-OneVision", "Qwen2.5-VL", "Cosmos-Reason2"))
+
+
+@pytest.mark.parametrize(("width", "tables"), [(200, 1), (80, 2), (60, 3)])
+def test_no_figure_of_evaluate_is_cut_in_two_on_a_narrow_screen(width: int, tables: int) -> None:
+    kinds = ["overall", "color", "shape", "direction", "flash", "order", "drift", "count", "still"]
+    rows = [
+        Accuracy("last-kept", 0.25, 8, kind, 2.0, 20, 0.9875 - n / 10, 0.5, 1.0, 0.7) for n, kind in enumerate(kinds)
+    ]
+    console = Terminal()
+    console.file, console.width = io.StringIO(), width
+    made = list(accuracy_tables(rows, width))
+    for table in made:
+        console.print(table)
+    shown = console.file.getvalue()
+    assert len(made) == tables
+    for word in (*kinds, "evidence", "(50.0-100.0)", *(f"{98.75 - 10 * n:.1f}" for n in range(len(kinds)))):
+        assert f" {word} " in shown, word
 
 
 def test_lines_and_pieces(capsys: pytest.CaptureFixture[str]) -> None:

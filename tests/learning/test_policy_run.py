@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from score_edge.bundle.atomic import only_writer  # noqa: E402
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.cli import main  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
@@ -68,6 +69,11 @@ def test_bad_input_is_a_message(tmp_path, arguments, code, text, monkeypatch, ca
 def test_a_run_is_not_written_over(tmp_path):
     (tmp_path / "checkpoint.safetensors").touch()
     with pytest.raises(ScoreEdgeError, match="already holds a run"):
+        learn_policy("reference", tmp_path, PolicyRecipe(), Data())
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    with only_writer(tmp_path), pytest.raises(ScoreEdgeError, match="another command writes into"):
         learn_policy("reference", tmp_path, PolicyRecipe(), Data())
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -104,6 +105,16 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
             write_overlay(path, frames, keeps)
     with pytest.raises(ScoreEdgeError, match="no frames"):
         write_overlay(tmp_path / "o.png", [], [])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".mp4"])
+def test_a_full_disk_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    writer = Mock(fourcc=cv2.VideoWriter.fourcc)
+    writer.return_value.isOpened.return_value = False  # as where not even its header has room
+    monkeypatch.setattr(cv2, "VideoWriter", writer)
+    (tmp_path / f"o{suffix}").symlink_to("/dev/full")
+    with pytest.raises(ScoreEdgeError, match="No space left on device"):
+        write_overlay(tmp_path / f"o{suffix}", *clip(1))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".mp4"])

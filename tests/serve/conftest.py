@@ -47,7 +47,7 @@ def served() -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def address(served: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with a media folder that holds clip.mp4, and beside it secret.mp4."""
+    """A server with a media folder that holds clip.mp4 and notes.mp4, which is none; beside it secret.mp4."""
     with served(media_root=str(_videos(tmp_path_factory.mktemp("media")))) as found:
         yield found
 
@@ -61,6 +61,7 @@ def _videos(folder: Any) -> Any:
             writer.write(image[..., ::-1])
         writer.release()
     (inside / "link.mp4").symlink_to(folder / "secret.mp4")
+    (inside / "notes.mp4").write_text("no video")
     return inside
 
 

@@ -106,7 +106,9 @@ def test_a_video_as_data(address: str, tmp_path: Path) -> None:
     writer.release()
     data = base64.b64encode(path.read_bytes()).decode()
     assert post(address, body(video(f"data:video/mp4;base64,{data}"))).json()["score_edge"]["total"] == 144
-    assert post(address, body(video("data:video/mp4;base64,AAAA"))).status_code == 400
+    for url in ("data:video/mp4;base64,AAAA", "notes.mp4"):  # neither our temporary file nor our folder is named
+        refused = post(address, body(video(url)))
+        assert refused.status_code == 400 and refused.json()["error"]["message"].startswith("the video "), url
 
 
 def test_bodies_that_are_refused(served: Any) -> None:

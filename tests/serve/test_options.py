@@ -53,6 +53,27 @@ def test_options_that_would_do_nothing(words: list[str], said: str) -> None:
     assert refused.exit_code == 2 and said in refused.output
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SCORE_EDGE_KEEY", "SCORE_EDGE_KEY"),
+        ("SCORE_EDGE_API_KEY", "SCORE_EDGE_KEY"),
+        ("SCORE_EDGE_MQQT", "SCORE_EDGE_MQTT"),
+        ("SCORE_EDGE_KEY", ""),
+        ("SCORE_EDGE_SHARED", ""),
+    ],
+)
+def test_a_misspelt_variable_is_named(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from score_edge.cli.serving import _say_misspelt
+
+    monkeypatch.setenv(name, "secret")
+    _say_misspelt()
+    said = capsys.readouterr().err
+    assert said == (f"note: {name} is not read; did you mean {meant}?\n" if meant else "") and "secret" not in said
+
+
 def test_others_may_connect_with_a_key() -> None:
     from score_edge.serve.options import ServeOptions
 
@@ -193,7 +214,31 @@ def test_cameras_of_a_file(tmp_path: Path) -> None:
     found = read_options(path, {})
     assert found.source == {"front": "rtsp://me:pw@camera/live"} and found.alert_above == 2.0
     assert "pw" not in repr(found)
-    for text, said in (('[source]\nall = "a"', "no camera may be called all"), ("source = 3", "must be an object")):
+    for text, said in (
+        ('[source]\nall = "a"', "no camera may be called all"),
+        ("source = 3", "source must be a table"),
+    ):
         path.write_text(text)
         with pytest.raises(ScoreEdgeError, match=said):
             read_options(path, {})
+    path.write_bytes(b"\xef\xbb\xbfport = 99")  # as Windows' Notepad writes it
+    assert read_options(path, {}).port == 99
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key = 5318008",
+        'mqtt = ["mqtt://me:5318008@broker"]',
+        'source = ["front=rtsp://me:5318008@camera"]',
+        '[source]\nfront = ["rtsp://me:5318008@camera"]',
+    ],
+)
+def test_a_password_in_the_wrong_place_of_a_file_is_not_shown(tmp_path: Path, text: str) -> None:
+    from score_edge.serve.options import read_options
+
+    (tmp_path / "serve.toml").write_text(text)
+    with pytest.raises(ScoreEdgeError) as error:
+        read_options(tmp_path / "serve.toml", {})
+    assert "must be" in error.value.message and "5318008" not in str(error.value)
+    assert "score-edge" not in error.value.hint  # which writes no such file

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,10 +57,44 @@ def test_steps_that_are_far_apart(tmp_path: Path, suffix: str, fps: float, plays
     assert cv2.VideoCapture(str(recorder.path)).get(cv2.CAP_PROP_FPS) == pytest.approx(plays)
 
 
+@pytest.mark.parametrize(
+    ("halves", "frames"),
+    [
+        ([0, 1, 4, 5], 6),  # two steps were dropped
+        ([0, 1.4, 2.8, 4.2, 5.6, 7], 8),  # the machine is too slow for the rate
+        ([0, 1.2, 1.8, 3.1, 3.9, 5], 6),  # jitter
+        ([0, 1, 7201, 7202], 24),  # an hour without signal: ten seconds of it
+    ],
+)
+def test_it_plays_as_fast_as_it_was_seen(tmp_path: Path, halves: list[float], frames: int) -> None:
+    with contextlib.closing(Recorder(tmp_path / "seen.mp4", GRID, 2.0)) as recorder:
+        for n in halves:
+            seen = step(round(n))
+            recorder(replace(seen, frame=Frame(seen.frame.image, n / 2, seen.frame.index)))
+    assert len(frames_in(recorder.path)) == frames
+
+
 @pytest.mark.parametrize(("name", "message"), [("seen.gif", "cannot be recorded"), ("no/seen.mp4", "no folder")])
 def test_what_cannot_be_recorded_to(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ScoreEdgeError, match=message):
         Recorder(tmp_path / name, GRID, 2.0)
+
+
+def test_two_recordings_to_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "seen.mp4"
+    late = Recorder(path, GRID, 2.0)
+    with contextlib.closing(Recorder(path, GRID, 2.0)) as first:
+        first(step(0))
+        with pytest.raises(ScoreEdgeError, match="is being recorded to by another command"):
+            Recorder(path, GRID, 2.0)
+        with pytest.raises(ScoreEdgeError, match="is being recorded to by another command"):
+            late(step(0))
+        late.close()
+        first(step(1))
+    assert len(frames_in(path)) == 2
+    with contextlib.closing(Recorder(path, GRID, 2.0)) as again:
+        again(step(0))
+    assert len(frames_in(path)) == 1
 
 
 @pytest.fixture

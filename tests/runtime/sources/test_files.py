@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import shutil
 import struct
 import subprocess
@@ -16,10 +17,10 @@ import pytest
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.sources import video_file
 from score_edge.runtime.sources.base import Ticks, sample
-from score_edge.runtime.sources.hdr import transfer
 from score_edge.runtime.sources.image_header import read_header
 from score_edge.runtime.sources.open_source import open_source, sample_clip
 from score_edge.runtime.sources.video_file import VideoFile
+from score_edge.runtime.sources.video_header import shown_seconds, transfer
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg to make this file with")
 
@@ -62,6 +63,36 @@ def test_bad_packets_do_not_end_a_file_and_are_counted() -> None:
         times = [frame.time_s for frame in source]
     assert len(times) == 24 and times[-1] == pytest.approx(2.9)
     assert source.warning == "v.mp4 is cut off or damaged: 24 of 30 frames, 3.0 of 3.0 s could be read"
+
+
+@pytest.mark.parametrize(("start_s", "seconds"), [(0.0, 2.0), (1.0, 2.0), (3.0, 27.0)])
+def test_a_video_that_was_trimmed_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, start_s: float, seconds: float
+) -> None:
+    """As phones do it, and ``ffmpeg -ss … -c copy``: an edit list shows a part, and all frames stay in the file."""
+    path = tmp_path / "v.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (64, 48))
+    for level in range(300):
+        writer.write(np.full((48, 64, 3), level % 256, np.uint8))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    per_second = [struct.unpack_from(">I", data, data.find(name) + 16)[0] for name in (b"mvhd", b"mdhd")]
+    at = data.find(b"elst")
+    if at < 0:
+        pytest.skip("this OpenCV writes no edit list")
+    struct.pack_into(">Ii", data, at + 12, round(seconds * per_second[0]), round(start_s * per_second[1]))
+    path.write_bytes(data)
+    assert shown_seconds(path) == pytest.approx(seconds)
+    with open_source(path) as source:
+        assert source.duration_s == pytest.approx(seconds, abs=0.15) == source.measure()
+        assert len(list(source)) == pytest.approx(10 * seconds, abs=1) and not source.warning
+    for frames in (2, 8, 500):
+        found = [frame.image[0, 0, 0] for frame in sample_clip(path, 4, frames)]
+        assert abs(int(found[0]) - 10 * start_s % 256) < 6
+    assert not caplog.text
+    struct.pack_into(">Q", data, at + 12, 0)  # the whole of it, as fragments say it
+    path.write_bytes(data)
+    assert shown_seconds(path) == math.inf
 
 
 def test_av1_without_a_decoder_is_named() -> None:

@@ -245,7 +245,11 @@ def bad_places(folder: Path) -> dict[str, tuple[Path | str, str, str]]:
         "broken images": (folder / "broken", "cannot be read as an image", "damaged"),
         "cut before its index": (folder / "headless.mp4", "no frame that can be decoded", "cut off before its index"),
         "device": ("/dev/null", "neither a file nor a folder", "video file"),
-        "unknown scheme": ("gopher://x/y", "gopher:// is not a source", "file://"),
+        "a camera as a path": ("/dev/null", "neither a file nor a folder", "v4l2:///dev/video0"),
+        "a camera as a number": ("7", "7 does not exist", "v4l2:///dev/video7"),
+        "one slash": ("rtsp:/me:secret@camera/live", "rtsp:*** does not exist", "rtsp://"),
+        "unknown scheme": ("gopher://x/y", "gopher:// is not a source", "file"),
+        "misspelt scheme": ("rstp://camera/live", "rstp:// is not a source", "did you mean rtsp?"),
     }
 
 
