@@ -256,7 +256,7 @@ class Cameras:
         except ContextFullError as error:
             raise ContextFullError(
                 f"all cameras together: {error.message}; ask one of them by its name, {clips[0][0]} or another",
-                "or open the model with a larger context",
+                "or take a larger context (--context)",
             ) from error
         finally:
             self._give_back(sequence)

@@ -98,7 +98,7 @@ class VideoMemory:
         if cells - self._pinned_cells < least:
             raise ScoreEdgeError(
                 f"{max(0, cells)} KV cells for the video do not hold one step of {least}",
-                "open the model with a larger context",
+                "take a larger context (--context)",
             )
         self._dropped = 0  # cells, since the last re-basing
         self._front = Mark(0, 0)  # where the text in front ends

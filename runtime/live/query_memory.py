@@ -57,7 +57,7 @@ class QueryMemory:
         if fitting < 1:
             raise ScoreEdgeError(
                 f"{max(0, cells)} KV cells do not hold what is kept of one step",
-                "open the model with a larger context, or take a smaller retention",
+                "take a larger context (--context), or a smaller retention",
             )
         self._window = min(window or fitting, fitting)
         self._held: deque[StepTokens] = deque(maxlen=self._window)

@@ -46,14 +46,18 @@ def encoder_steps(steps: EncoderSteps) -> str:
     """What the encoder did of the clip."""
     parts = [f"encoder: {steps.encoded:.0%} of the cells encoded"]
     if steps.whole_seconds is not None:
-        parts.append(f"{steps.whole} steps whole, {duration(steps.whole_seconds)} each")
+        parts.append(f"{_steps(steps.whole)} whole, {duration(steps.whole_seconds)} each")
     if steps.typical is not None and steps.typical_seconds is not None:
         parts.append(f"in the others {steps.typical:g} of {steps.cells} cells, {duration(steps.typical_seconds)}")
     if steps.unchanged:
-        parts.append(f"{steps.unchanged} steps without a change")
+        parts.append(f"{_steps(steps.unchanged)} without a change")
     if steps.cache_bytes is not None:
         parts.append(f"{size(steps.cache_bytes)} of keys and values per source")
     return "; ".join(parts)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 def duration(seconds: float) -> str:
