@@ -88,7 +88,7 @@ class Recorder:
         self._shown -= 1
         caption = self._answer if self._shown >= 0 else None
         painted = painted_frame(event.frame, keep, *self._size, caption, encoded)
-        if self._last is not None:
+        if self._last is not None and event.frame.time_s >= self._time_s:  # else the source began anew
             self._behind += (event.frame.time_s - self._time_s) * self._fps - 1
             self._behind = min(self._behind, _STILL_S * self._fps)
             for _ in range(round(self._behind)):

@@ -64,6 +64,7 @@ def test_steps_that_are_far_apart(tmp_path: Path, suffix: str, fps: float, plays
         ([0, 1.4, 2.8, 4.2, 5.6, 7], 8),  # the machine is too slow for the rate
         ([0, 1.2, 1.8, 3.1, 3.9, 5], 6),  # jitter
         ([0, 1, 7201, 7202], 24),  # an hour without signal: ten seconds of it
+        ([5000, 5001, 0, 1, 4], 7),  # its times begin anew
     ],
 )
 def test_it_plays_as_fast_as_it_was_seen(tmp_path: Path, halves: list[float], frames: int) -> None:
