@@ -2,7 +2,7 @@
 
     python tools/learn_query.py reference build/with-query [--clips 1800] [--seconds 1200] [--threads 2]
 
-Needs no GPU: 1,800 clips of 32 steps are made in 2 to 12 minutes on two cores, the regression takes 1 or 2, the rest is
+Needs no GPU: 1,800 clips of 32 steps are made in some minutes on two cores, the regression takes 1 or 2, the rest is
 reinforcement. Prints right answers on clips it never saw, by budget, before it writes.
 """
 
