@@ -27,9 +27,11 @@ def worker_pool(workers: int, start: Callable[..., None], *arguments: Any) -> Pr
 class _Pool(ProcessPoolExecutor):
     """Its processes never hear of Ctrl-C, which a terminal sends to all: who began them ends them, in silence."""
 
+    _max_workers: int
+
     def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> "Future[Any]":
-        """Begins processes as they are needed."""
-        with _ignoring_interrupts():
+        """Begins processes as they are needed; once all have begun, a Ctrl-C that comes meanwhile counts."""
+        with _ignoring_interrupts() if len(self._processes or ()) < self._max_workers else contextlib.nullcontext():
             return super().submit(work, *given, **named)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

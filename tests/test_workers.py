@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +59,19 @@ def test_what_they_warn_of_is_said_once(capfd: pytest.CaptureFixture[str]) -> No
     with worker_pool(3, warn) as pool:
         assert list(pool.map(abs, [-1] * 30)) == [1] * 30
     assert capfd.readouterr().err == "warning: this CPU overflows\n"
+
+
+def test_an_interrupt_is_lost_only_while_a_process_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    really, hears = ProcessPoolExecutor.submit, list[bool]()
+
+    def submit(pool: ProcessPoolExecutor, *given: Any) -> "Future[Any]":
+        hears.append(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN)
+        return really(pool, *given)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with worker_pool(1, nothing) as pool:
+        assert list(pool.map(abs, range(50))) == list(range(50))
+    assert hears == [False] + [True] * 49
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
