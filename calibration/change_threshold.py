@@ -116,8 +116,8 @@ def find_threshold(pipeline: Pipeline, footage: Sequence[Footage], bound: float 
 
 
 def _encode(pipeline: Pipeline, steps: Sequence[Uint8], threshold: float) -> tuple[Float32, Mask]:
-    resized = replace(pipeline.preprocessing, longest_edge=None)  # they are, and SmolVLM would resize them twice more
-    encoder = VisionEncoder(resized, pipeline.bundle.manifest.vision.dim, pipeline.vision.graph, threshold)
+    resized, dim = pipeline.preprocessing.of_resized(), pipeline.bundle.manifest.vision.dim
+    encoder = VisionEncoder(resized, dim, pipeline.vision.graph, threshold)
     state = encoder.start()
     tokens, encoded = zip(*(encoder.encode(list(step), state, Stopwatch()) for step in steps), strict=True)
     return np.stack(tokens), np.stack(encoded)

@@ -1,7 +1,7 @@
 """The INT8 form of the incremental graph: the layers and ranges of the plain one, and what both savings do together."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -122,8 +122,7 @@ def _encode(
 ) -> tuple[list[Float32], float]:
     """(T, N, D) float32 of each run, and the share of the cells that were encoded."""
     vision = bundle.manifest.vision
-    resized = replace(Preprocessing.of(vision), longest_edge=None)  # they are, and SmolVLM would resize them twice more
-    encoder = VisionEncoder(resized, vision.dim, graph, threshold)
+    encoder = VisionEncoder(Preprocessing.of(vision).of_resized(), vision.dim, graph, threshold)
     runs, shares = [], []
     for run in held:
         state = encoder.start()

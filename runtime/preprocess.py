@@ -62,6 +62,10 @@ class Preprocessing:
         """What the manifest of a bundle asks for."""
         return Preprocessing(**{field.name: getattr(vision, field.name) for field in dataclasses.fields(Preprocessing)})
 
+    def of_resized(self) -> "Preprocessing":
+        """The same for frames that it has resized: SmolVLM resizes twice, which would blur them anew."""
+        return dataclasses.replace(self, longest_edge=None)
+
     def __post_init__(self) -> None:
         for name in ("height", "width", "patch", "merge", "frames_per_step"):
             number = getattr(self, name)

@@ -82,7 +82,9 @@ class Recorder:
             fourcc, (height, width) = cv2.VideoWriter.fourcc(*"mp4v"), self._size
             self._writer = cv2.VideoWriter(self._place, cv2.CAP_FFMPEG, fourcc, self._fps, (width, height))
             if not self._writer.isOpened():
-                self._writer = None
+                self.close()
+                if not self.path.stat().st_size:
+                    self.path.unlink()
                 raise ScoreEdgeError(f"OpenCV cannot write {self.path}", "may you write there?")
         keep, encoded = (mask.reshape(self._grid.height, self._grid.width) for mask in (event.keep, event.encoded))
         self._shown -= 1

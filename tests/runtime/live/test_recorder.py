@@ -81,6 +81,24 @@ def test_what_cannot_be_recorded_to(tmp_path: Path, name: str, message: str) -> 
         Recorder(tmp_path / name, GRID, 2.0)
 
 
+def test_what_opencv_cannot_write_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
+
+        def __init__(self, *given: object) -> None: ...
+
+        def isOpened(self) -> bool:  # noqa: N802
+            return False
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(cv2, "VideoWriter", Refusing)
+    recorder = Recorder(tmp_path / "seen.mp4", GRID, 2.0)
+    with pytest.raises(ScoreEdgeError, match="OpenCV cannot write"):
+        recorder(step(0))
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_recordings_to_one_file_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "seen.mp4"
     late = Recorder(path, GRID, 2.0)
