@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from score_edge.evaluation.accuracy import Accuracy
-from score_edge.evaluation.comparison import Comparison, Reply
+from score_edge.evaluation.comparison import STAGES, Comparison, Reply
 from score_edge.evaluation.selectivity import Selectivity
 
 if TYPE_CHECKING:
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from score_edge.evaluation.demo import Demo
     from score_edge.evaluation.paired import PairedDifference
     from score_edge.onnx_files.difference import Difference
-
-STAGES = {
-    "read": "read video",
-    "preprocess": "preprocess",
-    "encode": "encoder",
-    "select": "selection",
-    "prefill": "prefill",
-    "ttft": "first token (TTFT)",
-    "generate": "decode",
-    "whole": "whole ask",
-}
 
 LESS_THAN_A_STEP = "* fewer tokens than one step has: evs, dtd, surge and last-kept keep step 0 first and see no more"
 

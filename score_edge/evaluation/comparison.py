@@ -14,7 +14,18 @@ from score_edge.runtime.sources.open_source import sample_clip
 from score_edge.selection.registry import Selector
 
 UNPRUNED = "all"
-STAGES = ("read", "preprocess", "encode", "select", "prefill", "ttft", "generate", "whole")
+STAGES = {
+    "read": "read video",
+    "preprocess": "preprocess",
+    "encode": "encoder",
+    "select": "selection",
+    "prefill": "prefill",
+    "ttft": "first token (TTFT)",
+    "generate": "decode",
+    "whole": "whole ask",
+}
+"""The times of `Timings`, as people read them."""
+
 COMPARED = ("prefill", "ttft", "whole")
 """Where pruning saves time; the stages before are the same work."""
 
