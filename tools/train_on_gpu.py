@@ -87,6 +87,7 @@ def train(chosen: argparse.Namespace) -> None:
             "validation": 1,
             "every": 10,
             "workers": 1,
+            "few_fresh": 1,
         }
         recipe = LongRecipe(chosen.see, chosen.answer, chosen.few, **small)
     training = LongTraining(chosen.folder, load_file(chosen.start), recipe, chosen.device, log)

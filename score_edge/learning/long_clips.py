@@ -12,8 +12,6 @@ from score_edge.learning.reference_model import GRID, MERGE, PATCH
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
 from score_edge.reference.clip_farm import Rendered
-from score_edge.selection.base import Selector
-from score_edge.selection.budget import clip_top_k
 
 LONG_STEPS = 32
 MOST_TOKENS = LONG_STEPS * GRID * GRID
@@ -37,6 +35,7 @@ class LongClip:
             kind; no ids where there is no question.
         steps: T of the unpruned clip.
         regime: of the world.
+        ranks: (rules, budgets, n) int16 of `rule_ranks`, None where nobody asked for them.
     """
 
     tokens: torch.Tensor
@@ -47,6 +46,7 @@ class LongClip:
     asked: torch.Tensor
     steps: int
     regime: str
+    ranks: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +156,17 @@ def draw(
     return rank.topk(count, dim=1).indices.sort(dim=1).values
 
 
-def kept_by(selector: Selector, clips: Sequence[LongClip], count: int) -> torch.Tensor:
-    """Which `count` tokens of each clip a selector keeps.
+def kept_by(ranks: Sequence[torch.Tensor], count: int) -> torch.Tensor:
+    """Which `count` tokens of each clip a rule keeps.
 
     Args:
-        selector: of `score_edge.selection.registry`.
-        clips: equally long, no more than LONG_STEPS.
+        ranks: (n,) int16 each, one rule's at this budget; see `rule_ranks`.
         count: tokens to keep.
 
     Returns:
         (B, count) int64, ascending.
     """
-    kept = []
-    for clip in clips:
-        tokens = clip.tokens.float().cpu().numpy().reshape(clip.steps, GRID**2, -1)
-        kept.append(torch.from_numpy(np.flatnonzero(clip_top_k(selector.score(tokens, count), count))))
-    return torch.stack(kept).to(clips[0].tokens.device)
+    return torch.stack(list(ranks)).int().topk(count, dim=1, largest=False).indices.sort(dim=1).values
 
 
 def batch_of(

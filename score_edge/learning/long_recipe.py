@@ -16,12 +16,15 @@ class LongRecipe:
         lengths: encoder steps of a clip, and the share of clips and of batches.
         whole: share of batches that drop nothing, in the second part.
         least: smallest share of tokens kept there.
-        few_whole, few_least, few_most: the same of the third part, and the largest share of those that drop tokens.
-        few_clips: clips held at least when the third part begins; none comes after that.
-        fresh: jobs of `clip_farm.CLIPS_PER_JOB` new clips that a step takes at most: on a GPU that waits meanwhile.
+        few_whole: share of batches that drop nothing, in the third part.
+        few_shares: shares of tokens kept there, each equally often.
+        few_clips: clips held at least when the third part begins.
+        fresh, few_fresh: jobs of `clip_farm.CLIPS_PER_JOB` new clips that a step of the second and of the third part
+            takes at most: what learns waits meanwhile.
         footage: most clips held as images, in the first part.
         held: most encoded clips held per length; then new ones take the place of others.
         workers: processes that render.
+        rankers: processes that say what rules keep, for the third part.
         validation: clips per regime at each evaluation.
         every: seconds between evaluations and checkpoints.
     """
@@ -38,13 +41,14 @@ class LongRecipe:
     whole: float = 0.5
     least: float = 0.025
     few_whole: float = 0.125
-    few_least: float = 0.0125
-    few_most: float = 0.3
+    few_shares: tuple[float, ...] = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.3)
     few_clips: int = 4800
     fresh: int = 1
+    few_fresh: int = 0
     footage: int = 400
     held: int = 4000
     workers: int = 1
+    rankers: int = 1
     validation: int = 8
     every: float = 600
     place: float = 4.0  # these weights as in `ReferenceRecipe`
@@ -65,9 +69,13 @@ def gpu_recipe(see_seconds: float, answer_seconds: float, few_seconds: float, wo
         see_steps=768,
         rows=90_000,
         fresh=3,
+        few_whole=0.3,
+        few_clips=2400,
+        few_fresh=2,
         footage=10_000,
         held=30_000,
-        workers=workers,
+        workers=max(1, workers - 3),
+        rankers=3,
         validation=48,
         every=45,
     )

@@ -6,19 +6,20 @@ Under every regime of the world, on the CPU or on a GPU, for a given time:
    brings it nearest to what the decoder knows.
 2. Answer at length. The encoder is frozen; the decoder sees clips of 8 to 64 steps, half the batches whole, the others
    with a random share of their tokens, with the losses of stage 2.
-3. Answer from few tokens. Clips are rendered first, then the decoder has the whole machine: 1.25 to 30 % of their
-   tokens, at random or as selectors without a policy keep them, an eighth of the batches whole.
+3. Answer from few tokens: 1.25 to 30 % of them, at random or as selectors without a policy keep them, some of the
+   batches whole. On the CPU clips are rendered first, then the decoder has the whole machine.
 
 On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights and every evaluation in float32.
 """
 
 import copy
+import dataclasses
 import itertools
 import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +51,7 @@ from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
 from score_edge.learning.metrics import add_row, keep_rows
 from score_edge.learning.reference_model import build_model, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
+from score_edge.learning.rule_ranks import RULES, RankFarm
 from score_edge.learning.seeing import SIZES
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
@@ -57,18 +59,12 @@ from score_edge.reference.clip_farm import CLIPS_PER_JOB, ClipFarm, Wanted, endl
 from score_edge.reference.labels import ACTS
 from score_edge.reference.nuisance import REGIMES
 from score_edge.runtime.threads import usable_cpus
-from score_edge.selection.registry import get_selector
 
 LONG_CLIPS = 2_000_000  # where the clips of this stage start
 Log = Callable[[dict[str, Any]], None]
 Learned = tuple[bool, dict[str, torch.Tensor], torch.Tensor]
 """Whether a batch was whole, its losses, and its share of right answers."""
-RULES = (
-    "change:dither=1.5:first=scored",
-    "last-kept:dither=1:first=whole",
-    "last-kept:dither=0.5:first=scored",
-    "evs:dither=1:first=scored",
-)
+FEWEST = 24  # tokens that a clip keeps at least
 
 
 class LongTraining:
@@ -100,13 +96,14 @@ class LongTraining:
         self.footage: list[Footage] = []
         self.clips: dict[int, list[LongClip]] = defaultdict(list)
         self.validation: list[Footage] = []
-        self.rules = [get_selector(name) for name in RULES]
+        self.ranks = RankFarm[LongClip](recipe.rankers)
 
     def run(self) -> Path:
         """All parts; one that a checkpoint says is done is not done again."""
         recipe = self.recipe
         began = time.monotonic()
-        with ClipFarm(self._wanted(), max(LONG_STEPS, *recipe.lengths), recipe.workers) as farm:
+        longest = max(LONG_STEPS, *recipe.lengths)
+        with self.ranks, ClipFarm(self._wanted(), longest, recipe.workers) as farm:
             self.validation = self._first(farm, recipe.validation * len(REGIMES))
             self.footage = self._first(farm, min(recipe.footage, 16 * recipe.workers))
             self.checkpoint.clips += len(self.footage)
@@ -117,13 +114,11 @@ class LongTraining:
             for start in range(0, len(self.footage), 64):
                 self._hold(self.footage[start : start + 64])
             self.footage.clear()
+            self._keep_ranked(wait=True)
             if self.checkpoint.part != "few":
                 self.answer_at_length(farm)
-            while recipe.few_seconds and sum(map(len, self.clips.values())) < recipe.few_clips:
-                self._hold(self._first(farm, CLIPS_PER_JOB))
-                self.checkpoint.clips += CLIPS_PER_JOB
-        if recipe.few_seconds:
-            self.answer_from_few()
+            if recipe.few_seconds:
+                self.answer_from_few(farm)
         return self.checkpoint.finish()
 
     def _first(self, farm: ClipFarm, count: int) -> list[Footage]:
@@ -185,12 +180,28 @@ class LongTraining:
     def _hold(self, footage: list[Footage]) -> None:
         with self._cast():
             encoded = encode(self.encoder, footage)
-        for clip in encoded:
+        if self.recipe.few_seconds:
+            whole = [clip for clip in encoded if clip.steps <= LONG_STEPS]  # of a longer one tokens are missing
+            tokens = [clip.tokens.unflatten(0, (clip.steps, -1)).cpu().numpy() for clip in whole]
+            self.ranks.rank(whole, tokens, [[self._count(clip, s) for s in self.recipe.few_shares] for clip in whole])
+            encoded = [clip for clip in encoded if clip.steps > LONG_STEPS]
+        self._keep(encoded)
+
+    def _keep(self, clips: Iterable[LongClip]) -> None:
+        for clip in clips:
             held = self.clips[clip.steps]
             if len(held) < self.recipe.held:
                 held.append(clip)
             else:
                 held[self.dice.randrange(len(held))] = clip
+
+    def _keep_ranked(self, wait: bool = False) -> None:
+        """Also clips that were ranked meanwhile, or, with `wait`, all."""
+        for clip, ranks in self.ranks.finished(wait):
+            self._keep([dataclasses.replace(clip, ranks=torch.from_numpy(ranks).to(self.device))])
+
+    def _count(self, clip: LongClip, share: float) -> int:
+        return max(FEWEST, int(len(clip.tokens) * share))
 
     def answer_at_length(self, farm: ClipFarm) -> None:
         """Part 2."""
@@ -200,17 +211,31 @@ class LongTraining:
         ).to(self.device)
 
         def learn() -> Learned:
-            if arrived := [receive(found, self.prompts, self.device) for found in farm.finished(self.recipe.fresh)]:
-                self.checkpoint.clips += len(arrived)
-                self._hold(arrived)
+            self._take(farm, self.recipe.fresh)
             return self._losses_at_length(heads)
 
         self._answer("answer", self.recipe.answer_seconds, self.recipe.answer_rate, heads, learn)
         self.checkpoint.done("few")
 
-    def answer_from_few(self) -> None:
+    def _take(self, farm: ClipFarm, jobs: int) -> None:
+        """What was rendered and ranked meanwhile."""
+        if arrived := [receive(found, self.prompts, self.device) for found in farm.finished(jobs)]:
+            self.checkpoint.clips += len(arrived)
+            self._hold(arrived)
+        self._keep_ranked()
+
+    def answer_from_few(self, farm: ClipFarm) -> None:
         """Part 3."""
-        self._answer("few", self.recipe.few_seconds, self.recipe.few_rate, nn.ModuleDict(), self._losses_from_few)
+        while sum(map(len, self.clips.values())) < self.recipe.few_clips:
+            self._hold(self._first(farm, CLIPS_PER_JOB))
+            self.checkpoint.clips += CLIPS_PER_JOB
+            self._keep_ranked()
+
+        def learn() -> Learned:
+            self._take(farm, self.recipe.few_fresh)
+            return self._losses_from_few()
+
+        self._answer("few", self.recipe.few_seconds, self.recipe.few_rate, nn.ModuleDict(), learn)
 
     def _answer(
         self, part: str, seconds: float, rate: float, heads: nn.ModuleDict, learn: Callable[[], Learned]
@@ -235,16 +260,14 @@ class LongTraining:
                 clock.save()
         self.log({"part": part, "step": step, **clock.times(), **self.marks().row()})
 
-    def _choose(self, whole: float, least: float, most: float) -> tuple[list[LongClip], int]:
+    def _choose(self, count: Callable[[LongClip], int]) -> tuple[list[LongClip], int]:
         """Clips of one length, and how many tokens of each are kept."""
         recipe, dice = self.recipe, self.dice
         lengths = [steps for steps, held in self.clips.items() if held]
         held = self.clips[dice.choices(lengths, [recipe.lengths[length] for length in lengths])[0]]
-        count = size = len(held[0].tokens)
-        if dice.random() >= whole:
-            count = max(24, int(size * most * (least / most) ** dice.random()))
-        rows = max(2, min(256, recipe.rows // (count + SLOTS * WIDTH)))
-        return dice.choices(held, k=rows), count
+        kept = count(held[0])
+        rows = max(2, min(256, recipe.rows // (kept + SLOTS * WIDTH)))
+        return dice.choices(held, k=rows), kept
 
     def _drawn(self, clips: list[LongClip], count: int) -> torch.Tensor | None:
         if count == len(clips[0].tokens):
@@ -256,7 +279,8 @@ class LongTraining:
 
     def _losses_at_length(self, heads: nn.ModuleDict) -> Learned:
         recipe, pointer = self.recipe, cast(Pointer, heads["pointer"])
-        chosen, count = self._choose(recipe.whole, recipe.least, 1)
+        share = 1.0 if self.dice.random() < recipe.whole else recipe.least ** self.dice.random()
+        chosen, count = self._choose(lambda clip: self._count(clip, share))
         kept = self._drawn(chosen, count)
         with self._cast():
             batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)
@@ -278,10 +302,14 @@ class LongTraining:
 
     def _losses_from_few(self) -> Learned:
         recipe = self.recipe
-        chosen, count = self._choose(recipe.few_whole, recipe.few_least, recipe.few_most)
+        budget = self.dice.randrange(len(recipe.few_shares))
+        share = 1.0 if self.dice.random() < recipe.few_whole else recipe.few_shares[budget]
+        chosen, count = self._choose(lambda clip: self._count(clip, share))
         kept = self._drawn(chosen, count)
-        if kept is not None and chosen[0].steps <= LONG_STEPS and self.dice.random() < 0.5:  # a longer one has gaps
-            kept = kept_by(self.dice.choice(self.rules), chosen, count)
+        ranks = [clip.ranks[:, budget] for clip in chosen if clip.ranks is not None]
+        if kept is not None and len(ranks) == len(chosen) and self.dice.random() < 0.5:
+            rule = self.dice.randrange(len(RULES))
+            kept = kept_by([clip[rule] for clip in ranks], count)
         with self._cast():
             batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)
             first, second, answers, _ = predict(self.model, batch, decode(self.model, batch)[2])

@@ -20,6 +20,7 @@ from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
 from score_edge.learning.long_training import LongTraining, train_long  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
+from score_edge.learning.rule_ranks import RULES, RankFarm  # noqa: E402
 from score_edge.learning.seeing import SIZES  # noqa: E402
 from score_edge.learning.torch_judge import TorchJudge  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
@@ -113,12 +114,19 @@ def test_evidence_comes_first_where_it_is_favoured(clips):
         assert set(torch.nonzero(clip.evidence)[:, 0].tolist()) <= set(row.tolist())
 
 
-def test_a_selector_keeps_of_each_clip_what_it_keeps_at_run_time(clips):
-    selector, count = get_selector("change:dither=1.5:first=scored"), 40
-    rows = kept_by(selector, clips, count)
-    for clip, row in zip(clips, rows, strict=True):
-        scores = selector.score(clip.tokens.float().numpy().reshape(STEPS, GRID**2, -1), count)
-        assert np.array_equal(np.flatnonzero(clip_top_k(scores, count)), row.numpy())
+def test_a_rule_keeps_of_each_clip_what_it_keeps_at_run_time(clips):
+    counts = [24, 40, STEPS * GRID**2]
+    tokens = [clip.tokens.numpy().reshape(STEPS, GRID**2, -1) for clip in clips]
+    with RankFarm(1) as farm:
+        farm.rank(clips, tokens, [counts] * len(clips))
+        ranked, ranks = zip(*farm.finished(wait=True), strict=True)
+        assert ranked == tuple(clips) and not list(farm.finished())
+    for rule, name in enumerate(RULES):
+        for budget, count in enumerate(counts):
+            rows = kept_by([torch.from_numpy(clip[rule, budget]) for clip in ranks], count)
+            for clip, row in zip(tokens, rows, strict=True):
+                scores = get_selector(name).score(clip.astype(np.float32), count)
+                assert np.array_equal(np.flatnonzero(clip_top_k(scores, count)), row.numpy())
 
 
 def test_the_judge_rates_answers_as_the_model_gives_them(model, clips):
