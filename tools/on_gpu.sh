@@ -72,6 +72,7 @@ options() {
     say mkdir -p "$HELD/stub"
     say gcc -shared -x c /dev/null -o "$HELD/stub/libcuda.so.1" -Wl,-soname,libcuda.so.1
     export CMAKE_ARGS="-DGGML_CUDA=on -DGGML_CUDA_FA=off -DGGML_CUDA_NCCL=off -DLLAVA_BUILD=OFF"
+    CMAKE_ARGS+=" -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--no-as-needed"
     CMAKE_ARGS+=" -DCMAKE_CUDA_ARCHITECTURES=$1 -DCUDA_cuda_driver_LIBRARY=$HELD/stub/libcuda.so.1"
     for found in "$2"/nvidia/*/include/cublas_v2.h; do
         [ -e "$found" ] || continue
