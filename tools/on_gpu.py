@@ -7,6 +7,7 @@ The tests are those in the files `test_on_gpu.py`; a part is a file. Exits with 
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -37,8 +38,8 @@ PACKAGES = (
 
 
 def machine() -> list[str]:
-    """GPU, driver and packages, a line each."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    """GPU and driver, what else runs, and packages, a line each."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,utilization.gpu", "--format=csv,noheader"]
     try:
         gpu = subprocess.run(query, capture_output=True, text=True, timeout=30).stdout.strip()
     except OSError:
@@ -49,7 +50,8 @@ def machine() -> list[str]:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return [gpu or "no NVIDIA GPU", f"Python {platform.python_version()}, {', '.join(found)}"]
+    busy = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs when this began"
+    return [gpu or "no NVIDIA GPU", busy, f"Python {platform.python_version()}, {', '.join(found)}"]
 
 
 def run_part(path: str, seconds: float) -> list[ET.Element]:
@@ -116,14 +118,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("report", type=Path)
     parser.add_argument("--seconds", type=float, default=240, help="for all parts together")
-    parser.add_argument("--wait-for", type=int, default=0, help="process that builds llama.cpp")
+    parser.add_argument(
+        "--build", type=int, nargs=2, default=(0, 0), help="process that builds llama.cpp, and for how long"
+    )
     parser.add_argument("--log", type=Path, help="what that build printed")
     arguments = parser.parse_args()
-    began, failed, lines = time.monotonic(), False, ["## On a GPU", "", *machine()]
+    began, failed, lines = time.monotonic(), False, ["## On a GPU", "", *(f"- {line}" for line in machine())]
     for title, path in PARTS.items():
-        if "llama" in title and arguments.wait_for:
+        if "llama" in title:
             waited = time.monotonic()
-            wait_for(arguments.wait_for, 300)
+            wait_for(*arguments.build)
             began += time.monotonic() - waited  # the build has a limit of its own
         part = time.monotonic()
         cases = run_part(path, max(arguments.seconds - (part - began), 10))

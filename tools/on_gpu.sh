@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# Everything that only an NVIDIA GPU can prove, in one go of under 8 minutes, as one Markdown report for docs/hardware.md.
+# Everything that only an NVIDIA GPU can prove, in one go of at most 12 minutes, as one Markdown report for docs/hardware.md.
 #
 #     tools/on_gpu.sh --prepare FOLDER      where there is a network: what to carry, in pieces of at most 48 MiB
+#     tools/on_gpu.sh --compile FOLDER      where nvcc is, too: llama.cpp of that folder as a wheel, for H100 and H200
 #     tools/on_gpu.sh --receive FOLDER      on the GPU machine, once per transfer: keeps the pieces that lie in FOLDER
 #     tools/on_gpu.sh REPORT.md             on the GPU machine: installs what came, runs every part, writes the report
 #
 # --dry-run in front of any of these says what it would do. The GPU machine is x86-64 with a driver, nvcc, Python 3.12,
-# torch, onnx, OpenCV, CMake, ninja and scikit-build-core, and needs no network. What did not come is
-# skipped with the reason. llama.cpp is compiled beside the other parts, for this GPU alone and without the
-# flash-attention kernels, which take most of a build.
+# torch, onnx, OpenCV, typer, rich, pytest, CMake, ninja and scikit-build-core, and needs no network. What did not come is
+# skipped with the reason: SCORE_EDGE_CARRY="gguf diskcache" prepares without ONNX Runtime, the largest. Without a
+# wheel that fits, llama.cpp is compiled beside the other parts, for this GPU alone. No flash-attention kernels
+# are compiled: they take most of a build, and llama.cpp does without.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PACKAGES=(onnxruntime-gpu gguf diskcache flatbuffers typer rich pytest)
+read -ra PACKAGES <<<"${SCORE_EDGE_CARRY-onnxruntime-gpu gguf diskcache}"
 LLAMA=llama-cpp-python==0.3.36
 HELD=${SCORE_EDGE_ON_GPU:-/tmp/score-edge-on-gpu}
 PIECE=48M
-BUILD_SECONDS=300
+BUILD_SECONDS=450
 TEST_SECONDS=240
 
 dry=
@@ -33,7 +35,10 @@ prepare() {
             "${platforms[@]}" --dest "$1" "$package"
     done
     say python3 -m pip download --quiet --no-deps --no-binary=:all: --dest "$1" "$LLAMA"
-    say env "SCORE_EDGE_BUNDLES=$(realpath -m "$1")/bundles" .venv/bin/python -m pytest -q tests/export/test_on_gpu.py -k prepare
+    for archive in "$1"/llama_cpp_python-*.tar.gz; do say repack "$archive"; done
+    if [[ " ${PACKAGES[*]} " == *" onnxruntime-gpu "* ]]; then
+        say env "SCORE_EDGE_BUNDLES=$(realpath -m "$1")/bundles" .venv/bin/python -m pytest -q tests/export/test_on_gpu.py -k prepare
+    fi
     for file in "$1"/*; do
         if [ -f "$file" ] && [ "$(stat -c %s "$file")" -gt 50331648 ]; then
             say split -b "$PIECE" -d "$file" "$file.piece"
@@ -42,6 +47,59 @@ prepare() {
     done
     echo "carry the repository and, in one transfer or several, each followed by --receive, what lies in $1:"
     [ -n "$dry" ] || du -sh "$1"/*
+}
+
+# From 77 MB to 2: the library for CPU and CUDA, and neither its tools nor the code they share.
+repack() {
+    work=$(mktemp -d)
+    tar -xzf "$1" -C "$work"
+    (
+        cd "$work"/*/
+        rm -rf .git .github docker docs examples scripts tests
+        sed -i 's/set(LLAMA_BUILD_COMMON ON /set(LLAMA_BUILD_COMMON OFF /' CMakeLists.txt
+        cd vendor/llama.cpp
+        find . -mindepth 1 -maxdepth 1 ! -name CMakeLists.txt ! -name LICENSE ! -name cmake ! -name ggml \
+            ! -name include ! -name src ! -name vendor -exec rm -rf {} +
+        find ggml/src -mindepth 1 -maxdepth 1 -type d ! -name ggml-cpu ! -name ggml-cuda -exec rm -rf {} +
+    )
+    tar -C "$work" -cJf "${1%.gz}.xz" "$(basename "$work"/*)"
+    rm -r "$1" "$work"
+}
+
+# CMake's arguments for an architecture, with cuBLAS from the Python packages in a folder: a toolkit may be nvcc alone.
+# The driver's library is a stand-in until the import, which would find it before the real one: it must go.
+options() {
+    say mkdir -p "$HELD/stub"
+    say gcc -shared -x c /dev/null -o "$HELD/stub/libcuda.so.1" -Wl,-soname,libcuda.so.1
+    export CMAKE_ARGS="-DGGML_CUDA=on -DGGML_CUDA_FA=off -DGGML_CUDA_NCCL=off -DLLAVA_BUILD=OFF"
+    CMAKE_ARGS+=" -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--no-as-needed"
+    CMAKE_ARGS+=" -DCMAKE_CUDA_ARCHITECTURES=$1 -DCUDA_cuda_driver_LIBRARY=$HELD/stub/libcuda.so.1"
+    for found in "$2"/nvidia/*/include/cublas_v2.h; do
+        [ -e "$found" ] || continue
+        CMAKE_ARGS+=" -DCMAKE_CUDA_FLAGS=-I$(dirname "$found")"
+        for name in cublas cublasLt; do
+            library=$(find "$2"/nvidia/*/lib -name "lib$name.so.*" | head -n 1)
+            CMAKE_ARGS+=" -DCUDA_${name}_LIBRARY=$library"
+        done
+    done
+    CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
+    export CMAKE_BUILD_PARALLEL_LEVEL CUDACXX=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+    echo "+ CMAKE_ARGS=\"$CMAKE_ARGS${3:+ $3}\""
+    CMAKE_ARGS+=${3:+ $3}
+}
+
+compile() {
+    tools=$(mktemp -d)
+    say python3 -m venv "$tools"
+    say "$tools/bin/pip" install --quiet "scikit-build-core[pyproject]"
+    say "$tools/bin/pip" install --quiet --no-deps --target "$tools/cuda" "nvidia-cublas==13.0.*"
+    # A wheel has no links: without numbers in their names each library is in it once.
+    options 90-real "$tools/cuda" "-DGGML_NATIVE=off -DCMAKE_PLATFORM_NO_VERSIONED_SONAME=on"
+    for source in "$1"/llama_cpp_python-*.tar.xz; do
+        say nice -n 19 "$tools/bin/pip" wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir "$1" \
+            "--config-settings=wheel.exclude=lib/**;include/**" "$source"
+    done
+    rm -rf "$tools" "$HELD/stub"
 }
 
 receive() {
@@ -59,8 +117,9 @@ install() {
     if [ -e "${wheels[0]}" ]; then
         say python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$HELD/site" "${wheels[@]}"
     fi
-    libraries=$(python3 -c 'import glob, site; print(":".join(glob.glob(site.getsitepackages()[0] + "/nvidia/*/lib")))')
-    export PYTHONPATH="$HELD/site:$HELD/tree" LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    site=$(python3 -c 'import site; print(site.getsitepackages()[0])')
+    libraries=$(printf '%s:' "$site"/nvidia/*/lib)
+    export PYTHONPATH="$HELD/site:$HELD/tree" LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:-}" TOKENIZERS_PARALLELISM=false
     if [ -d "$HELD/bundles" ]; then export SCORE_EDGE_BUNDLES="$HELD/bundles"; fi
     # The checkout without pip: the folders under their import name.
     say rm -rf "$HELD/tree"
@@ -70,29 +129,29 @@ install() {
 }
 
 build_llama() {
-    source=("$HELD"/llama_cpp_python-*.tar.gz)
+    if [ -z "$dry" ] && python3 -c 'import llama_cpp'; then return; fi
+    source=("$HELD"/llama_cpp_python-*.tar.xz)
     if [ -z "$dry" ] && [ ! -e "${source[0]}" ]; then
-        echo "llama.cpp: its sources did not come" >"$HELD/llama.log"
+        echo "llama.cpp: its sources did not come"
         return
     fi
-    export CMAKE_ARGS="-DGGML_CUDA=on -DGGML_CUDA_FA=off -DLLAVA_BUILD=OFF -DCMAKE_CUDA_ARCHITECTURES=native"
-    export CMAKE_BUILD_PARALLEL_LEVEL="$(nproc)"
-    echo "+ CMAKE_ARGS=\"$CMAKE_ARGS\""
-    say timeout "$BUILD_SECONDS" python3 -m pip install --quiet --no-index --no-deps --no-build-isolation --target "$HELD/site" \
-        "${source[0]}"
+    options native "$site"
+    say timeout "$BUILD_SECONDS" nice -n 19 python3 -m pip install --quiet --no-index --no-deps --no-build-isolation --upgrade \
+        --target "$HELD/site" "${source[0]}" || true
+    say rm -rf "$HELD/stub"
 }
 
 case ${1:-} in
---prepare | --receive)
+--prepare | --compile | --receive)
     "${1#--}" "${2:?a folder}"
     ;;
 "" | -*)
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,16s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 *)
     install
     if [ -n "$dry" ]; then build_llama; else build_llama >"$HELD/llama.log" 2>&1 & fi
-    say python3 tools/on_gpu.py "$1" --seconds "$TEST_SECONDS" --wait-for "${!:-0}" --log "$HELD/llama.log"
+    say python3 tools/on_gpu.py "$1" --seconds "$TEST_SECONDS" --build "${!:-0}" "$BUILD_SECONDS" --log "$HELD/llama.log"
     ;;
 esac

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -31,7 +32,38 @@ def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path) -> None:
     assert prepared.returncode == 0, prepared.stderr
     for package in ("onnxruntime-gpu", "gguf", "llama-cpp-python", "tests/export/test_on_gpu.py -k prepare"):
         assert package in prepared.stdout
+    compiled = script("--dry-run", "--compile", tmp_path / "carry", held=held)
+    assert compiled.returncode == 0 and "-DCMAKE_CUDA_ARCHITECTURES=90-real" in compiled.stdout, compiled.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_onnx_runtime_its_bundles_stay_too(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SCORE_EDGE_CARRY", "gguf")
+    prepared = script("--dry-run", "--prepare", tmp_path, held=tmp_path).stdout
+    assert "gguf" in prepared and "repack" in prepared
+    assert "onnxruntime-gpu" not in prepared and "-k prepare" not in prepared
+
+
+def test_llama_is_packed_again_without_what_a_library_does_not_need(tmp_path: Path) -> None:
+    top = tmp_path / "llama_cpp_python-1"
+    for name in ("vendor/llama.cpp/tools/ui/a", "vendor/llama.cpp/src/a", "docs/a", "llama_cpp/a.py"):
+        (top / name).parent.mkdir(parents=True)
+        (top / name).write_text("a")
+    for backend in ("cpu", "cuda", "vulkan"):
+        (top / f"vendor/llama.cpp/ggml/src/ggml-{backend}").mkdir(parents=True)
+    (top / "CMakeLists.txt").write_text("set(LLAMA_BUILD_COMMON ON CACHE)")
+    archive = tmp_path / "llama_cpp_python-1.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(top, top.name)
+    text = SCRIPT.read_text()
+    function = text[text.index("repack() {") : text.index("\n}\n", text.index("repack() {")) + 3]
+    subprocess.run(["bash", "-euc", f'{function}repack "$1"', "bash", archive], check=True, timeout=60)
+    with tarfile.open(tmp_path / "llama_cpp_python-1.tar.xz") as file:
+        names = {Path(name).name for name in file.getnames()}
+        settings = file.extractfile(f"{top.name}/CMakeLists.txt")
+        assert settings and b"COMMON OFF" in settings.read()
+    assert names >= {"src", "llama_cpp", "ggml-cpu", "ggml-cuda"} and not names & {"tools", "docs", "ggml-vulkan"}
+    assert not archive.exists()
 
 
 def test_without_arguments_it_says_how(tmp_path: Path) -> None:
