@@ -35,9 +35,10 @@ def _train_reference(folder: Path, threads: int, start: str | None, device: str)
     from safetensors.torch import load_file
 
     from score_edge.bundle.folder import Bundle
-    from score_edge.learning.long_training import train_long
+    from score_edge.learning.long_training import pick_device, train_long
     from score_edge.learning.reference_bundle import read_reference_bundle, write_reference_bundle
 
+    device = pick_device(device)  # not after the first stages
     trained, state = folder / "long" / "model.safetensors", folder / "long" / "state.safetensors"
     if trained.exists() and not state.exists():
         if start is not None:

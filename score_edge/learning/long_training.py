@@ -306,6 +306,18 @@ def _right(first: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
     return (first.argmax(-1) == answers).float().mean().detach()
 
 
+def pick_device(device: str) -> str:
+    """The device for "auto"; "cpu" and "cuda" for themselves.
+
+    Raises:
+        ScoreEdgeError: there is no such device.
+    """
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and found == "cpu":
+        raise ScoreEdgeError("torch finds no CUDA device", "train with --device cpu")
+    return found if device == "auto" else device
+
+
 def train_long(
     folder: Path, start: dict[str, torch.Tensor], device: str, threads: int, on_log: Log = lambda row: None
 ) -> Path:
@@ -321,10 +333,7 @@ def train_long(
     Raises:
         ScoreEdgeError: there is no such device, or the folder cannot be made.
     """
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and found == "cpu":
-        raise ScoreEdgeError("torch finds no CUDA device", "train with --device cpu")
-    device = found if device == "auto" else device
+    device = pick_device(device)
     make_folder(folder)
     torch.set_num_threads(threads)
     recipe = gpu_recipe(70, 250, 120, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
