@@ -48,7 +48,7 @@ from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
 from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
 from score_edge.learning.metrics import add_row, keep_rows
-from score_edge.learning.reference_model import build_model, step_encoder
+from score_edge.learning.reference_model import build_model, reading_weights, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
 from score_edge.learning.seeing import SIZES
 from score_edge.learning.world_data import Prompts
@@ -87,7 +87,8 @@ class LongTraining:
         self.recipe, self.device, self.log = recipe, torch.device(device), log
         self.prompts = Prompts()
         self.model: Any = build_model()
-        self.model.load_state_dict(start)
+        with reading_weights("what this run started from"):
+            self.model.load_state_dict(start)
         self.encoder = step_encoder(self.model)
         self.model.to(self.device)
         self.encoder.to(self.device)
