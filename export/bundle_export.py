@@ -14,7 +14,7 @@ from score_edge.bundle.folder import Bundle, check_shapes, check_target, scratch
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Selection, Vision
 from score_edge.bundle.provenance import Provenance
 from score_edge.errors import ScoreEdgeError
-from score_edge.export.checkpoint import Checkpoint, reading_settings
+from score_edge.export.checkpoint import Checkpoint, first_line, reading_settings
 from score_edge.export.family import CAMERA, ENCODER, Family, find_family
 from score_edge.export.gguf_check import Gguf, check_gguf
 from score_edge.export.incremental import INCREMENTAL, CellEncoder, export_incremental
@@ -120,6 +120,7 @@ def export_bundle(
         on_stage("ONNX graph")
         with reading_settings(checkpoint.name):
             encoder = family.encoder(model, vision)
+        _try(encoder, vision, checkpoint)
         differences = export_encoder(encoder, vision, scratch / ENCODER.file, precision, tolerance, video)
         if isinstance(encoder, CellEncoder) and vision.token_grid.tokens > 1:  # of one token there are no others
             on_stage("incremental graph")
@@ -160,6 +161,19 @@ def export_encoder(
         precision=precision,
         data=data,
     )
+
+
+def _try(encoder: nn.Module, vision: Vision, checkpoint: Checkpoint) -> None:
+    """Run it once in torch: where a number in the config does not fit the weights' shapes, it shows here."""
+    try:
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(vision.input_shape))
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ScoreEdgeError(
+            f"{checkpoint.folder / 'config.json'}: a vision encoder of this vision_config and these weights does not "
+            f"run: {type(error).__name__}: {first_line(error)}",
+            "look at its numbers of heads and layers and its sizes, or download it again",
+        ) from error
 
 
 def _size(family: Family, checkpoint: Checkpoint, aspect: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ import copy
 import functools
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ class Checkpoint:
         """The model in float32 with its vision side only: no decoder layer, an embedding table of one row.
 
         Raises:
-            ScoreEdgeError: a weight of the vision side is missing or of the wrong shape.
+            ScoreEdgeError: a weight of the vision side is missing, of the wrong shape, or beyond what its config names.
         """
         transformers = require("transformers", "export")
         torch = require("torch", "export")
@@ -174,6 +174,12 @@ class Checkpoint:
                 f"{self.name}: {len(wrong)} weights of the vision encoder are missing or misshapen, first {min(wrong)}",
                 "the checkpoint is incomplete or its config.json is of another model: download it again",
             )
+        if beyond := _beyond_config(model, report["unexpected_keys"]):
+            raise ScoreEdgeError(
+                f"{self.name}: its config.json names fewer layers or biases than it has weights for: "
+                f"{len(beyond)} would be left out, first {min(beyond)}",
+                "its config.json was changed or is of another model: download it again",
+            )
         return model.eval()
 
     def _chat_template(self) -> str | None:
@@ -186,6 +192,19 @@ class Checkpoint:
         return None
 
 
+def _beyond_config(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Of the weights that found no place those of a further layer of the vision side, or of a bias its layers lack.
+
+    Other modules without a place, as a head that is not used, are left out by transformers, too.
+    """
+    torch = require("torch", "export")
+    decoder = {id(module) for module in model.get_decoder().modules()}
+    modules = {name: module for name, module in model.named_modules() if id(module) not in decoder}
+    lists = tuple(f"{name}." for name, module in modules.items() if isinstance(module, torch.nn.ModuleList))
+    biases = {f"{name}.bias" for name, module in modules.items() if getattr(module, "weight", None) is not None}
+    return [key for key in unexpected if key in biases or key.startswith(lists)]
+
+
 def _download(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ScoreEdgeError(f"there is no folder {name}", "give a checkpoint's folder or its hub id, OWNER/NAME")
@@ -194,7 +213,7 @@ def _download(name: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=list(DOWNLOAD)))
     except Exception as error:  # the hub's errors share no base class with those of the network below it
         raise ScoreEdgeError(
-            f"cannot download {name}: {_first_line(error)}", "check the name and the network, or give a local folder"
+            f"cannot download {name}: {first_line(error)}", "check the name and the network, or give a local folder"
         ) from error
 
 
@@ -266,7 +285,7 @@ def _read_json(path: Path, *, needed: bool = True) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ScoreEdgeError(f"{path} cannot be read: {_first_line(error)}", "download it again") from error
+        raise ScoreEdgeError(f"{path} cannot be read: {first_line(error)}", "download it again") from error
     if not isinstance(document, dict):
         raise ScoreEdgeError(f"{path} is no JSON object", "download it again")
     return document
@@ -281,7 +300,7 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, safetensors and tokenizers raise all sorts
         raise ScoreEdgeError(
-            f"transformers cannot read {name}: {type(error).__name__}: {_first_line(error)}",
+            f"transformers cannot read {name}: {type(error).__name__}: {first_line(error)}",
             "check that the checkpoint is complete and that transformers knows its family",
         ) from error
 
@@ -298,7 +317,7 @@ def reading_settings(name: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ScoreEdgeError(
             f"{name}: its configs lack something, or hold what does not belong there: "
-            f"{type(error).__name__}: {_first_line(error)}",
+            f"{type(error).__name__}: {first_line(error)}",
             "download it again",
         ) from error
 
@@ -317,5 +336,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_line(error: Exception) -> str:
+    """What an error of a library says: its first line, and the next where that one only announces it."""
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {more[0]}" if first.endswith(":") and more else first

@@ -59,15 +59,20 @@ class _Pool(ProcessPoolExecutor):
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C meanwhile, as processes that are started meanwhile do for ever."""
+    """Ignore Ctrl-C meanwhile, as processes that are started meanwhile do for ever; SIGTERM, which they heed, waits."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    came: list[int] = []
+    term = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, term)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _begin(start: Callable[..., None], arguments: tuple[Any, ...], loud: Lock) -> None:

@@ -12,7 +12,7 @@ from score_edge.errors import ScoreEdgeError
 from score_edge.native_path import native_path, printable
 from score_edge.runtime.sources.base import DecodedSource, Ticks
 from score_edge.runtime.sources.opencv import quiet_cv2, refuse_huge, rgb
-from score_edge.runtime.sources.video_header import shown_seconds, transfer
+from score_edge.runtime.sources.video_header import read_video_header, shown_seconds, transfer
 
 VIDEO_SUFFIXES: Final = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"})
 """Of the files that are taken for videos where a folder is searched for them; one that is named may have any."""
@@ -220,9 +220,10 @@ def open_video(path: Path) -> VideoFile:
     cv2 = quiet_cv2()
     # FFmpeg's backend, lest img_01.png become a sequence.
     place = native_path(path)
-    hdr = transfer(path, head)
+    header = read_video_header(path, head)
+    hdr = transfer(header)
     note = f"{printable(path.name)} is HDR ({hdr}) and not tone-mapped: its colours are flat and dim" if hdr else ""
-    return VideoFile(printable(path), lambda: cv2.VideoCapture(place, cv2.CAP_FFMPEG), note, shown_seconds(path))
+    return VideoFile(printable(path), lambda: cv2.VideoCapture(place, cv2.CAP_FFMPEG), note, shown_seconds(header))
 
 
 def _refuse_unreadable(path: Path) -> bytes:

@@ -11,8 +11,8 @@ _MATROSKA: Final = b"\x1a\x45\xdf\xa3"
 _TRANSFER_ELEMENT: Final = b"\x55\xba\x81"
 
 
-def transfer(path: Path, head: bytes) -> str:
-    """``PQ``, ``HLG``, or empty where the container says nothing of the kind; transport streams never do.
+def read_video_header(path: Path, head: bytes) -> bytes:
+    """What a container says of itself: the start of a Matroska file, the box of an MP4, of others nothing.
 
     Args:
         path: of the file.
@@ -20,23 +20,27 @@ def transfer(path: Path, head: bytes) -> str:
     """
     if head.startswith(_MATROSKA):
         with path.open("rb") as file:
-            header = file.read(_HEADER)
+            return file.read(_HEADER)
+    return _moov(path)
+
+
+def transfer(header: bytes) -> str:
+    """``PQ``, ``HLG``, or empty where the container says nothing of the kind; transport streams never do."""
+    if header.startswith(_MATROSKA):
         at = header.find(_TRANSFER_ELEMENT)
         return _TRANSFERS.get(header[at + 3], "") if 0 <= at < len(header) - 3 else ""
-    moov = _moov(path)
-    at = max(moov.find(b"colrnclx"), moov.find(b"colrnclc"))
-    return _TRANSFERS.get(int.from_bytes(moov[at + 10 : at + 12], "big"), "") if at >= 0 else ""
+    at = max(header.find(b"colrnclx"), header.find(b"colrnclc"))
+    return _TRANSFERS.get(int.from_bytes(header[at + 10 : at + 12], "big"), "") if at >= 0 else ""
 
 
-def shown_seconds(path: Path) -> float:
+def shown_seconds(header: bytes) -> float:
     """Seconds that the edit list of an MP4 shows; infinite where no such list says it.
 
     Phones trim a video, and ``ffmpeg -ss … -c copy`` cuts one, by such a list: the other frames stay in the file.
     """
-    moov = _moov(path)
-    times = _box(moov, b"mvhd")
+    times = _box(header, b"mvhd")
     per_second = _number(times, 20 if times[:1] == b"\1" else 12, 4)
-    for kind, track in _boxes(moov):
+    for kind, track in _boxes(header):
         if kind == b"trak" and _box(_box(track, b"mdia"), b"hdlr")[8:12] == b"vide":
             edits = _box(_box(track, b"edts"), b"elst")
             wide = 8 if edits[:1] == b"\1" else 4

@@ -65,6 +65,19 @@ def _holds(source: Path, target: Path) -> bool:
 
 
 @contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; of these, what is still empty at the end is removed again."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for each in new:
+            with contextlib.suppress(OSError):  # something is in it, or it could not be made
+                each.rmdir()
+
+
+@contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """Fill the file this yields; on leaving without an exception it becomes the target, else nothing changes.
 
@@ -151,8 +164,14 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: a full disk, missing permissions.
     """
+    with _made(target.parent), _scratch(target) as space:
+        yield space
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """The same, in a folder that is there."""
     remove_leftovers(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     lock = _lock(made)  # under a name that nobody clears away, who could take it for what a killed process left
     space = made.with_suffix(".partial")
@@ -170,22 +189,24 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold a folder whose files are written bit by bit, as those of a training run, against a second command.
 
+    It is made where it is missing, and removed if nothing was written.
+
     Raises:
         ScoreEdgeError: another process writes into it.
         OSError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                message = f"another command writes into {folder}"
-                raise ScoreEdgeError(message, "wait for its end, or choose another folder") from error
-        yield
-    finally:
-        os.close(descriptor)
+    with _made(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    message = f"another command writes into {folder}"
+                    raise ScoreEdgeError(message, "wait for its end, or choose another folder") from error
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(target: Path) -> None:

@@ -19,7 +19,7 @@ try:
 except KeyboardInterrupt:  # these take a second on a board
     sys.exit(130)
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
@@ -46,10 +46,13 @@ def main() -> None:
     """Entry point: whatever happens is a message on stderr and an exit code, never a traceback."""
     prepare_streams()
     logging.basicConfig(format="%(message)s", handlers=[_Warnings(logging.WARNING)])
+    terminated = _as_interrupt(signal.SIGTERM)
     try:
         code = _run()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if code == _INTERRUPTED:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would come while Python ends
+            code = _TERMINATED if terminated else code
         if someone_reads():
             # A thread is inside OpenCV or an encoder: the interpreter would end under it, and abort.
             sys.stdout.flush()
@@ -59,6 +62,23 @@ def main() -> None:
         drop_output()
         code = 1
     sys.exit(code)
+
+
+def _as_interrupt(number: int) -> list[int]:
+    """Let a signal end everything as Ctrl-C does: worker processes stop, temporary files go. A second one kills.
+
+    Returns:
+        A list that has the number once the signal came.
+    """
+    came: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(number, interrupt)
+    return came
 
 
 def _run() -> int:

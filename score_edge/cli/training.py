@@ -35,9 +35,11 @@ def _train_reference(folder: Path, threads: int, start: str | None, device: str)
     from safetensors.torch import load_file
 
     from score_edge.bundle.folder import Bundle
-    from score_edge.learning.long_training import train_long
+    from score_edge.learning.long_training import pick_device, train_long
     from score_edge.learning.reference_bundle import read_reference_bundle, write_reference_bundle
+    from score_edge.learning.reference_model import reading_weights
 
+    device = pick_device(device)  # not after the first stages
     trained, state = folder / "long" / "model.safetensors", folder / "long" / "state.safetensors"
     if trained.exists() and not state.exists():
         if start is not None:
@@ -50,7 +52,8 @@ def _train_reference(folder: Path, threads: int, start: str | None, device: str)
     elif state.exists():
         if not (folder / "model.safetensors").exists():
             raise ScoreEdgeError(f"the run in {folder} went on from a bundle", "name it again, with --start")
-        weights = load_file(folder / "model.safetensors")
+        with reading_weights(folder / "model.safetensors"):
+            weights = load_file(folder / "model.safetensors")
     else:
         weights = load_file(_train_short(folder, threads))
     with progress_bar() as progress:

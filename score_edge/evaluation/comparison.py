@@ -130,8 +130,12 @@ def compare(
     runs: int = 5,
     on_run: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """The same question pruned and unpruned, interleaved so that drift of the machine hits both alike."""
+    """The same question pruned and unpruned, interleaved so that drift of the machine hits both alike.
+
+    One pruned run before, as `profile` does, is not counted: a first prefill is slower than those that follow.
+    """
     variants = (selector, pipeline.selector(UNPRUNED))
+    ask(pipeline, encode, question, selector=selector, retention=retention, max_tokens=2, sampling=sampling)
     replies: tuple[list[Reply], list[Reply]] = ([], [])
     for _ in range(runs):
         for variant, done in zip(variants, replies, strict=True):

@@ -24,13 +24,12 @@ class Features:
     """A folder of clips, one safetensors file each.
 
     Args:
-        folder: created if need be.
+        folder: created with the first file.
         model: what encodes and answers; another model's files are never taken for this one's.
         limit: most bytes of tokens the scenes of one run may take.
     """
 
     def __init__(self, folder: Path, model: FrozenModel, limit: int) -> None:
-        make_folder(folder)
         self._folder, self._model, self._limit = folder, model, limit
 
     def fit(self, scenes: Sequence[Scene], steps: int) -> list[Scene]:
@@ -75,7 +74,9 @@ class Features:
         for scene in scenes:
             path = self.path(scene)
             if not path.exists():
-                _write(path, self._make(scene))
+                clip = self._make(scene)
+                make_folder(self._folder)
+                _write(path, clip)
             on_clip()
 
     def read(self, scene: Scene) -> PreparedClip:

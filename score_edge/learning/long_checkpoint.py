@@ -13,6 +13,7 @@ from torch import nn
 
 from score_edge.bundle.atomic import atomic_file, make_folder
 from score_edge.learning.adam_state import moments_of, restore_moments
+from score_edge.learning.reference_model import reading_weights
 
 PARTS = "see", "answer", "few"
 
@@ -23,6 +24,9 @@ class Checkpoint:
     Args:
         folder: created if need be.
         model: gets the weights of a checkpoint that is there.
+
+    Raises:
+        ScoreEdgeError: that checkpoint is damaged.
 
     Attributes:
         part: of PARTS, what is to be done next.
@@ -35,12 +39,13 @@ class Checkpoint:
         self.part, self.clips = "see", 0
         self._spent, self._tensors = 0.0, dict[str, torch.Tensor]()
         if self._state.exists():
-            with safe_open(self._state, "pt") as file:
-                about = json.loads(file.metadata()["about"])
-                self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.part, self.clips, self._spent = about["part"], about["clips"], about["seconds"]
-            weights = {name[6:]: tensor for name, tensor in self._tensors.items() if name.startswith("model.")}
-            model.load_state_dict(weights)
+            with reading_weights(self._state):
+                with safe_open(self._state, "pt") as file:
+                    about = json.loads(file.metadata()["about"])
+                    self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                self.part, self.clips, self._spent = about["part"], about["clips"], about["seconds"]
+                weights = {name[6:]: tensor for name, tensor in self._tensors.items() if name.startswith("model.")}
+                model.load_state_dict(weights)
         else:  # what was trained before is not trained again, however soon the run is cut off
             self.save(self.part, 0.0, {})
 

@@ -49,7 +49,7 @@ from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
 from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
 from score_edge.learning.metrics import add_row, keep_rows
-from score_edge.learning.reference_model import build_model, step_encoder
+from score_edge.learning.reference_model import build_model, reading_weights, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
 from score_edge.learning.rule_ranks import RULES, RankFarm
 from score_edge.learning.seeing import SIZES
@@ -83,7 +83,8 @@ class LongTraining:
         self.recipe, self.device, self.log = recipe, torch.device(device), log
         self.prompts = Prompts()
         self.model: Any = build_model()
-        self.model.load_state_dict(start)
+        with reading_weights("what this run started from"):
+            self.model.load_state_dict(start)
         self.encoder = step_encoder(self.model)
         self.model.to(self.device)
         self.encoder.to(self.device)
@@ -334,6 +335,18 @@ def _right(first: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
     return (first.argmax(-1) == answers).float().mean().detach()
 
 
+def pick_device(device: str) -> str:
+    """The device for "auto"; "cpu" and "cuda" for themselves.
+
+    Raises:
+        ScoreEdgeError: there is no such device.
+    """
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and found == "cpu":
+        raise ScoreEdgeError("torch finds no CUDA device", "train with --device cpu")
+    return found if device == "auto" else device
+
+
 def train_long(
     folder: Path, start: dict[str, torch.Tensor], device: str, threads: int, on_log: Log = lambda row: None
 ) -> Path:
@@ -349,10 +362,7 @@ def train_long(
     Raises:
         ScoreEdgeError: there is no such device, or the folder cannot be made.
     """
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and found == "cpu":
-        raise ScoreEdgeError("torch finds no CUDA device", "train with --device cpu")
-    device = found if device == "auto" else device
+    device = pick_device(device)
     make_folder(folder)
     torch.set_num_threads(threads)
     recipe = gpu_recipe(70, 250, 120, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()

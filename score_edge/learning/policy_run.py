@@ -80,12 +80,17 @@ def learn_policy(
 
     Raises:
         ScoreEdgeError: unreadable or missing input, a loss that is not a number, a folder that another run
-            writes into.
+            writes into, clips that cannot be shared evenly by the processes.
     """
     opened = Bundle.open(bundle)
     state = require("accelerate", "train").PartialState(cpu=True)
     if threads is not None:
         torch.set_num_threads(threads)
+    if recipe.clips % state.num_processes:
+        raise ScoreEdgeError(
+            f"{recipe.clips} clips per step cannot be shared evenly by {state.num_processes} processes",
+            "choose a multiple with --clips",
+        )
     held = folder / "checkpoint.safetensors"
     if held.exists() and not resume:
         raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")

@@ -121,21 +121,15 @@ def train_policy(
         model: frozen, on whatever runs the bundle; the policy is small and learns on the CPU.
         features: holds every scene.
         scenes: to learn from.
-        recipe: every number.
+        recipe: every number; the processes share its clips evenly.
         resume: go on from the checkpoint; the result is that of a run that never stopped.
         on_log: told what is written to metrics.jsonl.
 
     Raises:
-        ScoreEdgeError: the loss is not a number; no checkpoint, or one of another recipe or of other clips; clips
-            that cannot be shared evenly by the processes.
+        ScoreEdgeError: the loss is not a number; no checkpoint, or one of another recipe or of other clips.
     """
     accelerator = require("accelerate", "train").Accelerator(cpu=True)
     workers, rank = accelerator.num_processes, accelerator.process_index
-    if recipe.clips % workers:
-        raise ScoreEdgeError(
-            f"{recipe.clips} clips per step cannot be shared evenly by {workers} processes",
-            "choose a multiple with --clips",
-        )
     make_folder(folder)
     checkpoint = folder / "checkpoint.safetensors"
     policy = new_policy([features.read(scene) for scene in scenes.moving[:WARM_CLIPS]], recipe)

@@ -13,7 +13,16 @@ from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.gguf_model import named_tensors, write_gguf
 from score_edge.export.incremental import INCREMENTAL, export_incremental
 from score_edge.export.onnx_export import export_onnx
-from score_edge.learning.reference_model import CONTEXT, GRID, HALF, MERGE, PATCH, build_model, step_encoder
+from score_edge.learning.reference_model import (
+    CONTEXT,
+    GRID,
+    HALF,
+    MERGE,
+    PATCH,
+    build_model,
+    reading_weights,
+    step_encoder,
+)
 from score_edge.reference import world
 from score_edge.reference.tokenizer import PROMPT_AFTER, PROMPT_BEFORE, build_tokenizer
 
@@ -52,7 +61,8 @@ def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = Fal
         overwrite: replace a bundle that is there.
     """
     model = build_model()
-    model.load_state_dict(load_file(weights))
+    with reading_weights(weights):
+        model.load_state_dict(load_file(weights))
     model.eval()
     width = model.config.text_config.hidden_size
     with tempfile.TemporaryDirectory() as scratch:

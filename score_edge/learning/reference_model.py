@@ -1,11 +1,16 @@
 """The reference model: real Qwen2-VL classes in a small configuration."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from score_edge.errors import ScoreEdgeError
+from score_edge.export.checkpoint import first_line
 from score_edge.export.qwen2_vl import StepEncoder
 from score_edge.reference import world
 from score_edge.reference.labels import LOOK_BACK
@@ -103,3 +108,22 @@ def _start_with_same_cell_heads(attention: Any) -> None:
 def step_encoder(model: Qwen2VLForConditionalGeneration) -> StepEncoder:
     """The model's own encoder for one step of the world."""
     return StepEncoder(model.model.visual, GRID * MERGE, GRID * MERGE)
+
+
+@contextlib.contextmanager
+def reading_weights(what: object) -> Iterator[None]:
+    """Files of a training run may be damaged, or of another model.
+
+    Args:
+        what: the file, or what else to call it.
+
+    Raises:
+        ScoreEdgeError: they are.
+    """
+    try:
+        yield
+    except (SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ScoreEdgeError(  # of a list of tensors its beginning
+            f"{what} cannot be used: damaged, or of another model ({first_line(error):.200})",
+            "put it back from a copy, or train in another folder",
+        ) from error

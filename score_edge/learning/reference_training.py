@@ -38,7 +38,7 @@ from score_edge.learning.batches import (
 )
 from score_edge.learning.curves import plot_metrics
 from score_edge.learning.metrics import add_row, keep_rows
-from score_edge.learning.reference_model import build_model, step_encoder
+from score_edge.learning.reference_model import build_model, reading_weights, step_encoder
 from score_edge.learning.seeing import SIZES, seeing_losses
 from score_edge.learning.world_data import Prompts, Sample, WorldSamples
 from score_edge.reference import world
@@ -255,7 +255,8 @@ def train_reference(
         on_log(row)
 
     if seeing.exists():
-        model.model.visual.load_state_dict(load_file(seeing))
+        with reading_weights(seeing):
+            model.model.visual.load_state_dict(load_file(seeing))
     else:
         learn_to_see(encoder, recipe, log)
         _save(model.model.visual, seeing)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,3 +231,15 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
             pass
     with only_writer(tmp_path / "run"):
         pass
+
+
+def test_folders_that_stay_empty_are_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for hold in (only_writer, scratch_folder):
+        with contextlib.suppress(OSError), hold(tmp_path / "kept" / "a" / "b"):
+            raise OSError
+        assert list(tmp_path.rglob("*")) == [tmp_path / "kept"]
+        with hold(tmp_path / "kept" / "a" / "b"):
+            (tmp_path / "kept" / "a" / "file").touch()
+        assert (tmp_path / "kept" / "a" / "file").exists()
+        shutil.rmtree(tmp_path / "kept" / "a")

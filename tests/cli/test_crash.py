@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
 
@@ -115,6 +116,31 @@ def test_ctrl_c_at_a_terminal_is_no_crash_of_worker_processes(times: int) -> Non
         finally:
             process.kill()
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the command", "to its processes too"])
+@pytest.mark.parametrize("wait_s", [0.0, 1.0])
+def test_a_terminated_command_ends_in_silence_and_leaves_nothing(
+    send: Callable[[int, int], None], wait_s: float, tmp_path: Path
+) -> None:
+    pytest.importorskip("llama_cpp")
+    command = [sys.executable, "-c", "from score_edge.cli import main; main()", "evaluate", "reference"]
+    command += ["--steps", "4", "--selectors", "last-kept", "--retention", "0.1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, env=environment
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until = time.monotonic() + 30
+        while len(children.read_text().split()) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(wait_s)
+        try:
+            send(process.pid, signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (143, "", "") and not any(tmp_path.iterdir())
 
 
 def test_ctrl_c_that_a_module_turned_into_an_error_of_its_own(tmp_path: Path) -> None:

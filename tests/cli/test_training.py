@@ -41,7 +41,12 @@ def test_train_reference_begins_with_its_own_recipe_and_goes_on_with_long_clips(
     (recipe,) = seen["short"]
     assert isinstance(recipe, reference_training.ReferenceRecipe) and recipe.threads == 1
     ((folder, start, device, threads),) = seen["long"]
-    assert (folder, list(start), device, threads) == (tmp_path / "long", ["from nothing"], "auto", 1)
+    assert (folder, list(start), device, threads) == (
+        tmp_path / "long",
+        ["from nothing"],
+        long_training.pick_device("auto"),
+        1,
+    )
 
 
 def test_a_long_stage_that_was_cut_off_is_not_begun_anew(tmp_path, seen) -> None:
@@ -78,3 +83,13 @@ def test_it_goes_on_from_a_bundle(tmp_path, seen) -> None:
 def test_an_unknown_device_is_refused(tmp_path, seen) -> None:
     with pytest.raises(ScoreEdgeError, match="no device 'gpu'"):
         train_reference(tmp_path, threads=1, start=None, device="gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    ("options", "message"), [({"device": "cuda"}, "no CUDA device"), ({"start": "nowhere"}, "is not a bundle")]
+)
+def test_nothing_is_trained_or_made_for_an_option_that_is_refused(options, message, tmp_path, seen) -> None:
+    with pytest.raises(ScoreEdgeError, match=message):
+        train_reference(tmp_path / "a" / "run", threads=1, **{"start": None, "device": "cpu", **options})
+    assert seen["short"] == seen["long"] == [] and not list(tmp_path.iterdir())

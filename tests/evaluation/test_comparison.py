@@ -13,7 +13,7 @@ from score_edge.evaluation import comparison
 
 
 def test_every_stage_of_the_table_is_a_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    took = {"score": iter((0.9, 0.2, 0.1)), "all": iter((0.4, 0.7, 0.3))}
+    took = {"score": iter((9.0, 0.9, 0.2, 0.1)), "all": iter((0.4, 0.7, 0.3))}
 
     def ask(pipeline: Any, encode: Any, question: str, *, selector: Any, **_: Any) -> comparison.Reply:
         seconds = next(took[selector.name])
@@ -25,6 +25,7 @@ def test_every_stage_of_the_table_is_a_median(monkeypatch: pytest.MonkeyPatch) -
     score, everything = SimpleNamespace(name="score"), SimpleNamespace(name="all")
     pipeline: Any = SimpleNamespace(selector=lambda name: everything)
     found = comparison.compare(pipeline, lambda: None, "?", selector=score, retention=0.1, runs=3)  # type: ignore[arg-type, return-value]
+    # The first run, 9 s, warms up: no stage of it counts.
     for stage in ("read", "preprocess", "encode", "select", "generate"):
         assert found.seconds[stage] == (0.2, 0.4)
     assert set(found.speedup) == {"prefill", "ttft", "whole"}

@@ -119,6 +119,18 @@ def odd_decoder(folder: Path) -> None:
     edit(folder / "config.json", lambda config: config["text_config"].update(model_type=[]))
 
 
+def vision(**settings: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "config.json", lambda config: config["vision_config"].update(settings))
+
+
+def bias_left_over(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    held = load_file(weights(folder))
+    held["model.visual.patch_embed.proj.bias"] = np.zeros(32, np.float32)
+    save_file(held, weights(folder), metadata={"format": "pt"})
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text-only": (text_only, "is a text-only checkpoint: its config.json has no vision_config"),
     "unknown family": (unknown, r"did you mean qwen2_5_vl\? known: qwen2_vl, "),
@@ -144,6 +156,26 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no encoder": (
         no_tower,
         r"12 weights of the vision encoder are missing or misshapen, first model\.visual\.blocks\.1",
+    ),
+    "wider config": (
+        vision(embed_dim=64),
+        r"30 weights .* misshapen, first model\.visual\.blocks\.0.*\n.*another model",
+    ),
+    "layers that are no number": (
+        vision(depth="x"),
+        r"Validation error for field 'depth': TypeError: Field 'depth' expected int, got str",
+    ),
+    "more layers in the config": (vision(depth=3), r"12 weights of the vision encoder are missing or misshapen, first"),
+    "fewer layers in the config": (
+        vision(depth=1),
+        r"names fewer layers or biases than it has weights for: 12 would be left out, first model\.visual\.blocks\.1",
+    ),
+    "no layers in the config": (vision(depth=-1), "24 would be left out"),
+    "bias left over": (bias_left_over, r"1 would be left out, first model\.visual\.patch_embed\.proj\.bias"),
+    "heads that do not divide": (
+        vision(num_heads=3),
+        r"checkpoint/config\.json: a vision encoder of this vision_config and these weights does not run: RuntimeError"
+        r"(.|\n)*look at its numbers of heads",
     ),
     "no video in the chat": (plain_chat, r"does not put <\|video_pad\|> before the question"),
 }
@@ -274,7 +306,7 @@ def test_nothing_is_left_of_an_export_that_broke_off(
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ScoreEdgeError) as caught:
         export_bundle(str(checkpoint), target, llm=llm)
     assert error is KeyboardInterrupt or caught.value.hint == "free some disk space"
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk(checkpoint: Path, llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

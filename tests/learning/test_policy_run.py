@@ -51,6 +51,7 @@ def test_from_the_command_to_a_bundle_that_selects_with_score(tmp_path):
         (("--images", "nowhere"), 1, "there is no folder nowhere"),
         (("--questions", "q.jsonl"), 1, "questions without videos"),
         (("--advantage", "spilt"), 1, "did you mean split?"),
+        (("--cache-mb", "1", "--clip-steps", "1000"), 1, "the cache may hold 1.0"),
         (("--backend", "tensorrt-llm"), 1, "needs the folder of an engine"),
         (("--resume",), 1, "there is no checkpoint"),
         (("--rollouts", "1"), 2, "rollouts"),
@@ -64,6 +65,17 @@ def test_bad_input_is_a_message(tmp_path, arguments, code, text, monkeypatch, ca
         main()
     said = capsys.readouterr().err
     assert ended.value.code == code and text in said and "Traceback" not in said, said
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_that_the_processes_cannot_share_are_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    import accelerate
+
+    state = SimpleNamespace(num_processes=3, is_main_process=True)
+    monkeypatch.setattr(accelerate, "PartialState", lambda cpu: state)
+    with pytest.raises(ScoreEdgeError, match="8 clips per step cannot be shared evenly by 3 processes"):
+        learn_policy("reference", tmp_path / "run", PolicyRecipe(), Data())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_written_over(tmp_path):

@@ -5,8 +5,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
+from score_edge.cli.training import train_reference as command  # noqa: E402
+from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning import reference_training  # noqa: E402
 from score_edge.learning.reference_model import build_model  # noqa: E402
 from score_edge.learning.reference_training import ReferenceRecipe, train_reference  # noqa: E402
@@ -52,3 +54,17 @@ def test_both_stages_run_and_leave_weights_metrics_and_a_picture(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {row["stage"] for row in rows} == {1, 2}
     assert (tmp_path / "metrics.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("content", ["damaged", "of another model"])
+@pytest.mark.parametrize("file", ["encoder", "long/model", "model", "long/state"])
+def test_damaged_files_of_a_run_are_refused(file, content, tmp_path) -> None:
+    (tmp_path / "long").mkdir()
+    if file in ("model", "long/state"):
+        (tmp_path / "long" / "state.safetensors").touch()
+        weights = {name: tensor.contiguous() for name, tensor in build_model().state_dict().items()}
+        save_file(weights, tmp_path / "model.safetensors")
+    path = tmp_path / f"{file}.safetensors"
+    path.write_bytes(b"cut") if content == "damaged" else save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ScoreEdgeError, match=r"cannot be used: damaged, or of another model \(\S"):
+        command(tmp_path, threads=1, start=None, device="cpu")

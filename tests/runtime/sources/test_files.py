@@ -19,8 +19,8 @@ from score_edge.runtime.sources import video_file
 from score_edge.runtime.sources.base import Ticks, sample
 from score_edge.runtime.sources.image_header import read_header
 from score_edge.runtime.sources.open_source import open_source, sample_clip
-from score_edge.runtime.sources.video_file import VideoFile
-from score_edge.runtime.sources.video_header import shown_seconds, transfer
+from score_edge.runtime.sources.video_file import VideoFile, open_video
+from score_edge.runtime.sources.video_header import read_video_header, shown_seconds, transfer
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg to make this file with")
 
@@ -65,6 +65,18 @@ def test_bad_packets_do_not_end_a_file_and_are_counted() -> None:
     assert source.warning == "v.mp4 is cut off or damaged: 24 of 30 frames, 3.0 of 3.0 s could be read"
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_opening_a_video_reads_its_header_once(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"v{suffix}"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    opened, really = list[Path](), Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *mode: opened.append(path) or really(path, *mode))
+    open_video(path)
+    assert opened == [path] * 2  # its first bytes, to see what it is; then its header
+
+
 @pytest.mark.parametrize(("start_s", "seconds"), [(0.0, 2.0), (1.0, 2.0), (3.0, 27.0)])
 def test_a_video_that_was_trimmed_is_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, start_s: float, seconds: float
@@ -82,7 +94,7 @@ def test_a_video_that_was_trimmed_is_whole(
         pytest.skip("this OpenCV writes no edit list")
     struct.pack_into(">Ii", data, at + 12, round(seconds * per_second[0]), round(start_s * per_second[1]))
     path.write_bytes(data)
-    assert shown_seconds(path) == pytest.approx(seconds)
+    assert shown_seconds(read_video_header(path, bytes(data[:64]))) == pytest.approx(seconds)
     with open_source(path) as source:
         assert source.duration_s == pytest.approx(seconds, abs=0.15) == source.measure()
         assert len(list(source)) == pytest.approx(10 * seconds, abs=1) and not source.warning
@@ -92,7 +104,7 @@ def test_a_video_that_was_trimmed_is_whole(
     assert not caplog.text
     struct.pack_into(">Q", data, at + 12, 0)  # the whole of it, as fragments say it
     path.write_bytes(data)
-    assert shown_seconds(path) == math.inf
+    assert shown_seconds(read_video_header(path, bytes(data[:64]))) == math.inf
 
 
 def test_av1_without_a_decoder_is_named() -> None:
@@ -181,7 +193,7 @@ def test_hdr_is_said(tmp_path: Path, suffix: str, curve: str, said: str) -> None
     path = tmp_path / f"v{suffix}"
     command = "ffmpeg -nostdin -loglevel error -f lavfi -i testsrc2=s=64x48:r=5:d=1 -pix_fmt yuv420p -colorspace bt709"
     subprocess.run([*command.split(), "-color_primaries", "bt709", "-color_trc", curve, str(path)], check=True)
-    assert transfer(path, path.read_bytes()[:64]) == said
+    assert transfer(read_video_header(path, path.read_bytes()[:64])) == said
     with open_source(path) as source:
         list(source)
     assert (f"HDR ({said})" in source.warning) == bool(said)
