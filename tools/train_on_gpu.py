@@ -1,6 +1,6 @@
 """The long stage of the reference model and a policy for it, on a GPU machine, in a given time.
 
-    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--few 120] [--policy 90] [--query 45]
+    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--few 290] [--policy 90] [--query 45]
 
 Leaves in FOLDER: model.safetensors, policy.safetensors, query.safetensors (a policy that knows the question),
 metrics.jsonl, log.txt; the model's weights and metrics are renewed every 45 s. `--tiny` is a dry run on any machine.
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--see", type=float, default=70, help="seconds for the encoder")
     parser.add_argument("--answer", type=float, default=250, help="seconds for the decoder, at length")
-    parser.add_argument("--few", type=float, default=120, help="seconds for the decoder, from few tokens")
+    parser.add_argument("--few", type=float, default=290, help="seconds for the decoder, from few tokens")
     parser.add_argument("--policy", type=float, default=90, help="seconds for the policy")
     parser.add_argument("--query", type=float, default=45, help="seconds for the policy that knows the question")
     parser.add_argument("--device", default="cuda")

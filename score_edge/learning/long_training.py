@@ -365,7 +365,7 @@ def train_long(
     device = pick_device(device)
     make_folder(folder)
     torch.set_num_threads(threads)
-    recipe = gpu_recipe(70, 250, 120, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
+    recipe = gpu_recipe(70, 250, 290, max(1, usable_cpus() - 2)) if device == "cuda" else LongRecipe()
     metrics = folder / "metrics.jsonl"
 
     def log(row: dict[str, Any]) -> None:
