@@ -35,7 +35,7 @@ class LongClip:
             kind; no ids where there is no question.
         steps: T of the unpruned clip.
         regime: of the world.
-        ranks: (rules, budgets, n) int16 of `rule_ranks`, None where nobody asked for them.
+        ranks: (selectors, budgets, n) int16 of `rank_farm.ranked`, None where nobody asked for them.
     """
 
     tokens: torch.Tensor
@@ -157,10 +157,10 @@ def draw(
 
 
 def kept_by(ranks: Sequence[torch.Tensor], count: int) -> torch.Tensor:
-    """Which `count` tokens of each clip a rule keeps.
+    """Which `count` tokens of each clip a selector keeps.
 
     Args:
-        ranks: (n,) int16 each, one rule's at this budget; see `rule_ranks`.
+        ranks: (n,) int16 each, one selector's at this budget; see `rank_farm.ranked`.
         count: tokens to keep.
 
     Returns:

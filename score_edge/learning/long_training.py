@@ -49,9 +49,9 @@ from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
 from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
 from score_edge.learning.metrics import add_row, keep_rows
+from score_edge.learning.rank_farm import LEARNED, RULES, RankFarm
 from score_edge.learning.reference_model import build_model, reading_weights, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
-from score_edge.learning.rule_ranks import RULES, RankFarm
 from score_edge.learning.seeing import SIZES
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
@@ -76,9 +76,18 @@ class LongTraining:
         recipe: every number.
         device: "cpu" or "cuda".
         log: told every row of metrics.
+        bundle: whose policy keeps tokens, too, in the third part; see `LongRecipe.few_learned`.
     """
 
-    def __init__(self, folder: Path, start: dict[str, torch.Tensor], recipe: LongRecipe, device: str, log: Log) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: dict[str, torch.Tensor],
+        recipe: LongRecipe,
+        device: str,
+        log: Log,
+        bundle: str | None = None,
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.log = recipe, torch.device(device), log
         self.prompts = Prompts()
@@ -97,7 +106,7 @@ class LongTraining:
         self.footage: list[Footage] = []
         self.clips: dict[int, list[LongClip]] = defaultdict(list)
         self.validation: list[Footage] = []
-        self.ranks = RankFarm[LongClip](recipe.rankers)
+        self.ranks = RankFarm[LongClip](recipe.rankers, bundle)
 
     def run(self) -> Path:
         """All parts; one that a checkpoint says is done is not done again."""
@@ -308,9 +317,11 @@ class LongTraining:
         chosen, count = self._choose(lambda clip: self._count(clip, share))
         kept = self._drawn(chosen, count)
         ranks = [clip.ranks[:, budget] for clip in chosen if clip.ranks is not None]
-        if kept is not None and len(ranks) == len(chosen) and self.dice.random() < 0.5:
-            rule = self.dice.randrange(len(RULES))
-            kept = kept_by([clip[rule] for clip in ranks], count)
+        draw = self.dice.random()
+        if kept is not None and len(ranks) == len(chosen) and draw > (1 - recipe.few_learned) / 2:
+            learned = draw > 1 - recipe.few_learned
+            selector = self.dice.randrange(len(LEARNED)) + len(RULES) if learned else self.dice.randrange(len(RULES))
+            kept = kept_by([clip[selector] for clip in ranks], count)
         with self._cast():
             batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)
             first, second, answers, _ = predict(self.model, batch, decode(self.model, batch)[2])

@@ -1,4 +1,4 @@
-"""Worker processes that say which tokens of a clip untrained rules keep at several budgets, while something learns."""
+"""Worker processes that say which tokens of a clip selectors keep at several budgets, while a decoder learns."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,10 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32
+from score_edge.runtime.graphs.open_graph import open_policy
+from score_edge.selection.base import Selector
 from score_edge.selection.registry import get_selector
 from score_edge.workers import worker_pool
 
@@ -18,25 +21,38 @@ RULES = (
     "last-kept:dither=0.5:first=scored",
     "evs:dither=1:first=scored",
 )
+LEARNED = ("score:dither=0.5", "score:dither=1")
 Clip = TypeVar("Clip")
 
 
-def rule_ranks(tokens: Float32, counts: Sequence[int]) -> NDArray[np.int16]:
-    """The order in which every rule keeps the tokens of a clip: those of a rank below the count are kept.
+def open_selectors(bundle: str | None) -> list[Selector]:
+    """RULES, and behind them LEARNED with the policy of a bundle, where one is given.
+
+    Raises:
+        ScoreEdgeError: the bundle cannot be opened or has no policy.
+    """
+    if bundle is None:
+        return [get_selector(name) for name in RULES]
+    policy = open_policy(Bundle.open(bundle), "cpu", threads=1)
+    return [get_selector(name, policy=policy) for name in (*RULES, *LEARNED)]
+
+
+def ranked(selectors: Sequence[Selector], tokens: Float32, counts: Sequence[int]) -> NDArray[np.int16]:
+    """The order in which every selector keeps the tokens of a clip: those of a rank below the count are kept.
 
     Args:
+        selectors: S of them.
         tokens: (T, N, D) float32.
         counts: tokens to keep, one budget each.
 
     Returns:
-        (rules, budgets, T * N) int16; ranks are those of `selection.budget.clip_top_k`.
+        (S, budgets, T * N) int16; ranks are those of `selection.budget.clip_top_k`.
     """
-    ranks = np.empty((len(RULES), len(counts), tokens.shape[0] * tokens.shape[1]), np.int16)
-    for rule, name in enumerate(RULES):
-        selector = get_selector(name)
+    ranks = np.empty((len(selectors), len(counts), tokens.shape[0] * tokens.shape[1]), np.int16)
+    for i, selector in enumerate(selectors):
         for budget, count in enumerate(counts):
             order = np.argsort(-selector.score(tokens, count).ravel(), kind="stable")
-            ranks[rule, budget, order] = np.arange(order.size)
+            ranks[i, budget, order] = np.arange(order.size)
     return ranks
 
 
@@ -45,10 +61,11 @@ class RankFarm(Generic[Clip]):
 
     Args:
         workers: processes.
+        bundle: see `open_selectors`.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._pool = worker_pool(workers, _begin)
+    def __init__(self, workers: int, bundle: str | None = None) -> None:
+        self._pool = worker_pool(workers, _open, bundle)
         self._jobs: deque[tuple[list[Clip], Future[list[NDArray[np.int16]]]]] = deque()
 
     def __enter__(self) -> "RankFarm[Clip]":
@@ -62,7 +79,7 @@ class RankFarm(Generic[Clip]):
         self._jobs.append((clips, self._pool.submit(_rank, tokens, counts)))
 
     def finished(self, wait: bool = False) -> Iterator[tuple[Clip, NDArray[np.int16]]]:
-        """Clips that are ranked, each with what `rule_ranks` gives, in the order in which they came.
+        """Clips that are ranked, each with what `ranked` gives, in the order in which they came.
 
         Args:
             wait: for all of them.
@@ -72,9 +89,13 @@ class RankFarm(Generic[Clip]):
             yield from zip(clips, future.result(), strict=True)
 
 
-def _begin() -> None:
-    pass
+_selectors: list[Selector]
+
+
+def _open(bundle: str | None) -> None:
+    global _selectors
+    _selectors = open_selectors(bundle)
 
 
 def _rank(tokens: list[NDArray[np.float16]], counts: list[list[int]]) -> list[NDArray[np.int16]]:
-    return [rule_ranks(clip.astype(np.float32), own) for clip, own in zip(tokens, counts, strict=True)]
+    return [ranked(_selectors, clip.astype(np.float32), own) for clip, own in zip(tokens, counts, strict=True)]
