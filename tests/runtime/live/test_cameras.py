@@ -313,7 +313,7 @@ def test_a_question_to_all_that_does_not_fit_says_whom_to_ask(pipeline: Pipeline
 def test_an_answer_of_all_cameras_fills_the_room_that_their_prompt_leaves(pipeline: Pipeline) -> None:
     sources = {name: Frames(world(3, 12)) for name in NAMES}
     stream = Stream(pipeline, sources, StreamOptions(selector="all"))
-    endless = Sampling(temperature=1.0, seed=7, grammar="root ::= [a-z]{1000}")
+    endless = Sampling(temperature=1.0, seed=7, grammar="root ::= [a-z]{2000}")
     answer = ask_behind(stream, dict.fromkeys(NAMES, 12), max_tokens=4096, sampling=endless)
     stream.run()
     found = answer[""].result(0)
