@@ -6,8 +6,8 @@ Under every regime of the world, on the CPU or on a GPU, for a given time:
    brings it nearest to what the decoder knows.
 2. Answer at length. The encoder is frozen; the decoder sees clips of 8 to 64 steps, half the batches whole, the others
    with a random share of their tokens, with the losses of stage 2.
-3. Answer from few tokens: 1.25 to 30 % of them, at random or as selectors without a policy keep them, some of the
-   batches whole. On the CPU clips are rendered first, then the decoder has the whole machine.
+3. Answer from few tokens: 1.25 to 30 % of them, at random or as selectors keep them (without a policy, or also with a
+   bundle's), some of the batches whole. On the CPU clips are rendered first, then the decoder has the whole machine.
 
 On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights and every evaluation in float32.
 """
