@@ -18,6 +18,8 @@ ExecStart={command}
 EnvironmentFile=-/etc/score-edge.env
 Restart=always
 RestartSec=2
+# Stopped while it still loads.
+SuccessExitStatus=143
 User={user}
 SupplementaryGroups=video render
 NoNewPrivileges=yes

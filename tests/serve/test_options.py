@@ -189,6 +189,13 @@ def test_a_unit_knows_where_the_engines_are(monkeypatch: pytest.MonkeyPatch) -> 
     assert "Environment=" not in systemd_unit(["score-edge", "serve"])
 
 
+def test_a_server_that_is_stopped_while_it_loads_has_not_failed() -> None:
+    from score_edge.cli import _TERMINATED
+    from score_edge.serve.systemd import systemd_unit
+
+    assert f"SuccessExitStatus={_TERMINATED}" in systemd_unit(["score-edge", "serve"]).splitlines()
+
+
 def test_a_unit_has_cameras_but_no_password(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from score_edge.cli import main; main()", "serve", "reference", "--systemd"]
     (tmp_path / "a.mp4").touch()
