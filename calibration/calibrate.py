@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from score_edge.bundle.folder import Bundle, check_target, scratch_beside, write_bundle
-from score_edge.bundle.manifest import Int8, Manifest
+from score_edge.bundle.int8 import Int8
+from score_edge.bundle.manifest import Manifest
 from score_edge.bundle.provenance import Provenance
 from score_edge.calibration.answers import Answers, compare_answers
 from score_edge.calibration.fidelity import Fidelity

@@ -6,7 +6,7 @@ tokenizers and tensors are those of transformers and torch, typed Any so that a 
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,16 +143,25 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: Any, vocabulary: int) -> Non
 
 def named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield (GGUF name, torch tensor); a head tied to the embeddings is left out, llama.cpp ties it too."""
-    gguf = require("gguf", "export")
     text = model.get_decoder()
-    config = text.config
-    decoder = decoder_of(config)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[decoder.architecture.upper()], config.num_hidden_layers)
     state = {f"model.{key}": tensor for key, tensor in text.state_dict().items()}
     head = model.get_output_embeddings().weight
     if head is not text.embed_tokens.weight:
         state["lm_head.weight"] = head
-    for key, tensor in decoder.tensors(config, iter(state.items())):
+    yield from as_llama_has_them(text.config, state)
+
+
+def as_llama_has_them(config: Any, tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (GGUF name, tensor in llama.cpp's order of rows and columns).
+
+    Args:
+        config: of the text decoder.
+        tensors: by transformers' name, led by ``model.``.
+    """
+    gguf = require("gguf", "export")
+    decoder = decoder_of(config)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[decoder.architecture.upper()], config.num_hidden_layers)
+    for key, tensor in decoder.tensors(config, iter(tensors.items())):
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ScoreEdgeError(f"tensor '{key}' has no place in a GGUF of this architecture")

@@ -175,7 +175,7 @@ def _quantised(bundle: Any, folder: Path, variant: Any = "s8s8") -> Any:
     import dataclasses
 
     from score_edge.bundle.folder import write_bundle
-    from score_edge.bundle.manifest import Int8
+    from score_edge.bundle.int8 import Int8
     from score_edge.calibration.layers import find_layers
     from score_edge.calibration.quantize import expose, prepare, quantize
     from score_edge.calibration.ranges import collect_ranges

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from score_edge.bundle.manifest import Int8
+from score_edge.bundle.int8 import Int8
 
 OVERFLOWS = "the encoder was quantised for TensorRT; this CPU, x86 without VNNI, overflows on it: tokens are wrong"
 REMEDY = "score-edge calibrate FP32_BUNDLE --video FOOTAGE -o NEW --form int8-cpu"

@@ -63,7 +63,13 @@ def open_language_model(
 def _llama_cpp(bundle: Bundle, wish: _Wish) -> LanguageModel:
     from score_edge.runtime.language.llama_cpp import LlamaCpp
 
-    return LlamaCpp(bundle.gguf_path, context=wish.context, sequences=wish.sequences, threads=wish.threads)
+    return LlamaCpp(
+        bundle.gguf_path,
+        context=wish.context,
+        sequences=wish.sequences,
+        threads=wish.threads,
+        adapter=bundle.adapter_path,
+    )
 
 
 def _tensorrt_llm(bundle: Bundle, wish: _Wish) -> LanguageModel:
@@ -72,6 +78,12 @@ def _tensorrt_llm(bundle: Bundle, wish: _Wish) -> LanguageModel:
     if not wish.folder:
         raise ScoreEdgeError(
             "TensorRT-LLM needs the folder of an engine or a checkpoint", "--backend tensorrt-llm:FOLDER"
+        )
+    if bundle.adapter_path is not None:
+        raise ScoreEdgeError(
+            f"{bundle.folder} has an adapter, and TensorRT-LLM takes none beside its engine",
+            "build the engine from the checkpoint with the adapter merged (docs/adapter.md), and name the bundle that "
+            "the adapter was learned for",
         )
     return TensorRtLlm(wish.folder, context=wish.context)
 

@@ -20,6 +20,7 @@ from score_edge.runtime.language.base import Capabilities, Question
 from score_edge.runtime.language.llama_library import (
     check_cells,
     library,
+    open_adapter,
     open_context,
     open_model,
     pointer,
@@ -46,10 +47,11 @@ class LlamaCpp:
         threads: CPU threads; None takes every CPU that is free, see `FreeThreads`.
         gpu_layers: layers to offload when llama.cpp was built with a GPU; -1 all, 0 none.
         cache: type of the KV cache.
+        adapter: GGUF file of a LoRA that is added to the weights.
 
     Raises:
-        ScoreEdgeError: llama-cpp-python is missing, the file is not a model llama.cpp can run, the KV cache does not
-            fit into memory, or there are more threads than CPUs.
+        ScoreEdgeError: llama-cpp-python is missing, the file is not a model llama.cpp can run, the adapter is not one
+            of this model, the KV cache does not fit into memory, or there are more threads than CPUs.
 
     Example:
         >>> with LlamaCpp("bundle/llm.gguf") as model:  # doctest: +SKIP
@@ -71,6 +73,7 @@ class LlamaCpp:
         threads: int | None = None,
         gpu_layers: int = -1,
         cache: Literal["f16", "f32"] = "f16",
+        adapter: Path | None = None,
     ) -> None:
         check_threads(threads)
         # First, so that the load of others is known when the first call comes.
@@ -84,6 +87,7 @@ class LlamaCpp:
         cell_bytes = _cell_bytes(llama, model, 4 if cache == "f32" else 2)
         try:
             check_cells(context * sequences, None if on_gpu else cell_bytes)
+            lora = None if adapter is None else open_adapter(model, adapter)
             handle = open_context(
                 model,
                 context=context,
@@ -94,6 +98,7 @@ class LlamaCpp:
                 # On a CPU it makes a question over a filled cache four times slower.
                 flash_attention=on_gpu,
                 cache=cache,
+                adapter=lora,
             )
         except ScoreEdgeError:
             llama.llama_model_free(model)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from score_edge.core import Float32, Int32
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.runtime.free_memory import free_memory
+from score_edge.runtime.language.adapter_file import LEARN_AGAIN, check_adapter
 
 WARNING, ERROR, CONTINUED = 3, 4, 5
 ASK_FOR_LESS = (
@@ -83,6 +84,21 @@ def open_model(path: Path, gpu_layers: int) -> Any:
     return model
 
 
+def open_adapter(model: Any, path: Path) -> Any:
+    """Load a LoRA for a model, before its context is made, which counts on it; it is freed with the model.
+
+    Raises:
+        ScoreEdgeError: the file is no LoRA, damaged, or for another model.
+    """
+    check_adapter(path)
+    llama = library()
+    _log.clear()
+    adapter = llama.llama_adapter_lora_init(model, os.fsencode(path))
+    if not adapter:
+        raise ScoreEdgeError(f"llama.cpp cannot use the adapter {path}{reason()}", LEARN_AGAIN)
+    return adapter
+
+
 def open_context(
     model: Any,
     *,
@@ -93,11 +109,12 @@ def open_context(
     flash_attention: bool,
     cache: str,
     spares: bool = False,
+    adapter: Any = None,
 ) -> Any:
     """Make buffers, and a KV cache of `context` cells for each of `sequences`.
 
-    With `spares` there are twice as many places, and all share one pool of cells, so that a copy of a sequence costs
-    nothing but its recurrent state.
+    An `adapter` of the model is applied to all of them. With `spares` there are twice as many places, and all share one
+    pool of cells, so that a copy of a sequence costs nothing but its recurrent state.
     """
     llama = library()
     params = llama.llama_context_default_params()
@@ -114,6 +131,8 @@ def open_context(
     handle = llama.llama_init_from_model(model, params)
     if not handle:
         raise ScoreEdgeError(f"cannot make a context of {context} tokens{reason()}", ASK_FOR_LESS)
+    if adapter is not None:
+        llama.llama_set_adapters_lora(handle, (type(adapter) * 1)(adapter), 1, (ctypes.c_float * 1)(1.0))
     return handle
 
 

@@ -115,6 +115,12 @@ class Bundle:
         return self.folder / language.gguf.file if language.gguf else Path(str(language.path))
 
     @property
+    def adapter_path(self) -> Path | None:
+        """The LoRA of the language model; None where its weights are used as they are."""
+        adapter = self.manifest.language.adapter
+        return self.folder / adapter.file if adapter else None
+
+    @property
     def paths(self) -> dict[str, Path]:
         """Every file by its name in the bundle: what `write_bundle` needs to write it again with changes."""
         return {ref.file: self.folder / ref.file for ref in self.manifest.files.values()}

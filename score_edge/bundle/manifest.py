@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from score_edge.bundle.int8 import Int8
 from score_edge.bundle.provenance import Provenance
 from score_edge.core import Grid
 from score_edge.errors import ScoreEdgeError
@@ -30,31 +31,6 @@ class FileRef:
     file: str
     sha256: str = ""
     bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Int8:
-    """How `score-edge calibrate` made the encoder; the whole report is in ``int8.json`` beside the manifest.
-
-    Attributes:
-        form: ``"int8"`` is for TensorRT, ``"int8-cpu"`` for ONNX Runtime on a CPU.
-        variant: types of activations and weights, see `calibration/quantize.py`.
-        method: how activation ranges were found.
-        steps: encoder steps they were found on.
-        seed: of the choice of steps.
-        max_loss: bound on 1 - cosine of the worst token.
-        worst_cosine: of the worst token of the held-out steps.
-        excluded: layers left in FP32.
-    """
-
-    form: Literal["int8", "int8-cpu"]
-    variant: str
-    method: str
-    steps: int
-    seed: int
-    max_loss: float
-    worst_cosine: float
-    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +176,7 @@ class Language:
             trust whatever lies there.
         time_scale: M-RoPE time positions per second of video (Qwen2.5-VL); None counts steps.
         trained: positions it was trained on, where the GGUF promises more; a stream starts anew from there.
+        adapter: GGUF of a LoRA that llama.cpp adds to the weights, see `score-edge train adapter`.
     """
 
     positions: Literal["mrope", "plain"]
@@ -210,6 +187,7 @@ class Language:
     time_scale: float | None = None
     parts: tuple[FileRef, ...] = ()
     trained: int | None = None
+    adapter: FileRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +240,7 @@ class Manifest:
             "selector.policy": self.selector.policy,
             "selector.query": self.selector.query,
             "language.gguf": self.language.gguf,
+            "language.adapter": self.language.adapter,
             **{f"extra[{i}]": ref for i, ref in enumerate(self.extra)},
         }
         return {where: ref for where, ref in named.items() if ref is not None}
@@ -279,7 +258,7 @@ class Manifest:
         Args:
             refs: by file name; at least all of `files`.
         """
-        newline, gguf = self.vision.newline, self.language.gguf
+        newline, gguf, adapter = self.vision.newline, self.language.gguf, self.language.adapter
         policy, query = self.selector.policy, self.selector.query
         incremental = self.vision.incremental
         used = {ref.file for where, ref in self.files.items() if not where.startswith("extra")}
@@ -294,7 +273,9 @@ class Manifest:
             selector=dataclasses.replace(
                 self.selector, policy=policy and refs[policy.file], query=query and refs[query.file]
             ),
-            language=dataclasses.replace(self.language, gguf=gguf and refs[gguf.file]),
+            language=dataclasses.replace(
+                self.language, gguf=gguf and refs[gguf.file], adapter=adapter and refs[adapter.file]
+            ),
             extra=tuple(ref for file, ref in refs.items() if file not in used),
         )
 

@@ -12,11 +12,14 @@ import torch
 
 from score_edge.bundle.external import model_parts
 from score_edge.bundle.folder import Bundle
-from score_edge.core import Float32, Frame, KeptTokens
+from score_edge.core import Float32, Frame, Int32, KeptTokens, Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.prepared_clip import PreparedClip
+from score_edge.learning.text_decoder import AskedPrompt
 from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
+from score_edge.runtime.language.base import Rows
+from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
 
 _TEXT_CELLS = 512  # of a prompt beside its steps, of a question and an answer
@@ -114,6 +117,36 @@ class FrozenModel:
             sequence.rollback(video)
         return answers
 
+    def select(self, tokens: torch.Tensor, selector: str | None, retention: float) -> Mask:
+        """(T, N) bool: what a selector keeps of a clip (T, N, D); None takes the bundle's own.
+
+        Raises:
+            ScoreEdgeError: there is no such selector, or it lacks something.
+        """
+        pipeline = self._pipeline
+        return pipeline.select(tokens.numpy().astype(np.float32), pipeline.selector(selector), retention)
+
+    def prompt(self, clip: PreparedClip, keep: Mask) -> AskedPrompt:
+        """What goes into the language model: the kept tokens of a clip, (T, N) bool, and all that is asked about it.
+
+        Raises:
+            ScoreEdgeError: the backend is not llama.cpp, whose tokenizer this is.
+        """
+        layout, model = self._pipeline.layout, self._pipeline.model
+        if not isinstance(model, LlamaCpp):
+            raise ScoreEdgeError("TensorRT-LLM does not tell the tokens of a text", "learn through llama.cpp")
+        rows: Float32 = clip.tokens.numpy().astype(np.float32)
+        laid_out = layout.clip(KeptTokens.gather(rows, keep, layout.grid), clip.times)
+        parts: list[Int32 | Rows] = [
+            segment if isinstance(segment, Rows) else model.tokenize(segment, at_start=i == 0)
+            for i, segment in enumerate(laid_out.segments)
+        ]
+        at_start = not parts
+        questions = [
+            model.tokenize(layout.question(laid_out.tail, qa.question), at_start=at_start) for qa in clip.asked
+        ]
+        return AskedPrompt(parts, questions, [model.plain_tokens(qa.answer) for qa in clip.asked])
+
     def _watch(self, tokens: torch.Tensor, keep: torch.Tensor, times: list[float]) -> str:
         """Prefill a clip; returns the text that leads a question behind it."""
         sequence, layout = self._pipeline.sequence, self._pipeline.layout
@@ -125,9 +158,10 @@ class FrozenModel:
 
 
 def _language_of(bundle: Bundle) -> str:
-    """The checksums of the language model; where an older bundle has none, its place and size."""
+    """The checksums of the language model and its adapter; where an older bundle has none, its place and size."""
     language = bundle.manifest.language
     refs = (language.gguf,) if language.gguf else language.parts
+    adapter = (language.adapter.sha256,) if language.adapter else ()
     if refs:
-        return " ".join(ref.sha256 for ref in refs)
-    return " ".join(f"{part} {part.stat().st_size}" for part in model_parts(bundle.gguf_path))
+        return " ".join([*(ref.sha256 for ref in refs), *adapter])
+    return " ".join([*(f"{part} {part.stat().st_size}" for part in model_parts(bundle.gguf_path)), *adapter])

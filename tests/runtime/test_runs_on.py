@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from score_edge.bundle.folder import Bundle
-from score_edge.bundle.manifest import Int8
+from score_edge.bundle.int8 import Int8
 from score_edge.runtime import runs_on
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.runs_on import describe

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from score_edge.bundle.folder import Bundle
-from score_edge.bundle.manifest import Int8
+from score_edge.bundle.int8 import Int8
 from score_edge.runtime.graphs import cpu_int8
 from score_edge.runtime.graphs.cpu_int8 import cpu_flags, overflows
 from score_edge.runtime.graphs.open_graph import open_graph

@@ -1,0 +1,102 @@
+"""The torch side of `train adapter` for every family: its logits are llama.cpp's, without an adapter and with one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("llama_cpp")
+pytest.importorskip("gguf")
+
+from score_edge.export.gguf_adapter import write_adapter  # noqa: E402
+from score_edge.learning.adapter import Adapter  # noqa: E402
+from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
+from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer  # noqa: E402
+from score_edge.learning.text_decoder import TextDecoder  # noqa: E402
+from score_edge.runtime.language.llama_cpp import LlamaCpp  # noqa: E402
+from score_edge.runtime.pipeline import Pipeline  # noqa: E402
+
+STEPS = 3
+ASKED = [QuestionAnswer("What moved in the video?", "The car moved."), QuestionAnswer("Is it red?", "no")]
+
+
+def log_softmax(logits: Any) -> np.ndarray:
+    found: np.ndarray = logits.log_softmax(-1).numpy()
+    return found
+
+
+def frozen(bundle: Any, adapter: Path | None = None) -> FrozenModel:
+    """The bundle with a cache in float32, so that no rounding hides anything."""
+    model = FrozenModel(bundle, steps=STEPS, threads=1)
+    model.close()
+    language = LlamaCpp(bundle.gguf_path, context=2048, threads=1, cache="f32", adapter=adapter)
+    model._pipeline = Pipeline(bundle, threads=1, model=language)
+    return model
+
+
+@pytest.fixture(scope="module")
+def learned(case: Any, bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ...]]:
+    """The decoder, an adapter of random matrices beside it, the same as a file, a clip and a tenth of its tokens."""
+    bundle = bundled.bundle
+    decoder = TextDecoder(
+        case.model,
+        keeps_positions=bundle.manifest.language.positions == "mrope",
+        pad=case.model.config.get_text_config().pad_token_id or 0,
+    )
+    adapter = Adapter(decoder.decoder, 4, seed=1)
+    random = torch.Generator().manual_seed(2)
+    for b in adapter.b:
+        b.data.copy_(0.1 * torch.randn(b.shape, generator=random) / len(b[0]) ** 0.5)
+    path = write_adapter(
+        decoder.config, adapter.matrices(), tmp_path_factory.mktemp("adapter") / "adapter.gguf", alpha=adapter.alpha
+    )
+    grid = bundle.manifest.vision.token_grid
+    tokens = 0.5 * torch.randn(STEPS, grid.tokens, bundle.manifest.vision.dim, generator=random)
+    clip = PreparedClip(tokens.half(), [0.5 * step for step in range(STEPS)], ASKED, torch.zeros(2))
+    keep = np.random.default_rng(3).random((STEPS, grid.tokens)) < 0.3
+    keep[0, 0] = True
+    yield bundle, decoder, adapter, path, clip, keep
+    for module in decoder.decoder.modules():
+        module._forward_hooks.clear()
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_every_token_of_every_answer_is_as_likely_as_in_llama_cpp(case: Any, learned: Any, on: bool) -> None:
+    bundle, decoder, adapter, path, clip, keep = learned
+    adapter.on = on
+    with frozen(bundle, path if on else None) as model, torch.no_grad(), case.arithmetic():
+        prompt = model.prompt(clip, keep)
+        logits = decoder.logits(prompt)
+        tail = model._watch(clip.tokens, torch.from_numpy(keep), clip.times)
+        sequence, layout = model._pipeline.sequence, model._pipeline.layout
+        rows = iter(logits.split([len(answer) + 1 for answer in prompt.answers]))
+        video = sequence.mark()
+        for qa, ids in zip(ASKED, prompt.answers, strict=True):
+            found = next(rows)
+            expected = sequence.score(qa.answer, layout.question(tail, qa.question))
+            chosen = log_softmax(found)[np.arange(len(ids)), ids]
+            assert np.abs(chosen - expected).max() <= 1e-3
+            sequence.append(layout.question(tail, qa.question))
+            assert np.abs(found[0].numpy() - sequence.logits()).max() <= 1e-3
+            sequence.rollback(video)
+    adapter.on = True
+
+
+def test_the_adapter_matters_in_every_layer(learned: Any, case: Any) -> None:
+    """Or a layer whose matrices llama.cpp passes over would not show above."""
+    bundle, decoder, adapter, _, clip, keep = learned
+    with frozen(bundle) as model, torch.no_grad():
+        prompt = model.prompt(clip, keep)
+        whole = decoder.logits(prompt)
+        silent = []
+        for name, b in zip(adapter.layers, adapter.b, strict=True):
+            held = b.data.clone()
+            b.data.zero_()
+            if (decoder.logits(prompt) - whole).abs().max() < 1e-3:
+                silent.append(name)
+            b.data.copy_(held)
+    assert silent == []
