@@ -182,6 +182,33 @@ class Checkpoint:
             )
         return model.eval()
 
+    def load_whole(self, model_class: str, dtype: str) -> Any:
+        """The model with every weight.
+
+        Args:
+            model_class: of transformers.
+            dtype: ``"float32"``, or ``"auto"`` for that of the file.
+
+        Raises:
+            ScoreEdgeError: a weight of its text side is missing or of the wrong shape.
+        """
+        transformers = require("transformers", "export")
+        with _reading(self.name), _quiet(transformers):
+            model, report = getattr(transformers, model_class).from_pretrained(
+                self.folder,
+                config=copy.deepcopy(self.config),
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        if wrong := {*report["missing_keys"]} | {key for key, *_ in report["mismatched_keys"]}:
+            raise ScoreEdgeError(
+                f"{self.name}: {len(wrong)} weights are missing or misshapen, first {min(wrong)}",
+                "the checkpoint is incomplete or its config.json is of another model: download it again",
+            )
+        return model.eval()
+
     def _chat_template(self) -> str | None:
         jinja = self.folder / "chat_template.jinja"
         if jinja.is_file():

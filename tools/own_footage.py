@@ -21,7 +21,8 @@ from score_edge.bundle.folder import Bundle
 from score_edge.core import Frame
 from score_edge.errors import require
 from score_edge.evaluation.selectivity import Boxes, measure_selectivity, read_boxes
-from score_edge.learning.policy_run import Data, learn_policy
+from score_edge.learning.data import Data
+from score_edge.learning.policy_run import learn_policy
 from score_edge.learning.recipe import PolicyRecipe
 from score_edge.profiling.workload import bundle_hashes
 from score_edge.runtime.pipeline import Pipeline

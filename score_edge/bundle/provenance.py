@@ -1,5 +1,6 @@
 """Where an artefact comes from: its source, the moment, the commit of score-edge and the versions it was made with."""
 
+import dataclasses
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -38,6 +39,11 @@ class Provenance:
         names = (name for package in ("score-edge", *packages) for name in (package, f"{package}-gpu"))
         versions = {name: version for name in names if (version := distribution_version(name))}
         return Provenance(source, created, git_commit(), versions)
+
+    def after(self, command: str) -> "Provenance":
+        """The same with a command noted behind the source; one that ran again is noted once."""
+        source, *commands = self.source.split("; ")
+        return dataclasses.replace(self, source="; ".join([source, *(c for c in commands if c != command), command]))
 
 
 def git_commit() -> str:

@@ -12,6 +12,39 @@ from score_edge.errors import ScoreEdgeError
 
 app = typer.Typer()
 
+Bundle = Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle to learn for.")]
+Videos = Annotated[Path | None, typer.Option(help="Folder of footage to learn from. Default: the reference world.")]
+Questions = Annotated[
+    Path | None,
+    typer.Option(help='JSON lines {"video", "question", "answer"}; without answers the model\'s own are taken.'),
+]
+Worlds = Annotated[
+    str, typer.Option("--world", help="Comma-separated regimes of the reference world, as of `evaluate`, or all.")
+]
+LearningRate = Annotated[float | None, typer.Option(min=0, callback=finite, help="Of Adam.")]
+ClipSteps = Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")]
+Scenes = Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")]
+CacheMb = Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")]
+Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were named; the rest is as the recipe has it."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_device(device: str) -> None:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ScoreEdgeError(f"there is no device {device!r}", "cpu, cuda, or auto")
+
+
+def _check_places(bundle: str, folder: Path) -> None:
+    """Refuse, before torch is loaded, what could not be written or would be written over."""
+    if Path(bundle).resolve() == (folder / "bundle").resolve():
+        raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
+    check_writable(folder / "metrics.jsonl")
+
 
 @app.command("reference")
 def train_reference(
@@ -23,8 +56,7 @@ def train_reference(
     device: Annotated[str, typer.Option(help="Of the long stage: cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Train the shipped reference model from nothing and write its bundle; a run that was cut off goes on."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ScoreEdgeError(f"there is no device {device!r}", "cpu, cuda, or auto")
+    _check_device(device)
     check_writable(folder / "metrics.jsonl")
     with only_writer(folder):
         _train_reference(folder, threads, start, device)
@@ -90,18 +122,11 @@ def _train_short(folder: Path, threads: int) -> Path:
 def train_policy(
     context_: typer.Context,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
-    bundle: Annotated[str, typer.Option(metavar="BUNDLE", help="Bundle the policy is for.")] = "reference",
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder of footage to learn from. Default: the reference world.")
-    ] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option(help='JSON lines {"video", "question", "answer"}; without answers the model\'s own are taken.'),
-    ] = None,
+    bundle: Bundle = "reference",
+    videos: Videos = None,
+    questions: Questions = None,
     images: Annotated[Path | None, typer.Option(help="Folder of stills for stage 1.")] = None,
-    worlds: Annotated[
-        str, typer.Option("--world", help="Comma-separated regimes of the reference world, as of `evaluate`, or all.")
-    ] = "plain",
+    worlds: Worlds = "plain",
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the policy.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update, over all processes.")] = None,
     rollouts: Annotated[int | None, typer.Option(min=2, help="Masks per clip.")] = None,
@@ -111,16 +136,16 @@ def train_policy(
     ] = None,
     residual: Annotated[bool, typer.Option(help="Let the policy see the change from the step before.")] = True,
     warm_steps: Annotated[int | None, typer.Option(min=0, help="Of regression on the size of the change.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, callback=finite, help="Of Adam.")] = None,
+    learning_rate: LearningRate = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Width of the policy's hidden layer.")] = None,
-    clip_steps: Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")] = None,
-    scenes: Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")] = None,
-    cache_mb: Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")] = None,
+    clip_steps: ClipSteps = None,
+    scenes: Scenes = None,
+    cache_mb: CacheMb = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    seed: Seed = None,
     backend: BackendName = "llama.cpp",
     provider: ProviderName = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    resume: Resume = False,
 ) -> None:
     """Learn a policy for a bundle by reinforcement through the model it serves, and write the bundle that uses it."""
     if still_share == 0:
@@ -130,19 +155,15 @@ def train_policy(
         still_share = 0.0 if still_share is None else still_share  # there are no stills
     if videos:
         refuse_unused(context_, "with --videos", "worlds")
-    if Path(bundle).resolve() == (folder / "bundle").resolve():
-        raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
-    check_writable(folder / "metrics.jsonl")
-    from score_edge.learning.policy_run import Data, learn_policy
+    _check_places(bundle, folder)
+    from score_edge.learning.data import Data
+    from score_edge.learning.policy_run import learn_policy
     from score_edge.learning.recipe import PolicyRecipe
     from score_edge.reference.nuisance import read_regimes
 
-    def given(**options: Any) -> dict[str, Any]:
-        return {name: value for name, value in options.items() if value is not None}
-
     recipe = PolicyRecipe(
-        **given(steps=steps, clips=clips, rollouts=rollouts, still_share=still_share, seed=seed, advantage=advantage),
-        **given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
+        **_given(steps=steps, clips=clips, rollouts=rollouts, still_share=still_share, seed=seed, advantage=advantage),
+        **_given(warm_steps=warm_steps, learning_rate=learning_rate, hidden=hidden),
         residual=residual,
     )
     data = Data(
@@ -150,7 +171,7 @@ def train_policy(
         questions,
         images,
         worlds=read_regimes(worlds),
-        **given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb),
+        **_given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb),
     )
     with progress_bar() as progress:
         encoding = progress.add_task("clips encoded", total=None)
@@ -166,6 +187,77 @@ def train_policy(
             recipe,
             data,
             backend=backend,
+            provider=provider,
+            resume=resume,
+            threads=threads,
+            on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
+            on_log=on_log,
+        )
+    err.print(f"bundle written to {learned.folder}", soft_wrap=True)
+
+
+@app.command("adapter")
+def train_adapter(
+    context_: typer.Context,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for adapter, metrics, checkpoint and bundle.")],
+    bundle: Bundle = "reference",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Folder or hub id that the bundle was exported from; reference needs none."),
+    ] = None,
+    videos: Videos = None,
+    questions: Questions = None,
+    worlds: Worlds = "plain",
+    selector: Annotated[str | None, typer.Option(help="What keeps the tokens. Default: the bundle's.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, max=512, help="Of the adapter's matrices.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the adapter.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips per update.")] = None,
+    learning_rate: LearningRate = None,
+    clip_steps: ClipSteps = None,
+    scenes: Scenes = None,
+    cache_mb: CacheMb = None,
+    device: Annotated[str, typer.Option(help="Of the language model that learns: cpu, cuda, or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    seed: Seed = None,
+    provider: ProviderName = "auto",
+    resume: Resume = False,
+) -> None:
+    """Teach a bundle's language model to answer from few visual tokens as from all of them. Its weights stay."""
+    if videos:
+        refuse_unused(context_, "with --videos, all of which are learned from", "scenes")
+        refuse_unused(context_, "with --videos", "worlds")
+    _check_device(device)
+    _check_places(bundle, folder)
+    from score_edge.learning.adapter_run import learn_adapter
+    from score_edge.learning.data import Data
+    from score_edge.learning.recipe import AdapterRecipe
+    from score_edge.reference.nuisance import read_regimes
+
+    recipe = AdapterRecipe(
+        **_given(steps=steps, clips=clips, rank=rank, learning_rate=learning_rate, selector=selector, seed=seed)
+    )
+    data = Data(
+        videos,
+        questions,
+        worlds=read_regimes(worlds),
+        **_given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb),
+    )
+    held: list[dict[str, float]] = []
+    with progress_bar() as progress:
+        encoding = progress.add_task("clips prepared", total=None)
+        task = progress.add_task("learning", total=recipe.steps)
+
+        def on_log(row: dict[str, float]) -> None:
+            held.extend([row] if "held" in row else [])
+            progress.update(task, completed=row["step"], description=f"learning, {held[-1]['held']:.3f} nats held out")
+
+        learned = learn_adapter(
+            bundle,
+            folder,
+            recipe,
+            data,
+            checkpoint=checkpoint,
+            device=device,
             provider=provider,
             resume=resume,
             threads=threads,

@@ -1,6 +1,8 @@
 """Low-rank matrices beside the linear layers of a frozen decoder (LoRA, Hu et al. 2021)."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,13 +20,12 @@ class Adapter(nn.Module):
 
     Attributes:
         alpha: what GGUF and peft call it; what is added is alpha / rank * b @ a.
-        on: False leaves the decoder as it was.
         layers: names in the decoder, in the order of `a` (rank, inputs) and `b` (outputs, rank), float32.
     """
 
     def __init__(self, decoder: nn.Module, rank: int, seed: int = 0) -> None:
         super().__init__()
-        self.alpha, self.on = 2.0 * rank, True
+        self.alpha, self._on = 2.0 * rank, True
         self.layers = list[str]()
         self.a, self.b = nn.ParameterList(), nn.ParameterList()
         random = torch.Generator().manual_seed(seed)
@@ -41,8 +42,17 @@ class Adapter(nn.Module):
         """a and b by the layer's name."""
         return {name: (a, b) for name, a, b in zip(self.layers, self.a, self.b, strict=True)}
 
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """The decoder is as it was meanwhile."""
+        self._on = False
+        try:
+            yield
+        finally:
+            self._on = True
+
     def _add(self, i: int, layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        if not self.on:
+        if not self._on:
             return output
         a, b = self.a[i], self.b[i]
         low = functional.linear(inputs[0].to(a.dtype), a)

@@ -68,3 +68,38 @@ def plot_policy(metrics: Path, window: int = 20) -> Path:
     with atomic_file(picture) as unfinished:
         figure.savefig(unfinished, dpi=120)
     return picture
+
+
+def plot_adapter(metrics: Path, window: int = 20) -> Path:
+    """Draw an adapter's training: running means over `window` updates, and the clips that are held out.
+
+    Args:
+        metrics: JSON lines with `step`, and some of few, whole, held and held_whole.
+        window: updates averaged per point.
+
+    Returns:
+        The picture, beside the metrics.
+    """
+    require("matplotlib", "train")
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, label in (("few", "few tokens"), ("whole", "all tokens")):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        means = [
+            sum(y for _, y in points[max(0, i - window) : i + 1]) / (min(i, window) + 1) for i in range(len(points))
+        ]
+        axes.plot([x for x, _ in points], means, label=label)
+    for name, label in (("held", "few, held out"), ("held_whole", "all, held out")):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), "o--", label=label, markersize=3)
+    axes.set(title="KL from what all tokens say, nats", xlabel="update")
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture = metrics.with_suffix(".png")
+    with atomic_file(picture) as unfinished:
+        figure.savefig(unfinished, dpi=120)
+    return picture

@@ -21,6 +21,7 @@ from score_edge.runtime.language.backends import DEFAULT
 from score_edge.runtime.language.base import Rows
 from score_edge.runtime.language.llama_cpp import LlamaCpp
 from score_edge.runtime.pipeline import Pipeline
+from score_edge.selection.base import Selector
 
 _TEXT_CELLS = 512  # of a prompt beside its steps, of a question and an answer
 
@@ -117,14 +118,17 @@ class FrozenModel:
             sequence.rollback(video)
         return answers
 
-    def select(self, tokens: torch.Tensor, selector: str | None, retention: float) -> Mask:
-        """(T, N) bool: what a selector keeps of a clip (T, N, D); None takes the bundle's own.
+    def selector(self, name: str | None) -> Selector:
+        """A selector that needs no question; None takes the bundle's own.
 
         Raises:
             ScoreEdgeError: there is no such selector, or it lacks something.
         """
-        pipeline = self._pipeline
-        return pipeline.select(tokens.numpy().astype(np.float32), pipeline.selector(selector), retention)
+        return self._pipeline.selector(name)
+
+    def select(self, tokens: torch.Tensor, selector: Selector, retention: float) -> Mask:
+        """(T, N) bool: what a selector keeps of a clip (T, N, D)."""
+        return self._pipeline.select(tokens.numpy().astype(np.float32), selector, retention)
 
     def prompt(self, clip: PreparedClip, keep: Mask) -> AskedPrompt:
         """What goes into the language model: the kept tokens of a clip, (T, N) bool, and all that is asked about it.
@@ -146,6 +150,17 @@ class FrozenModel:
             model.tokenize(layout.question(laid_out.tail, qa.question), at_start=at_start) for qa in clip.asked
         ]
         return AskedPrompt(parts, questions, [model.plain_tokens(qa.answer) for qa in clip.asked])
+
+    def first_logits(self, clip: PreparedClip, keep: Mask) -> list[Float32]:
+        """(V,) float32 for each question about a clip: of the first token of its answer."""
+        sequence, layout = self._pipeline.sequence, self._pipeline.layout
+        tail = self._watch(clip.tokens, torch.from_numpy(keep), clip.times)
+        video, found = sequence.mark(), []
+        for qa in clip.asked:
+            sequence.append(layout.question(tail, qa.question))
+            found.append(sequence.logits())
+            sequence.rollback(video)
+        return found
 
     def _watch(self, tokens: torch.Tensor, keep: torch.Tensor, times: list[float]) -> str:
         """Prefill a clip; returns the text that leads a question behind it."""

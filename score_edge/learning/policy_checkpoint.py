@@ -3,22 +3,34 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError
-from score_edge.export.policy_graph import PolicyNetwork
 from score_edge.learning.adam_state import moments_of, restore_moments
-from score_edge.learning.recipe import PolicyRecipe
+from score_edge.learning.recipe import AdapterRecipe, PolicyRecipe
+
+Recipe: TypeAlias = PolicyRecipe | AdapterRecipe
+
+
+def check_run(folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds another run, and to go on where there is none."""
+    held = folder / "checkpoint.safetensors"
+    if held.exists() and not resume:
+        raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
+    if resume and not held.exists():
+        raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
 
 
 def save_checkpoint(
-    path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, data: str, step: int
+    path: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, data: str, step: int
 ) -> None:
-    """Policy, optimizer, the next step, and the digest of what is learned from.
+    """What is learned, a policy or an adapter, its optimizer, the next step, and the digest of what is learned from.
 
     There is no random state: see `rollouts.generator`.
     """
@@ -28,10 +40,8 @@ def save_checkpoint(
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
 
 
-def load_checkpoint(
-    path: Path, policy: PolicyNetwork, optimizer: torch.optim.Optimizer, recipe: PolicyRecipe, data: str
-) -> int:
-    """Put a checkpoint back into a policy and its optimizer; returns the next step.
+def load_checkpoint(path: Path, policy: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, data: str) -> int:
+    """Put a checkpoint back into a policy, or an adapter, and its optimizer; returns the next step.
 
     Raises:
         ScoreEdgeError: there is none, it is damaged, or it was made by another recipe or from other clips.
@@ -57,6 +67,6 @@ def load_checkpoint(
     try:
         policy.load_state_dict({name[7:]: t for name, t in tensors.items() if name.startswith("policy.")})
     except RuntimeError as error:
-        raise ScoreEdgeError(f"{path} holds a policy of another width", "start without --resume") from error
+        raise ScoreEdgeError(f"{path} holds what fits no model of this width", "start without --resume") from error
     restore_moments(optimizer, tensors)
     return step

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,39 +13,16 @@ from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
 from score_edge.bundle.manifest import FileRef, Selection
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import export_policy
-from score_edge.learning.curriculum import footage_scenes, image_scenes, world_scenes, world_stills
 from score_edge.learning.curves import plot_policy
+from score_edge.learning.data import Data
 from score_edge.learning.features import Features
 from score_edge.learning.frozen_model import FrozenModel
+from score_edge.learning.policy_checkpoint import check_run
 from score_edge.learning.policy_training import Log, Scenes, train_policy
 from score_edge.learning.recipe import PolicyRecipe
-from score_edge.reference import world
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What the policy learns from.
-
-    Attributes:
-        videos: folder of footage; None takes the reference world.
-        questions: JSON lines about it; None asks open questions and takes the unpruned model's own answers.
-        images: folder of stills for stage 1; None takes the world's, and with footage no stage 1 at all.
-        clip_steps: encoder steps of a clip; a longer video is sampled thinner.
-        scenes: different clips of the world, or pseudo-videos of the images.
-        cache_mb: most MiB of visual tokens to keep on disk, per stage.
-        worlds: regimes of the world, in turn.
-    """
-
-    videos: Path | None = None
-    questions: Path | None = None
-    images: Path | None = None
-    clip_steps: int = 16
-    scenes: int = 1000
-    cache_mb: int = 1024
-    worlds: tuple[str, ...] = ("plain",)
 
 
 def learn_policy(
@@ -91,11 +67,7 @@ def learn_policy(
             f"{recipe.clips} clips per step cannot be shared evenly by {state.num_processes} processes",
             "choose a multiple with --clips",
         )
-    held = folder / "checkpoint.safetensors"
-    if held.exists() and not resume:
-        raise ScoreEdgeError(f"{folder} already holds a run", "go on with --resume, or choose another folder")
-    if resume and not held.exists():
-        raise ScoreEdgeError(f"there is no checkpoint in {folder}", "start without --resume")
+    check_run(folder, resume)
     with (
         only_writer(folder) if state.is_main_process else contextlib.nullcontext(),
         FrozenModel(opened, steps=data.clip_steps, backend=backend, provider=provider, threads=threads) as model,
@@ -151,30 +123,15 @@ def with_policy(
         selector=Selection(
             "score", FileRef("policy.onnx"), manifest.selector.retention, FileRef("query.onnx") if query else None
         ),
-        provenance=dataclasses.replace(
-            manifest.provenance, source=f"{manifest.provenance.source.split('; ')[0]}; score-edge train policy"
-        ),
+        provenance=manifest.provenance.after("score-edge train policy"),
     )
     kept = {name: path for name, path in bundle.paths.items() if name not in old}
     return write_bundle(folder, manifest, {**kept, **new}, overwrite=overwrite)
 
 
 def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: Data) -> Scenes:
-    vision = model.bundle.manifest.vision
-    steps, per_step = data.clip_steps, vision.frames_per_step
-    if data.questions and not data.videos:
-        raise ScoreEdgeError("questions without videos", "name the folder they are about with --videos")
-    if data.videos:
-        moving = footage_scenes(data.videos, data.questions, steps, per_step, vision.fps)
-        stills = image_scenes(data.images, data.scenes, steps, per_step, vision.fps) if data.images else []
-    else:
-        of_world = steps * per_step // world.FRAMES_PER_STEP  # the bundle's steps may have more or fewer frames
-        moving = world_scenes(data.scenes, of_world, regimes=data.worlds)
-        stills = (
-            image_scenes(data.images, data.scenes, steps, per_step, vision.fps)
-            if data.images
-            else world_stills(data.scenes // 2 + 1, of_world)
-        )
+    vision, steps = model.bundle.manifest.vision, data.clip_steps
+    moving, stills = data.moving(vision), data.stills(vision)
     if recipe.still_steps() and not stills:
         raise ScoreEdgeError(
             "there are no stills for stage 1", "name a folder of images with --images, or skip it with --still-share 0"

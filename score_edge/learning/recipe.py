@@ -1,4 +1,4 @@
-"""Every number of a run that learns a policy."""
+"""Every number of a run that learns a policy or an adapter."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -63,3 +63,40 @@ class PolicyRecipe:
     def still_steps(self) -> int:
         """Steps of stage 1."""
         return round(self.steps * self.still_share)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecipe:
+    """Every number of a run that learns an adapter; all are ours.
+
+    Attributes:
+        steps: updates.
+        clips: clips per update, each with all its questions.
+        rank: of the matrices.
+        learning_rate: of Adam; it rises for a twentieth of the updates, then falls to zero along a cosine.
+        lowest, highest: shares of the tokens that are kept, drawn per clip, log-uniform.
+        whole: share of the clips of which every token is kept, so that answers from all of them stay as they are.
+        selector: what keeps them; None is the bundle's own.
+        checkpoint_every: updates between checkpoints, and between looks at the clips that are held out.
+    """
+
+    steps: int = 400
+    clips: int = 8
+    rank: int = 8
+    learning_rate: float = 1e-3
+    lowest: float = 0.0125
+    highest: float = 0.3
+    whole: float = 0.125
+    selector: str | None = None
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest <= self.highest <= 1 or not 0 <= self.whole < 1:
+            raise ScoreEdgeError(f"shares from {self.lowest} to {self.highest}, and {self.whole} of the clips whole")
+        if self.rank < 1 or self.clips < 1 or self.steps < 1:
+            raise ScoreEdgeError("an adapter needs a rank, a step a clip, a run a step: all at least 1")
+        if (self.selector or "").partition(":")[0] == "all":
+            raise ScoreEdgeError("the selector all keeps every token: there is nothing to learn", "name another one")
+        if not 0 <= self.seed < 2**63:
+            raise ScoreEdgeError(f"seed {self.seed} is outside 0 to 2**63 - 1")

@@ -1,10 +1,13 @@
 """The trained reference model as a bundle: the encoder as ONNX, the decoder as GGUF."""
 
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import Qwen2VLForConditionalGeneration
 
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef, Language, Manifest, Prompt, Selection, Vision
@@ -38,18 +41,38 @@ def read_reference_bundle(bundle: Bundle) -> dict[str, torch.Tensor]:
     Raises:
         ScoreEdgeError: it is the bundle of another model.
     """
-    onnx, gguf = require("onnx", "export"), require("gguf", "export")
+    onnx = require("onnx", "export")
     model = build_model()
     graph = onnx.load(bundle.paths["encoder.onnx"]).graph
     found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    found |= {tensor.name: tensor.data for tensor in gguf.GGUFReader(bundle.paths["llm.gguf"]).tensors}
-    wanted = [(f"visual.{name}", tensor) for name, tensor in model.model.visual.state_dict().items()]
-    for name, tensor in (*wanted, *named_tensors(model)):
+    _fill(bundle, found, [(f"visual.{name}", tensor) for name, tensor in model.model.visual.state_dict().items()])
+    _fill(bundle, _language_weights(bundle), named_tensors(model))
+    return dict(model.state_dict())
+
+
+def read_reference_decoder(bundle: Bundle) -> Qwen2VLForConditionalGeneration:
+    """The reference model with the decoder of a bundle; its vision encoder is as it starts.
+
+    Raises:
+        ScoreEdgeError: it is the bundle of another model.
+    """
+    model = build_model()
+    _fill(bundle, _language_weights(bundle), named_tensors(model))
+    return model
+
+
+def _language_weights(bundle: Bundle) -> dict[str, Any]:
+    """Arrays of the GGUF by name."""
+    reader = require("gguf", "export").GGUFReader(bundle.gguf_path)
+    return {tensor.name: tensor.data for tensor in reader.tensors}
+
+
+def _fill(bundle: Bundle, found: Mapping[str, Any], wanted: Iterable[tuple[str, torch.Tensor]]) -> None:
+    for name, tensor in wanted:
         if name not in found or found[name].shape != tuple(tensor.shape):
             shape = tuple(tensor.shape)
             raise ScoreEdgeError(f"{bundle.folder} holds no {name} of shape {shape}: it is no reference bundle")
         tensor.data.copy_(torch.from_numpy(found[name].astype("float32")))
-    return dict(model.state_dict())
 
 
 def write_reference_bundle(weights: Path, folder: Path, *, overwrite: bool = False) -> Bundle:

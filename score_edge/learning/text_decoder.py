@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from score_edge.core import Int32
 from score_edge.runtime.language.base import Rows
@@ -34,20 +33,22 @@ class TextDecoder:
     Args:
         model: a whole transformers model; of it the text side is held.
         keeps_positions: M-RoPE: visual tokens keep their (t, h, w).
-        pad: token id that stands for a visual token where a decoder looks ids up in a second table (Gemma 4).
+        fingerprint: the same for the same weights; a few letters.
 
     Attributes:
         decoder: the frozen module, whose blocks an `Adapter` goes beside.
         config: of the text side.
     """
 
-    def __init__(self, model: Any, *, keeps_positions: bool, pad: int = 0) -> None:
+    def __init__(self, model: Any, *, keeps_positions: bool, fingerprint: str = "") -> None:
         model.requires_grad_(False).eval()
-        self.decoder: nn.Module = model.get_decoder()
-        self._embed: nn.Module = model.get_input_embeddings()
-        self._head: nn.Module = model.get_output_embeddings()
+        self.decoder: Any = model.get_decoder()
+        self._embed: Any = model.get_input_embeddings()
+        self._head: Any = model.get_output_embeddings()
         self.config = model.config.get_text_config()
-        self._keeps_positions, self._pad = keeps_positions, pad
+        self._keeps_positions, self.fingerprint = keeps_positions, fingerprint
+        # Stands for a visual token where a decoder looks ids up in a second table (Gemma 4).
+        self._pad = self.config.pad_token_id or 0
         self._cap = getattr(self.config, "final_logit_softcapping", None)
         # Questions behind one clip are told apart by an attention mask, which convolutions, recurrent states and
         # windows do not know.
@@ -55,9 +56,19 @@ class TextDecoder:
         self._one_by_one = kinds != {"full_attention"}
 
     @property
+    def _weight(self) -> torch.Tensor:
+        found: torch.Tensor = next(self.decoder.parameters())
+        return found
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.decoder.parameters()).device
+        return self._weight.device
+
+    def to(self, device: str) -> None:
+        """Move the weights."""
+        for part in (self.decoder, self._embed, self._head):
+            part.to(device)
 
     def logits(self, prompt: AskedPrompt) -> torch.Tensor:
         """What follows each question and every token of its answer.
@@ -86,7 +97,8 @@ class TextDecoder:
             use_cache=False,
             **self._beside(parts),
         ).last_hidden_state
-        logits = self._head(hidden[0, torch.from_numpy(np.concatenate(at)).to(hidden.device)]).float()
+        found = hidden[0, torch.from_numpy(np.concatenate(at)).to(hidden.device)]
+        logits: torch.Tensor = self._head(found).float()
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
     def _embeds(self, parts: Sequence[Int32 | Rows]) -> torch.Tensor:
@@ -98,8 +110,7 @@ class TextDecoder:
             else self._embed(torch.from_numpy(part).long().to(self.device))
             for part in parts
         ]
-        dtype = next(self.decoder.parameters()).dtype
-        return torch.cat([row.to(dtype) for row in rows])[None]
+        return torch.cat([row.to(self._weight.dtype) for row in rows])[None]
 
     def _positions(self, clip: Sequence[Int32 | Rows], lengths: Sequence[int]) -> torch.Tensor:
         """(3, 1, L) where positions are kept, else (1, L): every question goes on behind the clip."""
@@ -126,7 +137,7 @@ class TextDecoder:
             deep = torch.from_numpy(np.concatenate([rows.embeddings[:, width:] for rows in visual])).to(self.device)
             seen = np.concatenate([np.full(len(part), isinstance(part, Rows)) for part in parts])
             given["visual_pos_masks"] = torch.from_numpy(seen)[None].to(self.device)
-            given["deepstack_visual_embeds"] = list(deep.to(next(self.decoder.parameters()).dtype).split(width, dim=1))
+            given["deepstack_visual_embeds"] = list(deep.to(self._weight.dtype).split(width, dim=1))
         if hasattr(self.decoder, "get_per_layer_inputs"):
             ids = [np.full(len(part), self._pad) if isinstance(part, Rows) else part for part in parts]
             known = torch.from_numpy(np.concatenate(ids)).long()[None].to(self.device)

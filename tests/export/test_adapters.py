@@ -1,6 +1,9 @@
 """The torch side of `train adapter` for every family: its logits are llama.cpp's, without an adapter and with one."""
 
+import dataclasses
+import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,16 @@ pytest.importorskip("transformers")
 pytest.importorskip("llama_cpp")
 pytest.importorskip("gguf")
 
+from score_edge.bundle.folder import Bundle  # noqa: E402
+from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.gguf_adapter import write_adapter  # noqa: E402
 from score_edge.learning.adapter import Adapter  # noqa: E402
+from score_edge.learning.adapter_run import learn_adapter  # noqa: E402
+from score_edge.learning.data import Data  # noqa: E402
+from score_edge.learning.decoder_weights import open_decoder  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
 from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer  # noqa: E402
+from score_edge.learning.recipe import AdapterRecipe  # noqa: E402
 from score_edge.learning.text_decoder import TextDecoder  # noqa: E402
 from score_edge.runtime.language.llama_cpp import LlamaCpp  # noqa: E402
 from score_edge.runtime.pipeline import Pipeline  # noqa: E402
@@ -42,11 +51,7 @@ def frozen(bundle: Any, adapter: Path | None = None) -> FrozenModel:
 def learned(case: Any, bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ...]]:
     """The decoder, an adapter of random matrices beside it, the same as a file, a clip and a tenth of its tokens."""
     bundle = bundled.bundle
-    decoder = TextDecoder(
-        case.model,
-        keeps_positions=bundle.manifest.language.positions == "mrope",
-        pad=case.model.config.get_text_config().pad_token_id or 0,
-    )
+    decoder = TextDecoder(case.model, keeps_positions=bundle.manifest.language.positions == "mrope")
     adapter = Adapter(decoder.decoder, 4, seed=1)
     random = torch.Generator().manual_seed(2)
     for b in adapter.b:
@@ -67,8 +72,8 @@ def learned(case: Any, bundled: Any, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("on", [False, True])
 def test_every_token_of_every_answer_is_as_likely_as_in_llama_cpp(case: Any, learned: Any, on: bool) -> None:
     bundle, decoder, adapter, path, clip, keep = learned
-    adapter.on = on
-    with frozen(bundle, path if on else None) as model, torch.no_grad(), case.arithmetic():
+    quiet = nullcontext() if on else adapter.off()
+    with frozen(bundle, path if on else None) as model, torch.no_grad(), case.arithmetic(), quiet:
         prompt = model.prompt(clip, keep)
         logits = decoder.logits(prompt)
         tail = model._watch(clip.tokens, torch.from_numpy(keep), clip.times)
@@ -83,7 +88,6 @@ def test_every_token_of_every_answer_is_as_likely_as_in_llama_cpp(case: Any, lea
             sequence.append(layout.question(tail, qa.question))
             assert np.abs(found[0].numpy() - sequence.logits()).max() <= 1e-3
             sequence.rollback(video)
-    adapter.on = True
 
 
 def test_the_adapter_matters_in_every_layer(learned: Any, case: Any) -> None:
@@ -100,3 +104,76 @@ def test_the_adapter_matters_in_every_layer(learned: Any, case: Any) -> None:
                 silent.append(name)
             b.data.copy_(held)
     assert silent == []
+
+
+@pytest.fixture
+def footage(bundled: Any, tmp_path: Path) -> Path:
+    """Two videos."""
+    import cv2
+
+    vision, folder = bundled.bundle.manifest.vision, tmp_path / "footage"
+    folder.mkdir()
+    for seed in range(2):
+        size = (vision.width, vision.height)
+        writer = cv2.VideoWriter(str(folder / f"{seed}.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), vision.fps, size)
+        for image in np.random.default_rng(seed).integers(0, 256, (STEPS * vision.frames_per_step, *size[::-1], 3)):
+            writer.write(image.astype(np.uint8))
+        writer.release()
+    return folder
+
+
+RECIPE = AdapterRecipe(steps=3, clips=1, rank=2, learning_rate=1e-2, lowest=0.2, highest=0.4)
+
+
+def test_from_a_checkpoint_and_footage_to_a_bundle(
+    bundled: Any, case: Any, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("score_edge.learning.features.LONGEST_ANSWER", 3)
+    data, old = Data(footage, clip_steps=STEPS), bundled.bundle
+    learned = learn_adapter(old.folder, tmp_path / "run", RECIPE, data, checkpoint=str(case.folder), threads=1)
+    clip = PreparedClip(
+        torch.randn(STEPS, old.manifest.vision.token_grid.tokens, old.manifest.vision.dim).half(),
+        [0.5 * step for step in range(STEPS)],
+        ASKED,
+        torch.zeros(2),
+    )
+    keep = np.ones(clip.tokens.shape[:2], bool)
+    found = []
+    for bundle in (old, learned):
+        with FrozenModel(bundle, steps=STEPS, threads=1) as model:
+            found.append(np.stack(model.first_logits(clip, keep)))
+    assert np.abs(found[1] - found[0]).max() > 1e-3
+
+
+def test_another_checkpoint_of_the_same_shape_is_refused(
+    bundled: Any, case: Any, footage: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(case.folder, tmp_path / "other")
+    path = tmp_path / "other/model.safetensors"
+    random = torch.Generator().manual_seed(5)
+    other = {
+        name: torch.randn(each.shape, generator=random) * each.std() if "layers" in name and each.ndim == 2 else each
+        for name, each in load_file(path).items()
+    }
+    save_file(other, path, {"format": "pt"})
+    with pytest.raises(ScoreEdgeError, match="answer differently"):
+        learn_adapter(
+            bundled.bundle.folder,
+            tmp_path / "run",
+            RECIPE,
+            Data(footage, clip_steps=STEPS),
+            checkpoint=str(tmp_path / "other"),
+            threads=1,
+        )
+    assert not (tmp_path / "run/checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_family_is_refused(qwen2_vl_case: Any, tmp_path: Path) -> None:
+    manifest = Bundle.open("reference").manifest
+    other = Bundle(tmp_path, dataclasses.replace(manifest, family="smolvlm"))
+    with pytest.raises(ScoreEdgeError, match=r"is a qwen2_vl, and .* was exported from a smolvlm"):
+        open_decoder(other, str(qwen2_vl_case.folder), "cpu")
+    with pytest.raises(ScoreEdgeError, match="its hidden size is 192, not 64"):
+        open_decoder(Bundle.open("reference"), str(qwen2_vl_case.folder), "cpu")

@@ -19,8 +19,9 @@ from score_edge.cli import main  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.policy_graph import PolicyNetwork, export_policy  # noqa: E402
 from score_edge.learning import policy_run  # noqa: E402
+from score_edge.learning.data import Data  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
-from score_edge.learning.policy_run import Data, learn_policy, with_policy  # noqa: E402
+from score_edge.learning.policy_run import learn_policy, with_policy  # noqa: E402
 from score_edge.learning.recipe import PolicyRecipe  # noqa: E402
 
 TINY = ("--clips", 2, "--rollouts", 2, "--scenes", 2, "--clip-steps", 3, "--threads", 1)
