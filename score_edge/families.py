@@ -21,6 +21,7 @@ class FamilyRow:
         tokens: visual tokens of a step at that frame.
         live: whether `stream` works, and how old steps leave where they cannot just be dropped.
         learnable: whether `train policy` does.
+        adaptable: whether `train adapter` does.
         incremental: whether only the cells that changed are encoded, and why not.
         verified: on which weights pixels, tokens, logits and a stream were compared with transformers.
     """
@@ -33,6 +34,7 @@ class FamilyRow:
     tokens: int
     live: str = "yes"
     learnable: str = "yes"
+    adaptable: str = "yes"
     incremental: str = "yes"
     verified: str = "random"
 

@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"score-edge serve": "never ends; tests/serve/ runs servers",
     r"score-edge export|my-bundle": "a published checkpoint; tests/export/ makes small ones",
     r"seed=5&steps=400": "the figures of docs/int8.md: the commands above them with more footage",
+    r"AutoModelForImageTextToText": "a published checkpoint; tests/export/test_adapters.py merges into small ones",
     r"--llm-shape": "writes gigabytes of random weights; tests/profiling/test_llm_shapes.py writes few",
     r"score-edge build \S+( --implicit .*)?$": "an NVIDIA GPU; tests/engines/ builds over fakes",
     r"score-edge build \S+ --check": "half a minute; tests/engines/test_rtx_check.py does it",
@@ -47,6 +48,7 @@ SMALL = {
     "build": (),
     "inspect": (),
     "doctor": (),
+    "train adapter": ("--steps", "2", "--clips", "1", "--scenes", "2", "--clip-steps", "4"),
     "train policy": (
         "--steps",
         "2",

@@ -23,6 +23,7 @@ def family_table(rows: Sequence[FamilyRow]) -> Table:
         "tokens": [str(row.tokens) for row in rows],
         "live": [row.live for row in rows],
         "learnable": [row.learnable for row in rows],
+        "adaptable": [row.adaptable for row in rows],
         "incremental": [row.incremental for row in rows],
         "verified": [row.verified for row in rows],
     }

@@ -212,7 +212,9 @@ def train_adapter(
     rank: Annotated[int | None, typer.Option(min=1, max=512, help="Of the adapter's matrices.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the adapter.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update.")] = None,
-    learning_rate: LearningRate = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="Of Adam. Default: 0.4 / the hidden size.")
+    ] = None,
     clip_steps: ClipSteps = None,
     scenes: Scenes = None,
     cache_mb: CacheMb = None,

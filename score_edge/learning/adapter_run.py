@@ -11,6 +11,7 @@ from score_edge.bundle.atomic import only_writer, write_text
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef
 from score_edge.export.gguf_adapter import write_adapter
+from score_edge.export.peft_adapter import write_peft
 from score_edge.learning.adapter import Adapter
 from score_edge.learning.adapter_training import Lesson, Log, hold_out, train_adapter
 from score_edge.learning.answer_targets import Teacher
@@ -22,7 +23,7 @@ from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.long_training import pick_device
 from score_edge.learning.policy_checkpoint import check_run
 from score_edge.learning.policy_training import Scenes
-from score_edge.learning.recipe import AdapterRecipe
+from score_edge.learning.recipe import RATE_BY_WIDTH, AdapterRecipe
 from score_edge.runtime.graphs.open_graph import Provider
 
 ADAPTER = FileRef("adapter.gguf")
@@ -45,6 +46,8 @@ def learn_adapter(
 ) -> Bundle:
     """Learn an adapter for a bundle; write adapter.gguf, metrics.jsonl with its picture, and the bundle that uses it.
 
+    With a checkpoint there is a folder peft, too, to merge it elsewhere: see `write_peft`.
+
     Args:
         bundle: folder, or "reference"; an adapter that it has is replaced.
         folder: results, features and checkpoint; must not hold another run unless `resume`.
@@ -66,6 +69,8 @@ def learn_adapter(
     if threads is not None:
         torch.set_num_threads(threads)
     decoder = open_decoder(opened, checkpoint, pick_device(device))
+    if recipe.learning_rate is None:
+        recipe = dataclasses.replace(recipe, learning_rate=RATE_BY_WIDTH / decoder.config.hidden_size)
     adapter = Adapter(decoder.decoder, recipe.rank, recipe.seed)
     with only_writer(folder), FrozenModel(opened, steps=data.clip_steps, provider=provider, threads=threads) as model:
         features = Features(folder / "features", model, data.cache_mb << 20)
@@ -84,6 +89,8 @@ def learn_adapter(
         lesson = Lesson(model, decoder, adapter, features, teacher, selector)
         train_adapter(folder, lesson, held, learned, recipe, digest, resume=resume, on_log=on_log)
     path = write_adapter(decoder.config, adapter.matrices(), folder / ADAPTER.file, alpha=adapter.alpha)
+    if checkpoint is not None:
+        write_peft(adapter.matrices(), folder / "peft", alpha=adapter.alpha, decoder=decoder.name, base=checkpoint)
     write_text(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
     plot_adapter(folder / "metrics.jsonl")
     return with_adapter(opened, path, folder / "bundle", overwrite=True)

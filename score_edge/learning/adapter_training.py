@@ -51,9 +51,9 @@ class Lesson:
         return self.teacher.read(scene).divergence(logits).mean()
 
     @torch.no_grad()
-    def mean_loss(self, scenes: Sequence[Scene], share: float) -> float:
-        """The same for some clips, each as important as any."""
-        return float(torch.stack([self.loss(scene, share) for scene in scenes]).mean())
+    def mean_loss(self, scenes: Sequence[Scene], shares: Sequence[float]) -> float:
+        """The same for some clips, each as important as any, with a share for each."""
+        return float(torch.stack([self.loss(*pair) for pair in zip(scenes, shares, strict=True)]).mean())
 
 
 def hold_out(scenes: Sequence[Scene]) -> tuple[list[Scene], list[Scene]]:
@@ -85,13 +85,13 @@ def train_adapter(
 
     A row of metrics.jsonl is an update: `step` of them were made, `few` and `whole` are the losses of its clips by
     whether all tokens were kept, `keep` the mean share. Before the first one, and every so many, `held` is the loss of
-    the clips that are held out, at the bundle's own retention, and `held_whole` with all of their tokens.
+    the clips that are held out, with shares drawn once as in learning, and `held_whole` with all of their tokens.
 
     Args:
         folder: gets checkpoint.safetensors and metrics.jsonl.
         lesson: its clips are all prepared.
         held, learned: clips to measure on and to learn from, see `hold_out`.
-        recipe: every number.
+        recipe: every number, with a learning rate.
         data: the same for the same clips and weights.
         resume: go on from the checkpoint; the result is that of a run that never stopped.
         on_log: told what is written to metrics.jsonl.
@@ -101,14 +101,18 @@ def train_adapter(
     """
     make_folder(folder)
     adapter, checkpoint, metrics = lesson.adapter, folder / "checkpoint.safetensors", folder / "metrics.jsonl"
-    optimizer = torch.optim.Adam(adapter.parameters(), recipe.learning_rate, betas=(0.9, 0.98))
+    rate = recipe.learning_rate or 0.0
+    optimizer = torch.optim.Adam(adapter.parameters(), rate, betas=(0.9, 0.98))
     start = load_checkpoint(checkpoint, adapter, optimizer, recipe, data) if resume else 0
     keep_rows(metrics, lambda row: resume and row["step"] <= start)
 
+    lowest, highest = recipe.lowest, recipe.highest
+    shares_held = [draw_rate(lowest, highest, generator(recipe.seed, 3, i)) for i in range(len(held))]
+
     def log(row: dict[str, float]) -> None:
         if row["step"] % recipe.checkpoint_every == 0 or row["step"] == recipe.steps:
-            row["held"] = lesson.mean_loss(held, lesson.model.bundle.manifest.selector.retention)
-            row["held_whole"] = lesson.mean_loss(held, 1.0)
+            row["held"] = lesson.mean_loss(held, shares_held)
+            row["held_whole"] = lesson.mean_loss(held, [1.0] * len(held))
         add_row(metrics, row)
         on_log(row)
 
@@ -122,7 +126,7 @@ def train_adapter(
             stream = generator(recipe.seed, 2, step, slot)
             scene = learned[int(torch.randint(len(learned), (), generator=stream))]
             whole = float(torch.rand((), generator=stream)) < recipe.whole
-            shares.append(1.0 if whole else draw_rate(recipe.lowest, recipe.highest, stream))
+            shares.append(1.0 if whole else draw_rate(lowest, highest, stream))
             loss = lesson.loss(scene, shares[-1])
             (loss / recipe.clips).backward()
             losses[whole].append(float(loss.detach()))
@@ -133,7 +137,7 @@ def train_adapter(
                 "start anew with a lower --learning-rate; what was learned so far cannot go on with another",
             )
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _pace(step, recipe.steps)
+            group["lr"] = rate * _pace(step, recipe.steps)
         optimizer.step()
         row = {"step": step + 1.0, "keep": sum(shares) / len(shares)}
         row |= {

@@ -60,7 +60,8 @@ def open_decoder(bundle: Bundle, checkpoint: str | None, device: str) -> TextDec
         files = sorted(opened.folder.glob("*.safetensors"))
         known = " ".join(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
     fingerprint = hashlib.sha256(known.encode()).hexdigest()[:12]
-    decoder = TextDecoder(model, keeps_positions=language.positions == "mrope", fingerprint=fingerprint)
+    keeps = language.positions == "mrope"
+    decoder = TextDecoder(model, keeps_positions=keeps, fingerprint=fingerprint, save_memory=device != "cpu")
     decoder.to(device)
     return decoder
 

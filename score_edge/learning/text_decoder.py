@@ -34,18 +34,26 @@ class TextDecoder:
         model: a whole transformers model; of it the text side is held.
         keeps_positions: M-RoPE: visual tokens keep their (t, h, w).
         fingerprint: the same for the same weights; a few letters.
+        save_memory: compute each block again for its gradient, and hold one block's activations at a time.
 
     Attributes:
         decoder: the frozen module, whose blocks an `Adapter` goes beside.
         config: of the text side.
+        name: of the decoder in the whole model.
     """
 
-    def __init__(self, model: Any, *, keeps_positions: bool, fingerprint: str = "") -> None:
+    def __init__(self, model: Any, *, keeps_positions: bool, fingerprint: str = "", save_memory: bool = False) -> None:
         model.requires_grad_(False).eval()
         self.decoder: Any = model.get_decoder()
+        self.name = next(name for name, module in model.named_modules() if module is self.decoder)
         self._embed: Any = model.get_input_embeddings()
         self._head: Any = model.get_output_embeddings()
         self.config = model.config.get_text_config()
+        if save_memory:  # transformers does so in training only; none of these decoders drops anything out
+            name = "activation_checkpointing_enable"
+            enable = getattr(model, name, model.gradient_checkpointing_enable)  # its name before transformers 5.2x
+            enable({"use_reentrant": False})
+            self.decoder.train()
         self._keeps_positions, self.fingerprint = keeps_positions, fingerprint
         # Stands for a visual token where a decoder looks ids up in a second table (Gemma 4).
         self._pad = self.config.pad_token_id or 0

@@ -1,5 +1,6 @@
 """The torch side of `train adapter` for every family: its logits are llama.cpp's, without an adapter and with one."""
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ pytest.importorskip("gguf")
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.gguf_adapter import write_adapter  # noqa: E402
+from score_edge.export.peft_adapter import write_peft  # noqa: E402
 from score_edge.learning.adapter import Adapter  # noqa: E402
 from score_edge.learning.adapter_run import learn_adapter  # noqa: E402
 from score_edge.learning.data import Data  # noqa: E402
@@ -106,6 +108,25 @@ def test_the_adapter_matters_in_every_layer(learned: Any, case: Any) -> None:
     assert silent == []
 
 
+def test_gradients_are_the_same_where_memory_is_saved(learned: Any, case: Any) -> None:
+    bundle, decoder, adapter, _, clip, keep = learned
+    plain = copy.deepcopy(case.model)
+    for module in plain.modules():
+        module._forward_hooks.clear()
+    sparing = TextDecoder(plain, keeps_positions=bundle.manifest.language.positions == "mrope", save_memory=True)
+    beside = Adapter(sparing.decoder, 4)
+    beside.load_state_dict(adapter.state_dict())
+    with frozen(bundle) as model:
+        prompt = model.prompt(clip, keep)
+    found = []
+    for each, layers in ((decoder, adapter), (sparing, beside)):
+        each.logits(prompt).square().mean().backward()
+        found.append([b.grad.clone() for b in layers.b])
+        layers.zero_grad()
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))
+
+
 @pytest.fixture
 def footage(bundled: Any, tmp_path: Path) -> Path:
     """Two videos."""
@@ -143,6 +164,22 @@ def test_from_a_checkpoint_and_footage_to_a_bundle(
         with FrozenModel(bundle, steps=STEPS, threads=1) as model:
             found.append(np.stack(model.first_logits(clip, keep)))
     assert np.abs(found[1] - found[0]).max() > 1e-3
+    assert (tmp_path / "run/peft/adapter_config.json").is_file()
+
+
+def test_peft_reads_the_same_adapter(learned: Any, case: Any, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    bundle, decoder, adapter, _, clip, keep = learned
+    folder = write_peft(adapter.matrices(), tmp_path / "peft", alpha=adapter.alpha, decoder=decoder.name, base="base")
+    with frozen(bundle) as model, torch.no_grad():
+        prompt = model.prompt(clip, keep)
+        expected = decoder.logits(prompt)
+        plain = copy.deepcopy(case.model)
+        for module in plain.modules():
+            module._forward_hooks.clear()
+        merged = peft.PeftModel.from_pretrained(plain, folder).merge_and_unload()
+        found = TextDecoder(merged, keeps_positions=bundle.manifest.language.positions == "mrope").logits(prompt)
+    assert (found - expected).abs().max() <= 1e-3
 
 
 def test_another_checkpoint_of_the_same_shape_is_refused(

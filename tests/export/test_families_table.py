@@ -67,10 +67,10 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def test_the_rows_are_the_families_and_their_cases(families: tuple[str, ...]) -> None:
-    """`families` is what tests/export/test_families.py and test_learning.py go through: verified and learnable."""
+    """`families` is what tests/export/test_families.py, test_learning.py and test_adapters.py go through."""
     assert sorted(row.case for row in ROWS) == sorted(families) and len(ROWS) == 12
     assert {row.family for row in ROWS} == {*FAMILIES}
-    assert all(row.learnable == "yes" and row.live in ("yes", AGAIN) for row in ROWS)
+    assert all(row.learnable == row.adaptable == "yes" and row.live in ("yes", AGAIN) for row in ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.case)

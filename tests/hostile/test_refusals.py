@@ -32,6 +32,7 @@ SOURCES: list[Case] = [
     ("export nowhere -o new --llm nowhere.gguf", 1, "nowhere"),
     ("export images -o new --llm nowhere.gguf", 1, "config.json"),
     ("train policy -o new --bundle nowhere", 1, "nowhere is not a bundle"),
+    ("train adapter -o new --checkpoint images", 1, "config.json"),
 ]
 NAMES: list[Case] = [
     ("inspect [/INST]", 1, "[/INST] is not a bundle"),
@@ -77,6 +78,9 @@ OUTPUTS: list[Case] = [
     ("gate reference --video images --save", 1, "the shipped bundle stays as it is"),
     ("train reference -o text.mp4/new", 1, "is no folder"),
     ("train policy -o text.mp4/new", 1, "is no folder"),
+    ("train adapter -o text.mp4/new", 1, "is no folder"),
+    ("train adapter --bundle new/bundle -o new", 1, "would be overwritten"),
+    ("train adapter --videos images --scenes 4 -o new", 2, "--scenes does nothing"),
 ]
 OPTIONS: list[Case] = [
     ("stream reference --source synthetic:// --every 3s", 2, "--every does nothing"),

@@ -63,8 +63,9 @@ def test_from_the_command_to_a_bundle_that_answers_more_like_with_all_tokens(tmp
     assert json.loads((tmp_path / "run/recipe.json").read_text())["selector"] == "newest"
     with FrozenModel(bundle, steps=4, threads=1) as after, FrozenModel(old, steps=4, threads=1) as before:
         assert after.fingerprint != before.fingerprint
-    again = learn_adapter(bundle.folder, tmp_path / "again", AdapterRecipe(steps=1, clips=1), SMALL, threads=1)
-    assert np.abs(first_word(again) - first_word(old)).max() < 0.1  # it starts from the weights, not from the old one
+    little = AdapterRecipe(steps=1, clips=1, learning_rate=1e-6)
+    again = learn_adapter(bundle.folder, tmp_path / "again", little, SMALL, threads=1)
+    assert np.abs(first_word(again) - first_word(old)).max() < 0.01  # it starts from the weights, not from the old one
     assert again.manifest.provenance.source == bundle.manifest.provenance.source
 
 

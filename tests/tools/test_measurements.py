@@ -62,3 +62,13 @@ def test_what_would_measure_nothing_is_refused(command, text):
     called = [sys.executable, str(ROOT / "tools" / script), *options]
     done = subprocess.run(called, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and text in done.stderr
+
+
+def test_a_bundle_is_as_good_as_itself():
+    arm = ("--arm", "reference")
+    rest = ("--retention", "0.1", "--world", "plain,rain", "--steps", "4", "--clips", "2", "--seed", "7")
+    found = lines("compare_bundles.py", *arm, "score", *arm, "score", *arm, "newest", *rest)
+    assert [line.split(",")[0] for line in found if line.startswith("at")] == ["at 1", "at 0.1"]
+    whole, pruned = found[1:4], found[5:8]
+    assert all("(" not in line for line in (*whole, *pruned[:2])) and "points" not in whole[0]
+    assert pruned[0].split()[:2] == pruned[1].split()[:2] and pruned[2].endswith("reference newest")
