@@ -11,6 +11,7 @@ from score_edge.bundle.folder import MANIFEST, Bundle, check_shapes
 from score_edge.errors import ScoreEdgeError
 from score_edge.onnx_files.statistics import graph_stats
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
+from score_edge.runtime.language.adapter_file import check_adapter
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             "in_bundle": language.gguf is not None,
             "bytes": sum(part.stat().st_size for part in model_parts(gguf)),
             "parts": [dataclasses.asdict(part) for part in language.parts],
+            "adapter": language.adapter.file if language.adapter else None,
             "positions": language.positions,
             "context": language.context,
             "dim": language.dim,
@@ -98,7 +100,8 @@ def _encoder_cost(path: Path, frames_per_step: int) -> dict[str, Any]:
 
 
 def check_model(bundle: Bundle) -> None:
-    """Compare the bundle's language model with what bundle.json says of it: hash of a file outside, and RoPE.
+    """Compare the bundle's language model with what bundle.json says of it: hash of a file outside, and RoPE; look
+    whether its adapter is one.
 
     Reads the model's header; without llama.cpp the RoPE is left to whoever opens it.
 
@@ -106,6 +109,8 @@ def check_model(bundle: Bundle) -> None:
         ScoreEdgeError: it is another file, or one that llama.cpp cannot read.
     """
     language = bundle.manifest.language
+    if bundle.adapter_path is not None:
+        check_adapter(bundle.adapter_path)
     check_external(language, bundle.folder / MANIFEST, checksums=True)
     if importlib.util.find_spec("llama_cpp") is None:
         return

@@ -12,6 +12,7 @@ import pytest
 
 from score_edge.bundle.folder import Bundle, write_bundle
 from score_edge.bundle.manifest import FileRef
+from score_edge.doctor.inspection import check_model, describe
 from score_edge.errors import ScoreEdgeError
 from score_edge.runtime.language.backends import open_language_model
 from score_edge.runtime.language.llama_cpp import LlamaCpp
@@ -95,6 +96,11 @@ def test_beside_a_bundle(gguf_files: dict[str, Path], adapter: Path, tmp_path: P
     assert np.abs(said(bundle) - logits(old.gguf_path, path)).max() < 0.05 < np.abs(said(bundle) - said(old)).max()
     with pytest.raises(ScoreEdgeError, match="TensorRT-LLM takes none beside its engine"):
         open_language_model(bundle, "tensorrt-llm:engine")
+    assert describe(bundle)["language"]["adapter"] == "adapter.gguf" and describe(old)["language"]["adapter"] is None
+    check_model(bundle)
+    broken = write_bundle(tmp_path / "broken", manifest, {**old.paths, "adapter.gguf": path.read_bytes()[:-1]})
+    with pytest.raises(ScoreEdgeError, match="cut off"):
+        check_model(broken)
     (bundle.folder / "adapter.gguf").write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(ScoreEdgeError, match=r"language\.adapter: .*adapter\.gguf"):
         Bundle.open(bundle.folder)
