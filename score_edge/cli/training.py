@@ -213,7 +213,7 @@ def train_adapter(
     steps: Annotated[int | None, typer.Option(min=1, help="Updates of the adapter.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per update.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="Of Adam. Default: 0.4 / the hidden size.")
+        float | None, typer.Option(min=0, callback=finite, help="Of Adam. Default: 0.384 / the hidden size.")
     ] = None,
     clip_steps: ClipSteps = None,
     scenes: Scenes = None,

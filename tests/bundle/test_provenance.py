@@ -20,3 +20,10 @@ def test_packages_go_under_the_name_they_are_installed_by(tmp_path: Path, monkey
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     versions = Provenance.now("a checkpoint", "onnx", "onnxruntime", "torch").versions
     assert versions == {"onnx": "1.2", "onnxruntime-gpu": "3.4"}
+
+
+def test_a_command_that_ran_again_is_noted_once_and_last() -> None:
+    made = Provenance("a checkpoint", "", "", {})
+    for command in ("train policy", "train adapter", "train policy"):
+        made = made.after(command)
+    assert made.source == "a checkpoint; train adapter; train policy"
