@@ -129,7 +129,7 @@ class DecoderAdaptation:
 
     def run(self) -> dict[str, torch.Tensor]:
         """Make clips, learn, and return `weights`."""
-        recipe = self.recipe
+        recipe, self._start = self.recipe, self._now()
         wanted = endless(world.TRAIN_SEED, ADAPTATION_CLIPS, {LONG_STEPS: 1.0}, REGIMES)
         words = self.model.model.language_model.embed_tokens.weight.detach().cpu().float().numpy()
         began = time.monotonic()
@@ -143,8 +143,16 @@ class DecoderAdaptation:
         return self.weights()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """As they are now, on the CPU."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        """Half way from those it began with to those of now, on the CPU.
+
+        Those of now answer clips of other lengths worse than those of the start did; half way (Wortsman et al. 2022,
+        arXiv 2109.01903) keeps what either knows.
+        """
+        now = self._now()
+        return {name: torch.lerp(start, now[name], 0.5) for name, start in self._start.items()}
+
+    def _now(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
     def _hold(self, made: RuntimeClip) -> None:
         rendered = receive(made.rendered, self.prompts, self.device).clip
