@@ -122,6 +122,7 @@ class DecoderAdaptation:
         with reading_weights("what this run started from"):
             self.model.load_state_dict(start)
         self.model.to(self.device)
+        self._start = self._now()
         self.dice = random.Random(recipe.seed)
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
         self.held: list[tuple[_Held, _Held]] = []
@@ -129,7 +130,7 @@ class DecoderAdaptation:
 
     def run(self) -> dict[str, torch.Tensor]:
         """Make clips, learn, and return `weights`."""
-        recipe, self._start = self.recipe, self._now()
+        recipe = self.recipe
         wanted = endless(world.TRAIN_SEED, ADAPTATION_CLIPS, {LONG_STEPS: 1.0}, REGIMES)
         words = self.model.model.language_model.embed_tokens.weight.detach().cpu().float().numpy()
         began = time.monotonic()
