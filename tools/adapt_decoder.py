@@ -1,9 +1,8 @@
-"""Let the reference model's decoder learn from what its bundle's policy keeps, and write the bundle with it.
+"""Let the reference model's decoder learn from what its bundle's policies keep, and write the bundle with it.
 
     python tools/adapt_decoder.py reference build/adapted [--clips 1800] [--seconds 480] [--threads 2]
 
-Of the batches an eighth is whole, else in two of five the policy keeps the tokens, in three of ten a rule does, and in
-three of ten they are drawn at random. Encoder and policies stay as they are. Needs no GPU.
+Encoder and policies stay as they are. Needs no GPU; on one: tools/train_on_gpu.sh START.safetensors FOLDER --adapt 400.
 """
 
 import argparse
@@ -24,31 +23,22 @@ def main() -> None:
     chosen = parser.parse_args()
 
     import torch
+    from safetensors.torch import save_file
 
-    from score_edge.learning.long_clips import LONG_STEPS
-    from score_edge.learning.long_recipe import LongRecipe
-    from score_edge.learning.long_training import LongTraining
+    from score_edge.learning.decoder_adaptation import AdaptationRecipe, DecoderAdaptation
     from score_edge.learning.reference_bundle import read_reference_bundle, write_reference_bundle
 
     torch.set_num_threads(chosen.threads)
     bundle = Bundle.open(chosen.bundle)
-    if bundle.policy_path is None:
-        raise SystemExit(f"{chosen.bundle} has no policy: learn one first, score-edge train policy")
-    recipe = LongRecipe(
-        see_seconds=0,
-        answer_seconds=0,
-        few_seconds=chosen.seconds,
-        few_rate=2e-4,
-        few_learned=0.4,
-        few_clips=chosen.clips,
-        rows=10_000,
-        lengths={LONG_STEPS: 1.0},
-        every=120,
-    )
+    if bundle.policy_path is None or bundle.query_path is None:
+        raise SystemExit(f"{chosen.bundle} lacks a policy: score-edge train policy, then tools/learn_query.py")
+    recipe = AdaptationRecipe(chosen.seconds, clips=chosen.clips, held=chosen.clips, workers=chosen.threads)
+    start = read_reference_bundle(bundle)
+    run = DecoderAdaptation(start, chosen.bundle, recipe, "cpu", lambda row: print(row, flush=True))
     with tempfile.TemporaryDirectory() as scratch:
-        start = read_reference_bundle(bundle)
-        training = LongTraining(Path(scratch), start, recipe, "cpu", lambda row: print(row, flush=True), chosen.bundle)
-        adapted = write_reference_bundle(training.run(), Path(scratch) / "bundle")
+        weights = Path(scratch) / "model.safetensors"
+        save_file(run.run(), weights)
+        adapted = write_reference_bundle(weights, Path(scratch) / "bundle")
         files = {**bundle.paths, "llm.gguf": adapted.paths["llm.gguf"]}
         write_bundle(chosen.folder, bundle.manifest, files, overwrite=True)
 

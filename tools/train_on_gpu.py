@@ -4,6 +4,7 @@
 
 Leaves in FOLDER: model.safetensors, policy.safetensors, query.safetensors (a policy that knows the question),
 metrics.jsonl, log.txt; the model's weights and metrics are renewed every 45 s. `--tiny` is a dry run on any machine.
+With `--adapt 400` nothing but this: for so long the decoder learns from what the shipped bundle's policies keep.
 Weights to start from, and back into a bundle:
 
     python tools/train_on_gpu.py --start BUNDLE START.safetensors
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--few", type=float, default=290, help="seconds for the decoder, from few tokens")
     parser.add_argument("--policy", type=float, default=90, help="seconds for the policy")
     parser.add_argument("--query", type=float, default=45, help="seconds for the policy that knows the question")
+    parser.add_argument("--adapt", type=float, default=0, help="seconds for the decoder, from what its policies keep")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--start", dest="convert", action="store_const", const=write_start)
@@ -77,6 +79,9 @@ def train(chosen: argparse.Namespace) -> None:
         say(chosen.folder, row)
 
     log({"device": torch.cuda.get_device_name() if chosen.device == "cuda" else "cpu", "cores": cores})
+    if chosen.adapt:
+        adapt(chosen, max(1, cores - 2), log)
+        return
     recipe = gpu_recipe(chosen.see, chosen.answer, chosen.few, max(1, cores - 2))
     if chosen.tiny:
         small = {
@@ -94,6 +99,29 @@ def train(chosen: argparse.Namespace) -> None:
     training.run()
     if chosen.policy:
         learn_policy(training, chosen, log)
+    log({"part": "done"})
+
+
+def adapt(chosen: argparse.Namespace, workers: int, log: Any) -> None:
+    """The decoder alone; its weights are kept every 45 s."""
+    from safetensors.torch import load_file, save_file
+
+    from score_edge.learning.decoder_adaptation import AdaptationRecipe, DecoderAdaptation, gpu_adaptation
+
+    recipe = gpu_adaptation(chosen.adapt, workers)
+    if chosen.tiny:
+        recipe = AdaptationRecipe(chosen.adapt, rows=4000, clips=8, held=10, fresh=True, workers=1, every=2)
+    saved = time.monotonic()
+
+    def on_row(row: dict[str, Any]) -> None:
+        nonlocal saved
+        log(row)
+        if "step" in row and time.monotonic() - saved > 45:
+            save_file(run.weights(), chosen.folder / "model.safetensors")
+            saved = time.monotonic()
+
+    run = DecoderAdaptation(load_file(chosen.start), "reference", recipe, chosen.device, on_row)
+    save_file(run.run(), chosen.folder / "model.safetensors")
     log({"part": "done"})
 
 

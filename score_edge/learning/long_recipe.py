@@ -17,7 +17,6 @@ class LongRecipe:
         whole: share of batches that drop nothing, in the second part.
         least: smallest share of tokens kept there.
         few_whole: share of batches that drop nothing, in the third part.
-        few_learned: share of batches there whose tokens the policy of a bundle keeps; half of the others are drawn.
         few_shares: shares of tokens kept there, each equally often.
         few_clips: clips held at least when the third part begins.
         fresh, few_fresh: jobs of `clip_farm.CLIPS_PER_JOB` new clips that a step of the second and of the third part
@@ -42,7 +41,6 @@ class LongRecipe:
     whole: float = 0.5
     least: float = 0.025
     few_whole: float = 0.125
-    few_learned: float = 0.0
     few_shares: tuple[float, ...] = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.3)
     few_clips: int = 4800
     fresh: int = 1

@@ -6,8 +6,8 @@ Under every regime of the world, on the CPU or on a GPU, for a given time:
    brings it nearest to what the decoder knows.
 2. Answer at length. The encoder is frozen; the decoder sees clips of 8 to 64 steps, half the batches whole, the others
    with a random share of their tokens, with the losses of stage 2.
-3. Answer from few tokens: 1.25 to 30 % of them, at random or as selectors keep them (without a policy, or also with a
-   bundle's), some of the batches whole. On the CPU clips are rendered first, then the decoder has the whole machine.
+3. Answer from few tokens: 1.25 to 30 % of them, at random or as rules keep them, some of the batches whole. On the CPU
+   clips are rendered first, then the decoder has the whole machine.
 
 On a GPU matrix products are in float16 (as llama.cpp keeps keys), the weights and every evaluation in float32.
 """
@@ -49,7 +49,7 @@ from score_edge.learning.long_evaluation import Marks, mark, mark_seeing
 from score_edge.learning.long_recipe import LongRecipe, gpu_recipe
 from score_edge.learning.long_seeing import pick_steps, seeing_loss, turn_back
 from score_edge.learning.metrics import add_row, keep_rows
-from score_edge.learning.rank_farm import LEARNED, RULES, RankFarm
+from score_edge.learning.rank_farm import RULES, RankFarm
 from score_edge.learning.reference_model import build_model, reading_weights, step_encoder
 from score_edge.learning.reference_training import ACT_WEIGHTS, Pointer
 from score_edge.learning.seeing import SIZES
@@ -76,7 +76,6 @@ class LongTraining:
         recipe: every number.
         device: "cpu" or "cuda".
         log: told every row of metrics.
-        bundle: whose policy keeps tokens, too, in the third part; see `LongRecipe.few_learned`.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class LongTraining:
         recipe: LongRecipe,
         device: str,
         log: Log,
-        bundle: str | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.log = recipe, torch.device(device), log
@@ -106,7 +104,7 @@ class LongTraining:
         self.footage: list[Footage] = []
         self.clips: dict[int, list[LongClip]] = defaultdict(list)
         self.validation: list[Footage] = []
-        self.ranks = RankFarm[LongClip](recipe.rankers, bundle)
+        self.ranks = RankFarm[LongClip](recipe.rankers)
 
     def run(self) -> Path:
         """All parts; one that a checkpoint says is done is not done again."""
@@ -317,10 +315,8 @@ class LongTraining:
         chosen, count = self._choose(lambda clip: self._count(clip, share))
         kept = self._drawn(chosen, count)
         ranks = [clip.ranks[:, budget] for clip in chosen if clip.ranks is not None]
-        draw = self.dice.random()
-        if kept is not None and len(ranks) == len(chosen) and draw > (1 - recipe.few_learned) / 2:
-            learned = draw > 1 - recipe.few_learned
-            selector = self.dice.randrange(len(LEARNED)) + len(RULES) if learned else self.dice.randrange(len(RULES))
+        if kept is not None and len(ranks) == len(chosen) and self.dice.random() < 0.5:
+            selector = self.dice.randrange(len(RULES))
             kept = kept_by([clip[selector] for clip in ranks], count)
         with self._cast():
             batch = batch_of(chosen, self.model.model.language_model.embed_tokens, self.prompts, kept)

@@ -1,4 +1,4 @@
-"""Worker processes that say which tokens of a clip selectors keep at several budgets, while a decoder learns."""
+"""Worker processes that say which tokens of a clip rules keep at several budgets, while a decoder learns."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32
-from score_edge.runtime.graphs.open_graph import open_policy
 from score_edge.selection.base import Selector
 from score_edge.selection.registry import get_selector
 from score_edge.workers import worker_pool
@@ -21,20 +19,7 @@ RULES = (
     "last-kept:dither=0.5:first=scored",
     "evs:dither=1:first=scored",
 )
-LEARNED = ("score:dither=0.5", "score:dither=1")
 Clip = TypeVar("Clip")
-
-
-def open_selectors(bundle: str | None) -> list[Selector]:
-    """RULES, and behind them LEARNED with the policy of a bundle, where one is given.
-
-    Raises:
-        ScoreEdgeError: the bundle cannot be opened or has no policy.
-    """
-    if bundle is None:
-        return [get_selector(name) for name in RULES]
-    policy = open_policy(Bundle.open(bundle), "cpu", threads=1)
-    return [get_selector(name, policy=policy) for name in (*RULES, *LEARNED)]
 
 
 def ranked(selectors: Sequence[Selector], tokens: Float32, counts: Sequence[int]) -> NDArray[np.int16]:
@@ -61,11 +46,10 @@ class RankFarm(Generic[Clip]):
 
     Args:
         workers: processes.
-        bundle: see `open_selectors`.
     """
 
-    def __init__(self, workers: int, bundle: str | None = None) -> None:
-        self._pool = worker_pool(workers, _open, bundle)
+    def __init__(self, workers: int) -> None:
+        self._pool = worker_pool(workers, _open)
         self._jobs: deque[tuple[list[Clip], Future[list[NDArray[np.int16]]]]] = deque()
 
     def __enter__(self) -> "RankFarm[Clip]":
@@ -92,9 +76,9 @@ class RankFarm(Generic[Clip]):
 _selectors: list[Selector]
 
 
-def _open(bundle: str | None) -> None:
+def _open() -> None:
     global _selectors
-    _selectors = open_selectors(bundle)
+    _selectors = [get_selector(name) for name in RULES]
 
 
 def _rank(tokens: list[NDArray[np.float16]], counts: list[list[int]]) -> list[NDArray[np.int16]]:

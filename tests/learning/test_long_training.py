@@ -18,7 +18,7 @@ from score_edge.learning.long_decoder import decode  # noqa: E402
 from score_edge.learning.long_evaluation import gathered, mark  # noqa: E402
 from score_edge.learning.long_recipe import LongRecipe  # noqa: E402
 from score_edge.learning.long_training import LongTraining, train_long  # noqa: E402
-from score_edge.learning.rank_farm import LEARNED, RULES, RankFarm, open_selectors  # noqa: E402
+from score_edge.learning.rank_farm import RULES, RankFarm  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.reference_model import GRID, PREPROCESSING, build_model, step_encoder  # noqa: E402
 from score_edge.learning.seeing import SIZES  # noqa: E402
@@ -27,6 +27,7 @@ from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
 from score_edge.reference.clip_farm import ClipFarm, Wanted, endless  # noqa: E402
 from score_edge.selection.budget import clip_top_k  # noqa: E402
+from score_edge.selection.registry import get_selector  # noqa: E402
 
 STEPS = 8
 CPU = torch.device("cpu")
@@ -113,17 +114,14 @@ def test_evidence_comes_first_where_it_is_favoured(clips):
         assert set(torch.nonzero(clip.evidence)[:, 0].tolist()) <= set(row.tolist())
 
 
-@pytest.mark.parametrize("bundle", [None, "reference"])
-def test_a_selector_keeps_of_each_clip_what_it_keeps_at_run_time(clips, bundle):
+def test_a_rule_keeps_of_each_clip_what_it_keeps_at_run_time(clips):
     counts = [24, 40, STEPS * GRID**2]
     tokens = [clip.tokens.numpy().reshape(STEPS, GRID**2, -1) for clip in clips]
-    with RankFarm(1, bundle) as farm:
+    with RankFarm(1) as farm:
         farm.rank(clips, tokens, [counts] * len(clips))
         ranked, ranks = zip(*farm.finished(wait=True), strict=True)
         assert ranked == tuple(clips) and not list(farm.finished())
-    selectors = open_selectors(bundle)
-    assert len(selectors) == len(RULES) + (len(LEARNED) if bundle else 0)
-    for i, selector in enumerate(selectors):
+    for i, selector in enumerate(map(get_selector, RULES)):
         for budget, count in enumerate(counts):
             rows = kept_by([torch.from_numpy(clip[i, budget]) for clip in ranks], count)
             for clip, row in zip(tokens, rows, strict=True):
