@@ -190,7 +190,7 @@ class Checkpoint:
             dtype: ``"float32"``, or ``"auto"`` for that of the file.
 
         Raises:
-            ScoreEdgeError: a weight of its text side is missing or of the wrong shape.
+            ScoreEdgeError: a weight is missing or of the wrong shape.
         """
         transformers = require("transformers", "export")
         with _reading(self.name), _quiet(transformers):

@@ -1,7 +1,9 @@
 """A training run as a picture: metrics.jsonl to metrics.png."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import require
@@ -32,10 +34,7 @@ def plot_metrics(metrics: Path) -> Path:
         axes.set(title=f"stage {stage}", xlabel="step", ylim=(0, 2.5))
         axes.grid(alpha=0.3)
         axes.legend()
-    picture = metrics.with_suffix(".png")
-    with atomic_file(picture) as unfinished:
-        figure.savefig(unfinished, dpi=120)
-    return picture
+    return _saved(figure, metrics)
 
 
 def plot_policy(metrics: Path, window: int = 20) -> Path:
@@ -55,19 +54,14 @@ def plot_policy(metrics: Path, window: int = 20) -> Path:
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, 2), SHOWN_POLICY.items(), strict=True):
         for name in names:
-            values = [row[name] for row in rows]
-            means = [sum(values[max(0, i - window) : i + 1]) / (i - max(0, i - window) + 1) for i in range(len(rows))]
-            axes.plot([row["step"] for row in rows], means, label=name)
+            axes.plot([row["step"] for row in rows], _running([row[name] for row in rows], window), label=name)
         moving = [row["step"] for row in rows if row["stage"] == 2]
         if moving and moving[0] > rows[0]["step"]:
             axes.axvline(moving[0], color="grey", linestyle=":")
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend()
-    picture = metrics.with_suffix(".png")
-    with atomic_file(picture) as unfinished:
-        figure.savefig(unfinished, dpi=120)
-    return picture
+    return _saved(figure, metrics)
 
 
 def plot_adapter(metrics: Path, window: int = 20) -> Path:
@@ -88,10 +82,7 @@ def plot_adapter(metrics: Path, window: int = 20) -> Path:
     axes = figure.subplots()
     for name, label in (("few", "few tokens"), ("whole", "all tokens")):
         points = [(row["step"], row[name]) for row in rows if name in row]
-        means = [
-            sum(y for _, y in points[max(0, i - window) : i + 1]) / (min(i, window) + 1) for i in range(len(points))
-        ]
-        axes.plot([x for x, _ in points], means, label=label)
+        axes.plot([x for x, _ in points], _running([y for _, y in points], window), label=label)
     for name, label in (("held", "few, held out"), ("held_whole", "all, held out")):
         points = [(row["step"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points, strict=True), "o--", label=label, markersize=3)
@@ -99,6 +90,15 @@ def plot_adapter(metrics: Path, window: int = 20) -> Path:
     axes.set_yscale("symlog", linthresh=0.01)
     axes.grid(alpha=0.3)
     axes.legend()
+    return _saved(figure, metrics)
+
+
+def _running(values: Sequence[float], window: int) -> list[float]:
+    """Mean of each value and up to `window` before it."""
+    return [sum(values[max(0, i - window) : i + 1]) / (min(i, window) + 1) for i in range(len(values))]
+
+
+def _saved(figure: Any, metrics: Path) -> Path:
     picture = metrics.with_suffix(".png")
     with atomic_file(picture) as unfinished:
         figure.savefig(unfinished, dpi=120)

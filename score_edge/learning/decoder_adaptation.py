@@ -61,6 +61,7 @@ class AdaptationRecipe:
         kinds: how often a batch is whole, or keeps what ``score``, ``score-query``, a rule or chance chooses.
         incremental: how often a clip's tokens are those of incremental encoding.
         every: updates between two rows of metrics.
+        seed: of everything random but which clips are ready when.
     """
 
     seconds: float = 480
