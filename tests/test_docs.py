@@ -49,6 +49,7 @@ SMALL = {
     "inspect": (),
     "doctor": (),
     "train adapter": ("--steps", "2", "--clips", "1", "--scenes", "2", "--clip-steps", "4"),
+    "train query": ("--steps", "2", "--clips", "1", "--scenes", "2", "--clip-steps", "4"),
     "train policy": (
         "--steps",
         "2",

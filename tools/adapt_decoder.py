@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     bundle = Bundle.open(chosen.bundle)
     if bundle.policy_path is None or bundle.query_path is None:
-        raise SystemExit(f"{chosen.bundle} lacks a policy: score-edge train policy, then tools/learn_query.py")
+        raise SystemExit(f"{chosen.bundle} lacks a policy: score-edge train policy, score-edge train query")
     recipe = AdaptationRecipe(chosen.seconds, clips=chosen.clips, held=chosen.clips, workers=chosen.threads)
     start = read_reference_bundle(bundle)
     run = DecoderAdaptation(start, chosen.bundle, recipe, "cpu", lambda row: print(row, flush=True))

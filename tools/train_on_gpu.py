@@ -1,9 +1,9 @@
 """The long stage of the reference model and a policy for it, on a GPU machine, in a given time.
 
-    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--few 290] [--policy 90] [--query 45]
+    tools/train_on_gpu.sh START.safetensors FOLDER [--see 70] [--answer 250] [--few 290] [--policy 90]
 
-Leaves in FOLDER: model.safetensors, policy.safetensors, query.safetensors (a policy that knows the question),
-metrics.jsonl, log.txt; the model's weights and metrics are renewed every 45 s. `--tiny` is a dry run on any machine.
+Leaves in FOLDER: model.safetensors, policy.safetensors, metrics.jsonl, log.txt; the model's weights and metrics are
+renewed every 45 s. `--tiny` is a dry run on any machine.
 With `--adapt 400` nothing but this: for so long the decoder learns from what the shipped bundle's policies keep.
 Weights to start from, and back into a bundle:
 
@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--answer", type=float, default=250, help="seconds for the decoder, at length")
     parser.add_argument("--few", type=float, default=290, help="seconds for the decoder, from few tokens")
     parser.add_argument("--policy", type=float, default=90, help="seconds for the policy")
-    parser.add_argument("--query", type=float, default=45, help="seconds for the policy that knows the question")
     parser.add_argument("--adapt", type=float, default=0, help="seconds for the decoder, from what its policies keep")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
@@ -196,26 +195,6 @@ def learn_policy(training: Any, chosen: argparse.Namespace, log: Any) -> None:
             masks = [torch.from_numpy(keep).to(training.device) for keep in keeps]
             marks = mark(training.model, training.prompts, held, masks, rows=128)
             log({"part": f"marks of {name} at {retention}", **marks.row()})
-        if chosen.query and name == SELECTORS[0]:
-            learn_query(training, chosen, log, clips, held)
-
-
-def learn_query(training: Any, chosen: argparse.Namespace, log: Any, clips: Any, held: Any) -> None:
-    """A policy that knows the question."""
-    from safetensors.torch import save_file
-
-    from score_edge.learning.query_training import QueryRecipe, QueryTraining, right_answers
-
-    recipe = QueryRecipe(chosen.query, clips=16)
-    if chosen.tiny:
-        recipe = QueryRecipe(chosen.query, clips=2, rollouts=2, warm_steps=2)
-    run = QueryTraining(training.model, training.prompts, clips, recipe)
-    query = run.run(lambda row: log({"part": "query", **row}))
-    state = {name: tensor.contiguous() for name, tensor in query.state_dict().items()}
-    save_file(state, chosen.folder / "query.safetensors")
-    for retention in (0.0125, 0.025, 0.05, 0.1):
-        right = right_answers(training.model, training.prompts, held, query, round(retention * len(held[0].tokens)))
-        log({"part": f"marks of score-query at {retention}", "asked": len(right), "mean": float(right.float().mean())})
 
 
 def write_start(bundle: Path, weights: Path) -> None:
@@ -235,7 +214,6 @@ def write_bundle(folder: Path, bundle: Path) -> None:
     from safetensors.torch import load_file
 
     from score_edge.export.policy_graph import PolicyNetwork, export_policy
-    from score_edge.export.query_graph import QueryNetwork, export_query
     from score_edge.learning.policy_run import with_policy
     from score_edge.learning.reference_bundle import write_reference_bundle
 
@@ -247,15 +225,8 @@ def write_bundle(folder: Path, bundle: Path) -> None:
         policy = PolicyNetwork(state["mean"].numel() // 2, len(state["layers.0.bias"]))
         policy.load_state_dict(state)
         export_policy(policy, Path(scratch) / "policy.onnx")
-        query = None
-        if (folder / "query.safetensors").exists():
-            state = load_file(folder / "query.safetensors")
-            knowing = QueryNetwork(state["mean"].numel() // 3, len(state["first.bias"]))
-            knowing.load_state_dict(state)
-            query = Path(scratch) / "query.onnx"
-            export_query(knowing, query)
         without = write_reference_bundle(folder / "model.safetensors", Path(scratch) / "bundle")
-        with_policy(without, Path(scratch) / "policy.onnx", bundle, query=query, overwrite=True)
+        with_policy(without, Path(scratch) / "policy.onnx", bundle, overwrite=True)
 
 
 if __name__ == "__main__":

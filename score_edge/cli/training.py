@@ -25,6 +25,12 @@ LearningRate = Annotated[float | None, typer.Option(min=0, callback=finite, help
 ClipSteps = Annotated[int | None, typer.Option(min=2, help="Encoder steps of a clip.")]
 Scenes = Annotated[int | None, typer.Option(min=1, help="Different clips to learn from.")]
 CacheMb = Annotated[int | None, typer.Option(min=1, help="MiB of visual tokens on disk, per stage.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Folder or hub id that the bundle was exported from; reference needs none."),
+]
+Device = Annotated[str, typer.Option(help="Of the language model in torch: cpu, cuda, or auto.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")]
 
@@ -44,6 +50,19 @@ def _check_places(bundle: str, folder: Path) -> None:
     if Path(bundle).resolve() == (folder / "bundle").resolve():
         raise ScoreEdgeError(f"{bundle} would be overwritten by the bundle that is written", "name another --out")
     check_writable(folder / "metrics.jsonl")
+
+
+def _data(
+    context_: typer.Context, videos: Path | None, questions: Path | None, worlds: str, **numbers: int | None
+) -> Any:
+    """What is learned from, without stills; videos leave nothing to say about the world."""
+    if videos:
+        refuse_unused(context_, "with --videos, all of which are learned from", "scenes")
+        refuse_unused(context_, "with --videos", "worlds")
+    from score_edge.learning.data import Data
+    from score_edge.reference.nuisance import read_regimes
+
+    return Data(videos, questions, worlds=read_regimes(worlds), **_given(**numbers))
 
 
 @app.command("reference")
@@ -201,10 +220,7 @@ def train_adapter(
     context_: typer.Context,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for adapter, metrics, checkpoint and bundle.")],
     bundle: Bundle = "reference",
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Folder or hub id that the bundle was exported from; reference needs none."),
-    ] = None,
+    checkpoint: Checkpoint = None,
     videos: Videos = None,
     questions: Questions = None,
     worlds: Worlds = "plain",
@@ -218,40 +234,30 @@ def train_adapter(
     clip_steps: ClipSteps = None,
     scenes: Scenes = None,
     cache_mb: CacheMb = None,
-    device: Annotated[str, typer.Option(help="Of the language model that learns: cpu, cuda, or auto.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = None,
     provider: ProviderName = "auto",
     resume: Resume = False,
 ) -> None:
     """Teach a bundle's language model to answer from few visual tokens as from all of them. Its weights stay."""
-    if videos:
-        refuse_unused(context_, "with --videos, all of which are learned from", "scenes")
-        refuse_unused(context_, "with --videos", "worlds")
     _check_device(device)
     _check_places(bundle, folder)
+    data = _data(context_, videos, questions, worlds, clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb)
     from score_edge.learning.adapter_run import learn_adapter
-    from score_edge.learning.data import Data
     from score_edge.learning.recipe import AdapterRecipe
-    from score_edge.reference.nuisance import read_regimes
 
     recipe = AdapterRecipe(
         **_given(steps=steps, clips=clips, rank=rank, learning_rate=learning_rate, selector=selector, seed=seed)
     )
-    data = Data(
-        videos,
-        questions,
-        worlds=read_regimes(worlds),
-        **_given(clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb),
-    )
-    held: list[dict[str, float]] = []
     with progress_bar() as progress:
         encoding = progress.add_task("clips prepared", total=None)
         task = progress.add_task("learning", total=recipe.steps)
 
         def on_log(row: dict[str, float]) -> None:
-            held.extend([row] if "held" in row else [])
-            progress.update(task, completed=row["step"], description=f"learning, {held[-1]['held']:.3f} nats held out")
+            progress.update(task, completed=row["step"])
+            if "held" in row:
+                progress.update(task, description=f"learning, {row['held']:.3f} nats held out")
 
         learned = learn_adapter(
             bundle,
@@ -266,4 +272,63 @@ def train_adapter(
             on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
             on_log=on_log,
         )
+    err.print(f"bundle written to {learned.folder}", soft_wrap=True)
+
+
+@app.command("query")
+def train_query(
+    context_: typer.Context,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for policy, metrics, checkpoint and bundle.")],
+    bundle: Bundle = "reference",
+    checkpoint: Checkpoint = None,
+    videos: Videos = None,
+    questions: Questions = None,
+    worlds: Worlds = "plain",
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates of the policy.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips per update.")] = None,
+    learning_rate: LearningRate = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Width of the policy's hidden layers.")] = None,
+    clip_steps: ClipSteps = None,
+    scenes: Scenes = None,
+    cache_mb: CacheMb = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = None,
+    provider: ProviderName = "auto",
+    resume: Resume = False,
+) -> None:
+    """Learn a policy that knows the question, for `--selector score-query`, and write the bundle with it."""
+    _check_device(device)
+    _check_places(bundle, folder)
+    data = _data(context_, videos, questions, worlds, clip_steps=clip_steps, scenes=scenes, cache_mb=cache_mb)
+    from score_edge.learning.query_run import learn_query
+    from score_edge.learning.recipe import QueryRecipe
+
+    recipe = QueryRecipe(**_given(steps=steps, clips=clips, learning_rate=learning_rate, hidden=hidden, seed=seed))
+    with progress_bar() as progress:
+        encoding = progress.add_task("clips prepared", total=None)
+        task = progress.add_task("learning", total=recipe.steps)
+
+        def on_log(row: dict[str, float]) -> None:
+            progress.update(task, completed=row["step"])
+            if "held" in row:
+                shown = f"learning, a twentieth holds {row['held_share']:.0%} of the saliency"
+                progress.update(task, description=shown)
+
+        learned, answered = learn_query(
+            bundle,
+            folder,
+            recipe,
+            data,
+            checkpoint=checkpoint,
+            device=device,
+            provider=provider,
+            resume=resume,
+            threads=threads,
+            on_clip=lambda done, total: progress.update(encoding, completed=done, total=total),
+            on_log=on_log,
+        )
+    err.print("how likely the answers about the clips held out are:")
+    for row in answered:
+        err.print(f"  {row.share:6.1%} of the tokens, {row.selector}: {row.probability:.3f}")
     err.print(f"bundle written to {learned.folder}", soft_wrap=True)

@@ -13,7 +13,7 @@ from score_edge.bundle.manifest import FileRef
 from score_edge.export.gguf_adapter import write_adapter
 from score_edge.export.peft_adapter import write_peft
 from score_edge.learning.adapter import Adapter
-from score_edge.learning.adapter_training import Lesson, Log, hold_out, train_adapter
+from score_edge.learning.adapter_training import Lesson, train_adapter
 from score_edge.learning.answer_targets import Teacher
 from score_edge.learning.curves import plot_adapter
 from score_edge.learning.data import Data
@@ -24,6 +24,7 @@ from score_edge.learning.long_training import pick_device
 from score_edge.learning.policy_checkpoint import check_run
 from score_edge.learning.policy_training import Scenes
 from score_edge.learning.recipe import RATE_BY_WIDTH, AdapterRecipe
+from score_edge.learning.training_loop import Log, hold_out
 from score_edge.runtime.graphs.open_graph import Provider
 
 ADAPTER = FileRef("adapter.gguf")

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.adapter import Adapter
 from score_edge.learning.curriculum import Scene
 from score_edge.learning.features import Features
 from score_edge.learning.frozen_model import FrozenModel
+from score_edge.learning.tensor_file import read_tensors, write_tensors
 from score_edge.learning.text_decoder import TextDecoder
 
 TOP = 64  # likeliest tokens whose probability is kept; all others share one
@@ -87,15 +85,8 @@ class Teacher:
             targets = Targets.of(self._decoder.logits(prompt))
         if not (targets.known.isfinite().all() and targets.rest.isfinite().all()):
             raise ScoreEdgeError(f"what the model answers about {scene.name} is not finite", "learn with --device cpu")
-        tensors = {"ids": targets.ids, "known": targets.known, "rest": targets.rest}
-        with atomic_file(path) as unfinished:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
+        write_tensors(path, {"ids": targets.ids, "known": targets.known, "rest": targets.rest})
 
     def read(self, scene: Scene) -> Targets:
         """The targets of a scene that was prepared."""
-        path = self.path(scene)
-        try:
-            with safe_open(path, "pt") as file:
-                return Targets(*(file.get_tensor(name) for name in ("ids", "known", "rest")))
-        except (SafetensorError, OSError) as error:
-            raise ScoreEdgeError(f"{path} is damaged: {error}", "delete it; it is made again") from error
+        return Targets(*read_tensors(self.path(scene), ("ids", "known", "rest")))

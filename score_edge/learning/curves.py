@@ -64,11 +64,28 @@ def plot_policy(metrics: Path, window: int = 20) -> Path:
     return _saved(figure, metrics)
 
 
-def plot_adapter(metrics: Path, window: int = 20) -> Path:
-    """Draw an adapter's training: running means over `window` updates, and the clips that are held out.
+def plot_adapter(metrics: Path) -> Path:
+    """Draw an adapter's training: few and whole, and the same of the clips that are held out."""
+    names = {"few tokens": ("few", "held"), "all tokens": ("whole", "held_whole")}
+    return _plot_updates(metrics, {"KL from what all tokens say, nats": names}, "symlog")
+
+
+def plot_query(metrics: Path) -> Path:
+    """Draw the training of a policy that knows the question: loss and share, and those of the clips held out."""
+    panels = {
+        "cross-entropy with the saliency, nats": {"learned from": ("loss", "held")},
+        "share of the saliency in a twentieth of the tokens": {"learned from": ("share", "held_share")},
+    }
+    return _plot_updates(metrics, panels, "linear")
+
+
+def _plot_updates(metrics: Path, panels: dict[str, dict[str, tuple[str, str]]], scale: str, window: int = 20) -> Path:
+    """Draw running means over `window` updates, and points of the clips that are held out.
 
     Args:
-        metrics: JSON lines with `step`, and some of few, whole, held and held_whole.
+        metrics: JSON lines with `step` and some of the names.
+        panels: titles; what is drawn in each: label, name, and name of the same of the clips that are held out.
+        scale: of the upright axes.
         window: updates averaged per point.
 
     Returns:
@@ -78,18 +95,20 @@ def plot_adapter(metrics: Path, window: int = 20) -> Path:
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for name, label in (("few", "few tokens"), ("whole", "all tokens")):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot([x for x, _ in points], _running([y for _, y in points], window), label=label)
-    for name, label in (("held", "few, held out"), ("held_whole", "all, held out")):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), "o--", label=label, markersize=3)
-    axes.set(title="KL from what all tokens say, nats", xlabel="update")
-    axes.set_yscale("symlog", linthresh=0.01)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure = Figure(figsize=(6 * len(panels), 3.2), layout="constrained")
+    for axes, (title, drawn) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, (name, held) in drawn.items():
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            (line,) = axes.plot([x for x, _ in points], _running([y for _, y in points], window), label=label)
+            points = [(row["step"], row[held]) for row in rows if held in row]
+            axes.plot(
+                *zip(*points, strict=True), "o--", label=f"{label}, held out", markersize=3, color=line.get_color()
+            )
+        axes.set(title=title, xlabel="update")
+        if scale == "symlog":
+            axes.set_yscale("symlog", linthresh=0.01)
+        axes.grid(alpha=0.3)
+        axes.legend()
     return _saved(figure, metrics)
 
 

@@ -118,17 +118,25 @@ class FrozenModel:
             sequence.rollback(video)
         return answers
 
-    def selector(self, name: str | None) -> Selector:
-        """A selector that needs no question; None takes the bundle's own.
+    def selector(self, name: str | None, question: str | None = None) -> Selector:
+        """A selector, for a question if it needs one; None takes the bundle's own.
 
         Raises:
             ScoreEdgeError: there is no such selector, or it lacks something.
         """
-        return self._pipeline.selector(name)
+        return self._pipeline.selector(name, question=question)
 
     def select(self, tokens: torch.Tensor, selector: Selector, retention: float) -> Mask:
         """(T, N) bool: what a selector keeps of a clip (T, N, D)."""
         return self._pipeline.select(tokens.numpy().astype(np.float32), selector, retention)
+
+    def words(self, questions: Sequence[str]) -> torch.Tensor:
+        """(Q, D) float32, what a policy that knows the question is told of each.
+
+        Raises:
+            ScoreEdgeError: the token table of this language model cannot be read, or a question has no token.
+        """
+        return torch.from_numpy(np.concatenate([self._pipeline.words(question) for question in questions]))
 
     def prompt(self, clip: PreparedClip, keep: Mask) -> AskedPrompt:
         """What goes into the language model: the kept tokens of a clip, (T, N) bool, and all that is asked about it.

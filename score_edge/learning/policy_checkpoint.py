@@ -13,9 +13,9 @@ from torch import nn
 from score_edge.bundle.atomic import atomic_file
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.adam_state import moments_of, restore_moments
-from score_edge.learning.recipe import AdapterRecipe, PolicyRecipe
+from score_edge.learning.recipe import AdapterRecipe, PolicyRecipe, QueryRecipe
 
-Recipe: TypeAlias = PolicyRecipe | AdapterRecipe
+Recipe: TypeAlias = PolicyRecipe | AdapterRecipe | QueryRecipe
 
 
 def check_run(folder: Path, resume: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from score_edge.bundle.atomic import only_writer, write_text
 from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
-from score_edge.bundle.manifest import FileRef, Selection
+from score_edge.bundle.manifest import FileRef
 from score_edge.errors import ScoreEdgeError, require
 from score_edge.export.policy_graph import export_policy
 from score_edge.learning.curves import plot_policy
@@ -23,6 +23,8 @@ from score_edge.learning.recipe import PolicyRecipe
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.graphs.open_graph import Provider
 from score_edge.runtime.language.backends import DEFAULT
+
+POLICY = FileRef("policy.onnx")
 
 
 def learn_policy(
@@ -85,7 +87,7 @@ def learn_policy(
         features.prepare(mine, count)
         state.wait_for_everyone()
         policy = train_policy(folder, model, features, scenes, recipe, resume=resume, on_log=on_log)
-    graph = folder / "policy.onnx"
+    graph = folder / POLICY.file
     if state.is_main_process:
         export_policy(policy, graph)
         write_text(folder / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
@@ -95,38 +97,28 @@ def learn_policy(
     return Bundle.open(folder / "bundle")
 
 
-def with_policy(
-    bundle: Bundle, policy: Path, folder: Path, *, query: Path | None = None, overwrite: bool = False
-) -> Bundle:
+def with_policy(bundle: Bundle, policy: Path, folder: Path, *, overwrite: bool = False) -> Bundle:
     """Write a bundle again with another policy and `score` as its default selector.
 
     Args:
         bundle: opened.
         policy: see `export_policy`.
         folder: the bundle to write.
-        query: see `export_query`; one that is there was learned beside the old policy, and goes with it.
         overwrite: replace a bundle that is there.
 
     Raises:
-        ScoreEdgeError: a policy is no policy, or is for visual tokens of another width.
+        ScoreEdgeError: it is no policy, or is for visual tokens of another width.
     """
     graph = OnnxGraph(policy)
     check_shapes(bundle.manifest, "policy", graph.inputs, graph.outputs)
-    if query is not None:
-        knowing = OnnxGraph(query)
-        check_shapes(bundle.manifest, "query", knowing.inputs, knowing.outputs)
-    manifest = bundle.manifest
-    old = {ref.file for ref in (manifest.selector.policy, manifest.selector.query) if ref is not None}
-    new = {"policy.onnx": policy} | ({"query.onnx": query} if query is not None else {})
+    old = bundle.manifest.selector
     manifest = dataclasses.replace(
-        manifest,
-        selector=Selection(
-            "score", FileRef("policy.onnx"), manifest.selector.retention, FileRef("query.onnx") if query else None
-        ),
-        provenance=manifest.provenance.after("score-edge train policy"),
+        bundle.manifest,
+        selector=dataclasses.replace(old, name="score", policy=POLICY),
+        provenance=bundle.manifest.provenance.after("score-edge train policy"),
     )
-    kept = {name: path for name, path in bundle.paths.items() if name not in old}
-    return write_bundle(folder, manifest, {**kept, **new}, overwrite=overwrite)
+    kept = {name: path for name, path in bundle.paths.items() if old.policy is None or name != old.policy.file}
+    return write_bundle(folder, manifest, {**kept, POLICY.file: policy}, overwrite=overwrite)
 
 
 def _scenes(model: FrozenModel, features: Features, recipe: PolicyRecipe, data: Data) -> Scenes:

@@ -1,6 +1,6 @@
 """Where a policy starts: the normalisation of what it sees, and a short regression on the size of the change."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.nn import functional
@@ -29,19 +29,19 @@ def new_policy(clips: Sequence[PreparedClip], recipe: PolicyRecipe) -> PolicyNet
     torch.manual_seed(recipe.seed)
     width = clips[0].tokens.shape[2]
     policy = PolicyNetwork(width, recipe.hidden)
-    sums, squares = torch.zeros(2, 2 * width, dtype=torch.float64)
     norms: list[float] = []  # small tensors in their place would keep the memory of the large ones from being freed
-    for clip in clips:
-        for tokens, previous in zip(*(rows.split(_ROWS) for rows in policy_inputs(clip)), strict=True):
-            change = tokens - previous
-            norms += (change if recipe.residual else tokens).norm(dim=1).tolist()
-            state = torch.cat([tokens, change], dim=1).double()
-            sums += state.sum(dim=0)
-            squares += state.square().sum(dim=0)
+
+    def states() -> Iterator[torch.Tensor]:
+        for clip in clips:
+            for tokens, previous in zip(*(rows.split(_ROWS) for rows in policy_inputs(clip)), strict=True):
+                change = tokens - previous
+                norms.extend((change if recipe.residual else tokens).norm(dim=1).tolist())
+                yield torch.cat([tokens, change], dim=1)
+
+    mean, scale = normalisation(states())
     size = torch.tensor(norms).clamp(min=1e-6).log()
-    policy.mean.copy_(sums / len(size))
-    least = 1e-3 * _deviation(sums.sum(), squares.sum(), len(size) * 2 * width)
-    policy.scale.copy_(1 / _deviation(sums, squares, len(size)).clamp(min=least))
+    policy.mean.copy_(mean)
+    policy.scale.copy_(scale)
     if not recipe.residual:
         policy.scale[width:] = 0  # the graph keeps its two inputs and does not look at the change
     target = recipe.warm_spread * (size - size.mean()) / size.std().clamp(min=1e-6)
@@ -55,6 +55,25 @@ def new_policy(clips: Sequence[PreparedClip], recipe: PolicyRecipe) -> PolicyNet
         functional.mse_loss(policy.logits(*_inputs_at(clips, rows)), target[rows]).backward()
         optimizer.step()
     return policy
+
+
+def normalisation(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to subtract from each float of a policy's input, and what to multiply it by.
+
+    Args:
+        parts: rows of the input, (n, k) each, which together may fill the memory.
+
+    Returns:
+        (k,) float64 mean and 1 / standard deviation; that of a float that hardly varies is bounded.
+    """
+    count, sums, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for part in parts:
+        rows = part.double()
+        count += len(rows)
+        sums = sums + rows.sum(dim=0)
+        squares = squares + rows.square().sum(dim=0)
+    least = 1e-3 * _deviation(sums.sum(), squares.sum(), count * len(sums))
+    return sums / count, 1 / _deviation(sums, squares, count).clamp(min=least)
 
 
 def _deviation(sums: torch.Tensor, squares: torch.Tensor, count: int) -> torch.Tensor:

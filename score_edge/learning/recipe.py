@@ -1,4 +1,4 @@
-"""Every number of a run that learns a policy or an adapter."""
+"""Every number of a run that learns a policy, one that knows the question, or an adapter."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -101,5 +101,31 @@ class AdapterRecipe:
             raise ScoreEdgeError("an adapter needs a rank, a step a clip, a run a step: all at least 1")
         if (self.selector or "").partition(":")[0] == "all":
             raise ScoreEdgeError("the selector all keeps every token: there is nothing to learn", "name another one")
+        if not 0 <= self.seed < 2**63:
+            raise ScoreEdgeError(f"seed {self.seed} is outside 0 to 2**63 - 1")
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRecipe:
+    """Every number of a run that learns a policy that knows the question; all are ours.
+
+    Attributes:
+        steps: updates.
+        clips: clips per update, each with all its questions.
+        learning_rate: of Adam, highest after a twentieth of the updates, then falling to zero along a cosine.
+        hidden: width of the policy's hidden layers.
+        checkpoint_every: updates between checkpoints, and between looks at the clips that are held out.
+    """
+
+    steps: int = 3000
+    clips: int = 4
+    learning_rate: float = 2e-3
+    hidden: int = 64
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.steps < 1 or self.hidden < 1:
+            raise ScoreEdgeError("a step needs a clip, a run a step, a network a width: all at least 1")
         if not 0 <= self.seed < 2**63:
             raise ScoreEdgeError(f"seed {self.seed} is outside 0 to 2**63 - 1")

@@ -84,11 +84,38 @@ class TextDecoder:
         Returns:
             (M, V) float32, question by question: n + 1 rows for an answer of n tokens; the last is its end.
         """
-        asked = list(zip(prompt.questions, prompt.answers, strict=True))
-        groups = [[pair] for pair in asked] if self._one_by_one else [asked]
-        return torch.cat([self._group(prompt.clip, group) for group in groups])
+        visual = self._visual(prompt.clip)
+        return torch.cat([self._group(prompt.clip, visual, group) for group in self._groups(prompt)])
 
-    def _group(self, clip: Sequence[Int32 | Rows], asked: Sequence[tuple[Int32, Int32]]) -> torch.Tensor:
+    def gradients(self, prompt: AskedPrompt) -> torch.Tensor:
+        """How much each visual token matters to each answer, as the gradient of its log-probability tells.
+
+        Returns:
+            (Q, n) float32, the norm over the floats of each visual token.
+        """
+        visual, found = self._visual(prompt.clip).requires_grad_(), list[torch.Tensor]()
+        for group in self._groups(prompt):
+            said = self._group(prompt.clip, visual, group).log_softmax(-1)
+            for _, answer in group:
+                own, said = said[: len(answer)], said[len(answer) + 1 :]
+                likely = own.gather(1, torch.from_numpy(answer).long()[:, None].to(own.device)).mean()
+                (gradient,) = torch.autograd.grad(likely, visual, retain_graph=True)
+                found.append(gradient.norm(dim=-1))
+        return torch.stack(found)
+
+    def _groups(self, prompt: AskedPrompt) -> list[list[tuple[Int32, Int32]]]:
+        """Questions with their answers that go behind one clip together."""
+        asked = list(zip(prompt.questions, prompt.answers, strict=True))
+        return [[pair] for pair in asked] if self._one_by_one else [asked]
+
+    def _visual(self, clip: Sequence[Int32 | Rows]) -> torch.Tensor:
+        """(n, D) float32, every visual token of a clip, with its deeper levels."""
+        rows = [part.embeddings for part in clip if isinstance(part, Rows)]
+        return torch.from_numpy(np.concatenate(rows)).to(self.device)
+
+    def _group(
+        self, clip: Sequence[Int32 | Rows], visual: torch.Tensor, asked: Sequence[tuple[Int32, Int32]]
+    ) -> torch.Tensor:
         """All questions behind one clip; each sees the clip and itself."""
         texts = [np.concatenate(pair) for pair in asked]
         parts = [*clip, *texts]
@@ -99,26 +126,25 @@ class TextDecoder:
             np.arange(first + len(q) - 1, first + len(q) + len(a)) for first, (q, a) in zip(starts, asked, strict=True)
         ]
         hidden = self.decoder(
-            inputs_embeds=self._embeds(parts),
+            inputs_embeds=self._embeds(parts, visual),
             position_ids=self._positions(clip, lengths),
             attention_mask=self._mask(start, lengths),
             use_cache=False,
-            **self._beside(parts),
+            **self._beside(parts, visual),
         ).last_hidden_state
         found = hidden[0, torch.from_numpy(np.concatenate(at)).to(hidden.device)]
         logits: torch.Tensor = self._head(found).float()
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
-    def _embeds(self, parts: Sequence[Int32 | Rows]) -> torch.Tensor:
+    def _embeds(self, parts: Sequence[Int32 | Rows], visual: torch.Tensor) -> torch.Tensor:
         """(1, L, D); of a visual token with deeper levels behind it the first D floats."""
-        width = self.config.hidden_size
-        rows = [
-            torch.from_numpy(part.embeddings[:, :width]).to(self.device)
-            if isinstance(part, Rows)
-            else self._embed(torch.from_numpy(part).long().to(self.device))
+        first = visual[:, : self.config.hidden_size]
+        rows = iter(first.split([len(part) for part in parts if isinstance(part, Rows)]))
+        embeds = [
+            next(rows) if isinstance(part, Rows) else self._embed(torch.from_numpy(part).long().to(self.device))
             for part in parts
         ]
-        return torch.cat([row.to(self._weight.dtype) for row in rows])[None]
+        return torch.cat([row.to(self._weight.dtype) for row in embeds])[None]
 
     def _positions(self, clip: Sequence[Int32 | Rows], lengths: Sequence[int]) -> torch.Tensor:
         """(3, 1, L) where positions are kept, else (1, L): every question goes on behind the clip."""
@@ -137,15 +163,13 @@ class TextDecoder:
         seen = (whose == 0) | (whose == whose[:, None])
         return seen.tril()[None, None]
 
-    def _beside(self, parts: Sequence[Int32 | Rows]) -> dict[str, Any]:
+    def _beside(self, parts: Sequence[Int32 | Rows], visual: torch.Tensor) -> dict[str, Any]:
         """What some decoders take beside embeddings: Qwen3-VL deeper levels, Gemma 4 ids."""
-        visual = [part for part in parts if isinstance(part, Rows)]
         width, given = self.config.hidden_size, dict[str, Any]()
-        if visual and visual[0].embeddings.shape[1] > width:
-            deep = torch.from_numpy(np.concatenate([rows.embeddings[:, width:] for rows in visual])).to(self.device)
+        if visual.shape[1] > width:
             seen = np.concatenate([np.full(len(part), isinstance(part, Rows)) for part in parts])
             given["visual_pos_masks"] = torch.from_numpy(seen)[None].to(self.device)
-            given["deepstack_visual_embeds"] = list(deep.to(self._weight.dtype).split(width, dim=1))
+            given["deepstack_visual_embeds"] = list(visual[:, width:].to(self._weight.dtype).split(width, dim=1))
         if hasattr(self.decoder, "get_per_layer_inputs"):
             ids = [np.full(len(part), self._pad) if isinstance(part, Rows) else part for part in parts]
             known = torch.from_numpy(np.concatenate(ids)).long()[None].to(self.device)

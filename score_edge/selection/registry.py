@@ -60,7 +60,7 @@ _FACTORIES: dict[str, Callable[[_Settings], Selector]] = {
 }
 
 
-OWN_DITHER = {"score": 0.5, "score-query": 1.0}
+OWN_DITHER = {"score": 0.5, "score-query": 0.5}
 """Weight of the dithering where none is asked for; chosen on validation clips (docs/results.md)."""
 
 

@@ -1,4 +1,4 @@
-"""`train reference` hands over its recipes; the training itself takes hours."""
+"""What `train` hands over and shows; the training itself takes hours."""
 
 from types import SimpleNamespace
 
@@ -9,6 +9,8 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import save_file  # noqa: E402
 
+from score_edge.bundle.folder import Bundle  # noqa: E402
+from score_edge.cli import main  # noqa: E402
 from score_edge.cli.training import train_reference  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.learning import long_training, reference_bundle, reference_training  # noqa: E402
@@ -93,3 +95,24 @@ def test_nothing_is_trained_or_made_for_an_option_that_is_refused(options, messa
     with pytest.raises(ScoreEdgeError, match=message):
         train_reference(tmp_path / "a" / "run", threads=1, **{"start": None, "device": "cpu", **options})
     assert seen["short"] == seen["long"] == [] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "row", "made"),
+    [
+        ("adapter", {"few": 0.1}, lambda bundle: bundle),
+        ("query", {"loss": 2.0, "share": 0.4}, lambda bundle: (bundle, [])),
+    ],
+)
+def test_a_run_that_goes_on_begins_between_two_looks_at_what_is_held_out(
+    tmp_path, monkeypatch, capsys, command, row, made
+) -> None:
+    def learn(bundle, folder, recipe, data, *, on_log, **options):
+        on_log({"step": 7.0, **row})
+        return made(Bundle.open(bundle))
+
+    monkeypatch.setattr(f"score_edge.learning.{command}_run.learn_{command}", learn)
+    monkeypatch.setattr("sys.argv", ["score-edge", "train", command, "--out", str(tmp_path / "run"), "--resume"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0 and "bundle written" in capsys.readouterr().err

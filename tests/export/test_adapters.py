@@ -1,7 +1,8 @@
-"""The torch side of `train adapter` for every family: its logits are llama.cpp's, without an adapter and with one."""
+"""The torch side of `train adapter` and `train query` for every family: logits and gradients are llama.cpp's."""
 
 import copy
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -26,7 +27,8 @@ from score_edge.learning.data import Data  # noqa: E402
 from score_edge.learning.decoder_weights import open_decoder  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
 from score_edge.learning.prepared_clip import PreparedClip, QuestionAnswer  # noqa: E402
-from score_edge.learning.recipe import AdapterRecipe  # noqa: E402
+from score_edge.learning.query_run import learn_query  # noqa: E402
+from score_edge.learning.recipe import AdapterRecipe, QueryRecipe  # noqa: E402
 from score_edge.learning.text_decoder import TextDecoder  # noqa: E402
 from score_edge.runtime.language.llama_cpp import LlamaCpp  # noqa: E402
 from score_edge.runtime.pipeline import Pipeline  # noqa: E402
@@ -127,6 +129,27 @@ def test_gradients_are_the_same_where_memory_is_saved(learned: Any, case: Any) -
         assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))
 
 
+def test_a_gradient_is_how_much_llama_cpp_s_answers_change(learned: Any, case: Any) -> None:
+    """Every float of one token, a little more and a little less."""
+    bundle, decoder, adapter, _, clip, _ = learned
+    everything = np.ones(clip.tokens.shape[:2], np.bool_)
+    chosen, little = (1, 2), 0.02
+    with frozen(bundle) as model, case.arithmetic(), adapter.off():
+        found = decoder.gradients(model.prompt(clip, everything))
+        slopes = []
+        for place in range(clip.tokens.shape[2]):
+            losses = []
+            for sign in (1, -1):
+                tokens = clip.tokens.float()
+                tokens[(*chosen, place)] += sign * little
+                moved = dataclasses.replace(clip, tokens=tokens)
+                losses.append(model.losses([moved], [torch.from_numpy(everything)])[0])
+            slopes.append((losses[0] - losses[1]) / (2 * little))
+    expected = torch.stack(slopes).norm(dim=0)
+    token = chosen[0] * clip.tokens.shape[1] + chosen[1]
+    assert torch.allclose(found[:, token], expected, rtol=0.05), (found[:, token], expected)
+
+
 @pytest.fixture
 def footage(bundled: Any, tmp_path: Path) -> Path:
     """Two videos."""
@@ -165,6 +188,30 @@ def test_from_a_checkpoint_and_footage_to_a_bundle(
             found.append(np.stack(model.first_logits(clip, keep)))
     assert np.abs(found[1] - found[0]).max() > 1e-3
     assert (tmp_path / "run/peft/adapter_config.json").is_file()
+
+
+def test_a_policy_that_knows_the_question_from_a_checkpoint_and_footage(
+    bundled: Any, case: Any, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("score_edge.learning.features.LONGEST_ANSWER", 3)
+    asked = tmp_path / "questions.jsonl"
+    lines = [{"video": f"{i}.mp4", "question": qa.question} for i in range(2) for qa in ASKED]
+    asked.write_text("\n".join(map(json.dumps, lines)))
+    data, recipe = Data(footage, asked, clip_steps=STEPS), QueryRecipe(steps=3, clips=1, hidden=8)
+    bundle = bundled.bundle
+    with FrozenModel(bundle, steps=STEPS, threads=1) as model:
+        table = model._pipeline.model.token_rows
+    if table is None:
+        with pytest.raises(ScoreEdgeError, match="token table"):
+            learn_query(bundle.folder, tmp_path / "run", recipe, data, checkpoint=str(case.folder), threads=1)
+        return
+    learned, held = learn_query(bundle.folder, tmp_path / "run", recipe, data, checkpoint=str(case.folder), threads=1)
+    assert [row.selector for row in held[:2]] == ["all", "score-query"] and all(0 < row.probability < 1 for row in held)
+    tokens = np.random.default_rng(0).standard_normal((STEPS, bundle.manifest.vision.token_grid.tokens, 1), np.float32)
+    tokens = np.repeat(tokens, bundle.manifest.vision.dim, axis=2)
+    with Pipeline(learned, threads=1) as pipeline:
+        one, other = (pipeline.selector("score-query", question=qa.question).score(tokens, 3) for qa in ASKED)
+    assert one.shape == tokens.shape[:2] and not np.array_equal(one, other)
 
 
 def test_peft_reads_the_same_adapter(learned: Any, case: Any, tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from score_edge.bundle.atomic import only_writer  # noqa: E402
 from score_edge.bundle.folder import Bundle, write_bundle  # noqa: E402
 from score_edge.cli import main  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
-from score_edge.learning import adapter_training  # noqa: E402
+from score_edge.learning import adapter_training, training_loop  # noqa: E402
 from score_edge.learning.adapter_run import learn_adapter  # noqa: E402
-from score_edge.learning.adapter_training import hold_out  # noqa: E402
 from score_edge.learning.curriculum import Scene  # noqa: E402
 from score_edge.learning.data import Data  # noqa: E402
 from score_edge.learning.decoder_weights import without_adapter  # noqa: E402
 from score_edge.learning.frozen_model import FrozenModel  # noqa: E402
 from score_edge.learning.recipe import AdapterRecipe  # noqa: E402
+from score_edge.learning.training_loop import hold_out  # noqa: E402
 from score_edge.runtime.language.llama_cpp import LlamaCpp  # noqa: E402
 
 TINY = ("--clips", 2, "--scenes", 4, "--clip-steps", 4, "--threads", 1)
@@ -72,7 +72,7 @@ def test_from_the_command_to_a_bundle_that_answers_more_like_with_all_tokens(tmp
 def test_a_killed_run_goes_on_to_the_same_adapter_and_metrics(tmp_path, monkeypatch):
     recipe = AdapterRecipe(steps=6, clips=1, checkpoint_every=2, whole=0.3)
     undisturbed = learn_adapter("reference", tmp_path / "one", recipe, SMALL, threads=1)
-    add_row = adapter_training.add_row
+    add_row = training_loop.add_row
 
     def die(metrics: Path, row: dict[str, float]) -> None:
         add_row(metrics, row)
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter_and_metrics(tmp_path, monkeypa
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(adapter_training, "add_row", die)
+        patch.setattr(training_loop, "add_row", die)
         learn_adapter("reference", tmp_path / "two", recipe, SMALL, threads=1)
     assert not (tmp_path / "two/bundle").exists()
     with pytest.raises(ScoreEdgeError, match="already holds a run"):

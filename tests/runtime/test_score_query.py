@@ -1,5 +1,7 @@
 """A selector that is told the question, from the words of the GGUF's own table to what it keeps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ pytest.importorskip("transformers")
 from score_edge.bundle.folder import Bundle  # noqa: E402
 from score_edge.errors import ScoreEdgeError  # noqa: E402
 from score_edge.export.query_graph import QueryNetwork, export_query  # noqa: E402
-from score_edge.learning.policy_run import with_policy  # noqa: E402
+from score_edge.learning.query_run import with_query  # noqa: E402
 from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: E402
 from score_edge.learning.world_data import Prompts  # noqa: E402
 from score_edge.reference import world  # noqa: E402
@@ -32,7 +34,7 @@ def policy():
 def pipeline(policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("query")
     export_query(policy, folder / "query.onnx")
-    bundle = with_policy(REFERENCE, REFERENCE.policy_path, folder / "bundle", query=folder / "query.onnx")
+    bundle = with_query(REFERENCE, folder / "query.onnx", folder / "bundle")
     with Pipeline(Bundle.open(bundle.folder), threads=1) as opened:
         yield opened
 
@@ -59,16 +61,28 @@ def test_what_is_kept_depends_on_the_question_as_the_policy_says(pipeline, polic
     assert not np.array_equal(*kept)
 
 
-def test_without_a_question_or_such_a_policy_it_is_refused(pipeline, tmp_path):
+def test_without_a_question_or_such_a_policy_it_is_refused(pipeline):
     with pytest.raises(ScoreEdgeError, match="none is known here"):
         pipeline.selector("score-query")
     with pytest.raises(ScoreEdgeError, match="the question is empty"):
         pipeline.selector("score-query", question="")
-    without = with_policy(REFERENCE, REFERENCE.policy_path, tmp_path / "bundle")
+    selection = dataclasses.replace(REFERENCE.manifest.selector, query=None)
+    without = Bundle(REFERENCE.folder, dataclasses.replace(REFERENCE.manifest, selector=selection))
     with Pipeline(without, threads=1) as plain, pytest.raises(ScoreEdgeError, match="no policy that knows"):
         plain.selector("score-query", question="what?")
 
 
-def test_a_new_policy_takes_the_old_ones_place_and_leaves_no_file_behind(pipeline, tmp_path):
-    bundle = with_policy(pipeline.bundle, REFERENCE.policy_path, tmp_path / "bundle")
-    assert bundle.query_path is None and not (bundle.folder / "query.onnx").exists()
+def test_a_new_one_takes_the_old_ones_place(policy, tmp_path):
+    torch.manual_seed(2)
+    export_query(QueryNetwork(192).eval(), tmp_path / "new.onnx")
+    bundle = with_query(REFERENCE, tmp_path / "new.onnx", tmp_path / "bundle")
+    assert bundle.paths.keys() == REFERENCE.paths.keys()
+    assert bundle.query_path.read_bytes() == (tmp_path / "new.onnx").read_bytes()
+    assert bundle.manifest.selector.policy == REFERENCE.manifest.selector.policy
+
+
+def test_one_of_another_width_does_not_get_into_a_bundle(tmp_path):
+    export_query(QueryNetwork(7), tmp_path / "query.onnx")
+    with pytest.raises(ScoreEdgeError, match=r"expected \(M, 192\)"):
+        with_query(REFERENCE, tmp_path / "query.onnx", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

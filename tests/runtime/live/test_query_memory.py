@@ -1,5 +1,6 @@
 """A stream that chooses its tokens when the question comes: as `ask` would of the same steps, and bounded."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from score_edge.bundle.folder import Bundle
 from score_edge.core import Float32, Frame
 from score_edge.errors import ScoreEdgeError
 from score_edge.learning.policy_run import with_policy
+from score_edge.learning.query_run import with_query
 from score_edge.reference import world
 from score_edge.runtime.live.events import AnswerBegan, Answered, Event, StepSeen
 from score_edge.runtime.live.memory import VideoMemory
@@ -131,8 +133,10 @@ def test_nothing_seen_is_said(pipeline: Pipeline) -> None:
         list(memory_of(pipeline).answer(QUESTIONS[0], 8))
 
 
-def test_a_bundle_without_such_a_policy_is_refused_when_the_stream_begins(pipeline: Pipeline, tmp_path: Path) -> None:
-    plain = with_policy(pipeline.bundle, pipeline.bundle.policy_path, tmp_path / "bundle")
+def test_a_bundle_without_such_a_policy_is_refused_when_the_stream_begins(pipeline: Pipeline) -> None:
+    bundle = pipeline.bundle
+    selection = dataclasses.replace(bundle.manifest.selector, query=None)
+    plain = Bundle(bundle.folder, dataclasses.replace(bundle.manifest, selector=selection))
     with (
         Pipeline(plain, context=1024, threads=1) as opened,
         pytest.raises(ScoreEdgeError, match="no policy that knows"),
@@ -198,7 +202,8 @@ def test_every_layout_shows_what_ask_shows(family: str, bundle_of: Callable[[str
     torch.manual_seed(0)
     export_policy(PolicyNetwork(vision.dim, 8).eval(), tmp_path / "policy.onnx")
     export_query(QueryNetwork(vision.dim).eval(), tmp_path / "query.onnx")
-    both = with_policy(bundle, tmp_path / "policy.onnx", tmp_path / "bundle", query=tmp_path / "query.onnx")
+    both = with_policy(bundle, tmp_path / "policy.onnx", tmp_path / "with policy")
+    both = with_query(both, tmp_path / "query.onnx", tmp_path / "bundle")
     steps, spacing = 6, vision.frames_per_step / vision.fps
     tokens = np.random.default_rng(0).standard_normal((steps, vision.token_grid.tokens, vision.dim), np.float32) / 10
     times = [spacing * (t + 0.5) for t in range(steps)]
