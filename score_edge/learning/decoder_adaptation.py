@@ -21,8 +21,6 @@ from torch.nn import functional
 
 from score_edge.learning.batches import predict
 from score_edge.learning.long_clips import (
-    LONG_STEPS,
-    MOST_TOKENS,
     SLOTS,
     WIDTH,
     LongClip,
@@ -33,7 +31,7 @@ from score_edge.learning.long_clips import (
 )
 from score_edge.learning.long_decoder import decode
 from score_edge.learning.rank_farm import RULES
-from score_edge.learning.reference_model import build_model, reading_weights
+from score_edge.learning.reference_model import GRID, build_model, reading_weights
 from score_edge.learning.runtime_clips import LEARNED, RuntimeClip, RuntimeClips
 from score_edge.learning.world_data import Prompts
 from score_edge.reference import world
@@ -52,8 +50,9 @@ class AdaptationRecipe:
         rate: highest learning rate.
         rows: tokens per batch, about.
         most: clips per batch at most.
+        lengths: encoder steps of a clip, and the share of clips and of batches.
         clips: that are there before it begins.
-        held: most clips held; then new ones take the place of others.
+        held: most clips held of each length; then new ones take the place of others.
         fresh: whether clips are still made while it learns.
         workers: processes that make them.
         shares: budgets, each equally often.
@@ -68,6 +67,7 @@ class AdaptationRecipe:
     rate: float = 2e-4
     rows: int = 10_000
     most: int = 48
+    lengths: dict[int, float] = field(default_factory=lambda: {8: 0.1, 16: 0.15, 32: 0.6, 64: 0.15})
     clips: int = 1800
     held: int = 1800
     fresh: bool = False
@@ -126,29 +126,28 @@ class DecoderAdaptation:
         self._start = self._now()
         self.dice = random.Random(recipe.seed)
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
-        self.held: list[tuple[_Held, _Held]] = []
+        self.held: dict[int, list[tuple[_Held, _Held]]] = {steps: [] for steps in recipe.lengths}
         torch.backends.cuda.enable_cudnn_sdp(False)  # it would plan anew for every number of kept tokens
 
     def run(self) -> dict[str, torch.Tensor]:
         """Make clips, learn, and return `weights`."""
         recipe = self.recipe
-        wanted = endless(world.TRAIN_SEED, ADAPTATION_CLIPS, {LONG_STEPS: 1.0}, REGIMES)
+        wanted = endless(world.TRAIN_SEED, ADAPTATION_CLIPS, recipe.lengths, REGIMES)
         words = self.model.model.language_model.embed_tokens.weight.detach().cpu().float().numpy()
         began = time.monotonic()
         made = wanted if recipe.fresh else itertools.islice(wanted, recipe.clips)
         with RuntimeClips(self.bundle, made, recipe.shares, recipe.least, words, recipe.workers) as clips:
-            for clip in itertools.islice(clips, recipe.clips):
+            for count, clip in enumerate(itertools.islice(clips, recipe.clips), start=1):
                 self._hold(clip)
-                if len(self.held) % 200 == 0:
-                    self.log({"clips": len(self.held), "seconds": time.monotonic() - began})
+                if count % 200 == 0:
+                    self.log({"clips": count, "seconds": time.monotonic() - began})
             self._learn(clips)
         return self.weights()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Half way from those it began with to those of now, on the CPU.
 
-        Those of now answer clips of other lengths worse than those of the start did; half way (Wortsman et al. 2022,
-        arXiv 2109.01903) keeps what either knows.
+        Half way answers better than either (Wortsman et al. 2022, arXiv 2109.01903).
         """
         now = self._now()
         return {name: torch.lerp(start, now[name], 0.5) for name, start in self._start.items()}
@@ -166,11 +165,11 @@ class DecoderAdaptation:
             tokens, ranks = put(made.tokens[encoding]).flatten(0, 1), put(made.ranks[encoding])
             return _Held(dataclasses.replace(rendered, tokens=tokens, ranks=ranks), put(made.queried[encoding]))
 
-        both = of(0), of(1)
-        if len(self.held) < self.recipe.held:
-            self.held.append(both)
+        both, held = (of(0), of(1)), self.held[rendered.steps]
+        if len(held) < self.recipe.held:
+            held.append(both)
         else:
-            self.held[self.dice.randrange(len(self.held))] = both
+            held[self.dice.randrange(len(held))] = both
 
     def _learn(self, clips: RuntimeClips) -> None:
         recipe = self.recipe
@@ -198,9 +197,12 @@ class DecoderAdaptation:
             step += 1
             if step % recipe.every == 0:
                 shares = {name: torch.stack(values).mean().item() for name, values in right.items()}
-                self.log({"step": step, "share": share, "clips": len(self.held), **shares})
+                self.log({"step": step, "share": share, "clips": self._clips(), **shares})
                 right.clear()
-        self.log({"step": step, "share": 1.0, "clips": len(self.held)})
+        self.log({"step": step, "share": 1.0, "clips": self._clips()})
+
+    def _clips(self) -> int:
+        return sum(len(held) for held in self.held.values())
 
     def _cast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda")
@@ -208,11 +210,14 @@ class DecoderAdaptation:
     def _loss(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a batch of one kind at a budget, and its share of right answers."""
         recipe, dice = self.recipe, self.dice
-        budget = dice.randrange(len(recipe.shares))
-        count = MOST_TOKENS if kind == "whole" else max(recipe.least, int(MOST_TOKENS * recipe.shares[budget]))
+        lengths = [steps for steps, held in self.held.items() if held]
+        steps = dice.choices(lengths, [recipe.lengths[length] for length in lengths])[0]
+        budget, count = dice.randrange(len(recipe.shares)), steps * GRID**2
+        if kind != "whole":
+            count = max(recipe.least, int(count * recipe.shares[budget]))
         text = WIDTH if kind == "query" else SLOTS * WIDTH
         rows = max(2, min(recipe.most, recipe.rows // (count + text)))
-        chosen = [both[dice.random() < recipe.incremental] for both in dice.choices(self.held, k=rows)]
+        chosen = [both[dice.random() < recipe.incremental] for both in dice.choices(self.held[steps], k=rows)]
         clips, kept = [held.clip for held in chosen], None
         if kind == "query":
             slots = [dice.randrange(len(held.queried)) for held in chosen]

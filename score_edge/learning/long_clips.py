@@ -23,7 +23,7 @@ _LENGTH, _ANSWER, _KIND = range(WIDTH, WIDTH + 3)
 
 @dataclass(frozen=True, slots=True)
 class LongClip:
-    """A clip as the decoder meets it, at most MOST_TOKENS visual tokens.
+    """A clip as the decoder meets it; `encode` leaves it MOST_TOKENS visual tokens at most.
 
     Attributes:
         tokens: (n, D) float16.

@@ -14,7 +14,9 @@ from score_edge.learning.reference_bundle import read_reference_bundle  # noqa: 
 def run():
     pytest.importorskip("gguf")
     rows = []
-    recipe = AdaptationRecipe(3, rate=1e-5, rows=3000, shares=(0.00625,), least=6, clips=6, held=6, workers=1, every=1)
+    lengths = {16: 0.5, 32: 0.5}
+    few = {"shares": (0.00625,), "least": 6}
+    recipe = AdaptationRecipe(3, 1e-5, rows=3000, lengths=lengths, clips=6, held=6, workers=1, every=1, **few)
     run = DecoderAdaptation(read_reference_bundle(Bundle.open("reference")), "reference", recipe, "cpu", rows.append)
     return run, run.run(), rows
 
@@ -24,6 +26,7 @@ def test_the_decoder_alone_learns(run):
     changed = {name for name in start if not torch.equal(start[name], ended[name].to(start[name].dtype))}
     assert changed and not any("visual" in name for name in changed)
     assert run[2][-1]["clips"] == 6
+    assert {steps: len(held) for steps, held in run[0].held.items()} == {16: 2, 32: 4}
 
 
 @pytest.mark.parametrize(("kind", "least"), [("whole", 0.95), ("score", 0.6)])
@@ -42,7 +45,7 @@ def test_a_question_is_asked_about_what_was_chosen_for_it(run, monkeypatch):
 
     monkeypatch.setattr(decoder_adaptation, "batch_of", watched)
     run[0]._loss("query")
-    held = {id(each.clip.tokens): each for both in run[0].held for each in both}
+    held = {id(each.clip.tokens): each for clips in run[0].held.values() for both in clips for each in both}
     ((clips, kept),) = seen
     for clip, chosen in zip(clips, kept, strict=True):
         own = held[id(clip.tokens)]
