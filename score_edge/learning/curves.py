@@ -65,28 +65,30 @@ def plot_policy(metrics: Path, window: int = 20) -> Path:
 
 
 def plot_adapter(metrics: Path) -> Path:
-    """Draw an adapter's training: few and whole, and the same of the clips that are held out."""
-    names = {"few tokens": ("few", "held"), "all tokens": ("whole", "held_whole")}
-    return _plot_updates(metrics, {"KL from what all tokens say, nats": names}, "symlog")
+    """Draw an adapter's training."""
+    drawn = {"few tokens": "few", "all tokens": "whole", "few, held out": "held", "all, held out": "held_whole"}
+    return _plot_updates(metrics, {"KL from what all tokens say, nats": drawn}, logarithmic=True)
 
 
 def plot_query(metrics: Path) -> Path:
-    """Draw the training of a policy that knows the question: loss and share, and those of the clips held out."""
+    """Draw the training of a policy that knows the question."""
     panels = {
-        "cross-entropy with the saliency, nats": {"learned from": ("loss", "held")},
-        "share of the saliency in a twentieth of the tokens": {"learned from": ("share", "held_share")},
+        "cross-entropy with the saliency, nats": {"learned from": "loss", "held out": "held"},
+        "share of the saliency in a twentieth of the tokens": {"learned from": "share", "held out": "held_share"},
     }
-    return _plot_updates(metrics, panels, "linear")
+    return _plot_updates(metrics, panels)
 
 
-def _plot_updates(metrics: Path, panels: dict[str, dict[str, tuple[str, str]]], scale: str, window: int = 20) -> Path:
-    """Draw running means over `window` updates, and points of the clips that are held out.
+def _plot_updates(
+    metrics: Path, panels: dict[str, dict[str, str]], *, logarithmic: bool = False, window: int = 20
+) -> Path:
+    """Draw running means over updates, and a point for each look at the clips that are held out.
 
     Args:
         metrics: JSON lines with `step` and some of the names.
-        panels: titles; what is drawn in each: label, name, and name of the same of the clips that are held out.
-        scale: of the upright axes.
-        window: updates averaged per point.
+        panels: titles, and the name of the metric behind each label; what begins with held is of clips held out.
+        logarithmic: values upwards, but near 0.
+        window: updates averaged.
 
     Returns:
         The picture, beside the metrics.
@@ -97,15 +99,15 @@ def _plot_updates(metrics: Path, panels: dict[str, dict[str, tuple[str, str]]], 
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure = Figure(figsize=(6 * len(panels), 3.2), layout="constrained")
     for axes, (title, drawn) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for label, (name, held) in drawn.items():
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            (line,) = axes.plot([x for x, _ in points], _running([y for _, y in points], window), label=label)
-            points = [(row["step"], row[held]) for row in rows if held in row]
-            axes.plot(
-                *zip(*points, strict=True), "o--", label=f"{label}, held out", markersize=3, color=line.get_color()
-            )
+        for label, name in drawn.items():
+            known = [row for row in rows if name in row]
+            steps, values = ([row[which] for row in known] for which in ("step", name))
+            if name.startswith("held"):
+                axes.plot(steps, values, "o--", label=label, markersize=3)
+            else:
+                axes.plot(steps, _running(values, window), label=label)
         axes.set(title=title, xlabel="update")
-        if scale == "symlog":
+        if logarithmic:
             axes.set_yscale("symlog", linthresh=0.01)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -126,7 +126,8 @@ def test_a_policy_takes_the_place_of_the_bundles(tmp_path):
     bundle = with_policy(old, tmp_path / "new.onnx", tmp_path / "bundle")
     assert bundle.manifest.selector.name == "score"
     assert bundle.manifest.selector.retention == old.manifest.selector.retention
-    assert bundle.manifest.provenance.source == "score-edge train reference; score-edge train policy"
+    commands = bundle.manifest.provenance.source.split("; ")
+    assert commands[-1] == "score-edge train policy" and len({*commands}) == len(commands)
     assert bundle.paths.keys() == old.paths.keys()
     assert bundle.manifest.selector.query == old.manifest.selector.query
     assert Path(bundle.policy_path).read_bytes() == (tmp_path / "new.onnx").read_bytes()
