@@ -1,11 +1,15 @@
 """A small random Qwen2-VL with a real byte-level BPE tokenizer, and its GGUF files; torch is imported only on use."""
 
 import importlib.util
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+# What a shell starts with & ignores Ctrl-C, and so would every command that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SENTENCES = [
     "What moved in the video? The red ball moved to the left, then it stopped.",
