@@ -133,7 +133,7 @@ def test_a_gradient_is_how_much_llama_cpp_s_answers_change(learned: Any, case: A
     """Every float of one token, a little more and a little less."""
     bundle, decoder, adapter, _, clip, _ = learned
     everything = np.ones(clip.tokens.shape[:2], np.bool_)
-    chosen, little = (1, 2), 0.02
+    chosen, little = (1, 2), 0.05  # less drowns in the table that ggml looks GELU up in
     with frozen(bundle) as model, case.arithmetic(), adapter.off():
         found = decoder.gradients(model.prompt(clip, everything))
         slopes = []
