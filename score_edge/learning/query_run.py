@@ -12,6 +12,7 @@ import torch
 from score_edge.bundle.atomic import only_writer, write_text
 from score_edge.bundle.folder import Bundle, check_shapes, write_bundle
 from score_edge.bundle.manifest import FileRef
+from score_edge.core import Mask
 from score_edge.errors import ScoreEdgeError
 from score_edge.export.query_graph import export_query
 from score_edge.learning.curves import plot_query
@@ -22,12 +23,14 @@ from score_edge.learning.frozen_model import FrozenModel
 from score_edge.learning.long_training import pick_device
 from score_edge.learning.policy_checkpoint import check_run
 from score_edge.learning.policy_training import Scenes
+from score_edge.learning.prepared_clip import PreparedClip
 from score_edge.learning.query_training import NORMALISING, new_query, train_query
 from score_edge.learning.recipe import QueryRecipe
 from score_edge.learning.saliency import SaliencyMaps, SalientClip
 from score_edge.learning.training_loop import Log, hold_out
 from score_edge.runtime.graphs.onnx_graph import OnnxGraph
 from score_edge.runtime.graphs.open_graph import Provider
+from score_edge.selection.registry import knows_question
 
 QUERY = FileRef("query.onnx")
 COMMAND = "score-edge train query"
@@ -143,20 +146,21 @@ def with_query(bundle: Bundle, query: Path, folder: Path, *, overwrite: bool = F
 
 
 def _measure(bundle: Bundle, clips: list[SalientClip], provider: Provider, threads: int | None) -> list[HeldOut]:
-    """Both selectors at SHARES of the tokens, and every token; a question at a time, as they are asked."""
-    names = ("score-query", bundle.manifest.selector.name)
+    """Every token, and both selectors at SHARES of them: score-query for a question at a time, as it is asked."""
     found = dict[tuple[float, str], list[float]]()
-    steps = max(len(salient.clip.tokens) for salient in clips)
+    steps, own = max(len(salient.clip.tokens) for salient in clips), bundle.manifest.selector.name
     with FrozenModel(bundle, steps=steps, provider=provider, threads=threads) as model:
+
+        def ask(clip: PreparedClip, share: float, name: str, keep: Mask) -> None:
+            (loss,) = model.losses([clip], [torch.from_numpy(keep)])
+            found.setdefault((share, name), []).extend(torch.exp(-loss).tolist())
+
         for clip in [salient.clip for salient in clips]:
-            for qa in clip.asked:
-                alone = dataclasses.replace(clip, asked=[qa])
-                keeps = {(1.0, "all"): np.ones(clip.tokens.shape[:2], np.bool_)} | {
-                    (share, name): model.select(clip.tokens, model.selector(name, qa.question), share)
-                    for name in names
-                    for share in SHARES
-                }
-                for key, keep in keeps.items():
-                    (loss,) = model.losses([alone], [torch.from_numpy(keep)])
-                    found.setdefault(key, []).append(float(torch.exp(-loss)))
+            ask(clip, 1.0, "all", np.ones(clip.tokens.shape[:2], np.bool_))
+            for share in SHARES:
+                for qa in clip.asked:
+                    keep = model.select(clip.tokens, model.selector("score-query", qa.question), share)
+                    ask(dataclasses.replace(clip, asked=[qa]), share, "score-query", keep)
+                if not knows_question(own):
+                    ask(clip, share, own, model.select(clip.tokens, model.selector(own), share))
     return [HeldOut(*key, sum(values) / len(values)) for key, values in found.items()]
